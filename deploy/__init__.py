@@ -1,1 +1,1 @@
-"""How the project is put on machines. `local` is one machine: `make run`."""
+"""Deployment: containers, Helm chart, monitoring. `local` runs everything on one machine (`make run`)."""

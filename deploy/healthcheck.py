@@ -1,6 +1,6 @@
 """Health check of the containers: `python -m deploy.healthcheck web|worker`. Exit code 0 is healthy.
 
-The web process must answer; a worker must have a fresh heartbeat row, for it listens on no port.
+The web process must answer; a worker, which listens on no port, must have a fresh heartbeat in its row.
 """
 
 import os
@@ -12,7 +12,7 @@ PORT = 8000
 
 
 def host_header(allowed_hosts: list[str]) -> str:
-    """Return a host name that Django accepts: it refuses the container's address once ALLOWED_HOSTS is set."""
+    """Return a host name that Django accepts: with ALLOWED_HOSTS set it may refuse the container's address."""
     first = allowed_hosts[0] if allowed_hosts else "localhost"
     return "localhost" if first == "*" else first.removeprefix(".")
 

@@ -1,10 +1,10 @@
-"""Server of the Model Context Protocol: an assistant lists the prompts of a Retort server and makes pictures.
+"""Model Context Protocol server with which an assistant lists the prompts of a Retort server and makes pictures.
 
-It runs beside the assistant, talks to it over standard input and output, and to Retort over its REST API:
+The assistant starts it and uses its standard input and output; it uses Retort's REST API:
 
     RETORT_URL=https://retort.example.com RETORT_KEY=rt_… python mcp_server.py
 
-It needs this file and the package `mcp` alone. The key needs the scopes variants:read, jobs:write and jobs:read.
+It needs only this file and the package `mcp`. The key needs the scopes variants:read, jobs:write and jobs:read.
 """
 
 import os
@@ -16,7 +16,7 @@ from mcp.server.mcpserver import Image, MCPServer
 from mcp.server.mcpserver.exceptions import ToolError
 from pydantic import BaseModel, Field
 
-WAIT_SECONDS = 60  # the longest that a request may wait for its job
+WAIT_SECONDS = 60  # maximum wait of a request for its job
 MOST_WAITS = 5
 TIMEOUT = httpx.Timeout(WAIT_SECONDS + 10, connect=10)
 
@@ -34,7 +34,7 @@ class Prompt(BaseModel):
 
 
 class Prompts(BaseModel):
-    """more: value of `cursor` for the next prompts, "" if there are no more."""
+    """A page of prompts. more: value of `cursor` for the next page, "" on the last one."""
 
     prompts: list[Prompt]
     more: str
@@ -44,7 +44,7 @@ class Prompts(BaseModel):
 async def list_prompts(
     words: Annotated[str, Field(description="A part of the text; empty: any.")] = "",
     tag: Annotated[str, Field(description="A tag that the prompts must have.")] = "",
-    cursor: Annotated[str, Field(description="The value of `more` of the answer before.")] = "",
+    cursor: Annotated[str, Field(description="The value of `more` in the previous answer.")] = "",
 ) -> Prompts:
     """List prompts of the catalogue that pictures can be made of."""
     asked = {"limit": "100", "q": words, "tag": tag, "cursor": cursor}
@@ -110,7 +110,7 @@ async def _send(
     json: dict[str, Any] | None = None,
     headers: dict[str, str] | None = None,
 ) -> dict[str, Any]:
-    """Return the answer. Raises ToolError with the words of the API."""
+    """Return the JSON response. Raises ToolError with the API's message."""
     sent = {"Authorization": f"Bearer {os.environ['RETORT_KEY']}", **(headers or {})}
     try:
         answer = await api.request(method, path, params=params, json=json, headers=sent)

@@ -1,1 +1,1 @@
-"""Prompts in, images out."""
+"""Generation of images from prompt variants: catalogue, jobs, workers, REST API, admin."""

@@ -1,4 +1,4 @@
-"""System checks of settings. `manage.py`, the workers and the web process refuse to start."""
+"""System checks of settings. On an error `manage.py`, the workers and the web process refuse to start."""
 
 import re
 from collections.abc import Iterator
@@ -25,7 +25,7 @@ def check_settings(**_: Any) -> list[CheckMessage]:
 
 def _faults() -> Iterator[CheckMessage]:
     lease, stale = settings.LEASE_SECONDS, settings.WORKER_STALE_SECONDS
-    # A living worker must never lose its jobs: it renews leases at LEASE_SECONDS / 4, checked every TICK_SECONDS.
+    # A live worker must not lose its jobs: it renews leases after LEASE_SECONDS / 4, checked every TICK_SECONDS.
     least = 4 * heartbeat.TICK_SECONDS
     if lease < least:
         yield Error(
@@ -45,8 +45,8 @@ def _faults() -> Iterator[CheckMessage]:
     if not settings.DEBUG and is_weak(settings.SECRET_KEY):
         yield Error(
             "SECRET_KEY can be guessed: anybody with a signed link to an image can try keys on it.",
-            hint="Make one with: python -c 'import secrets; print(secrets.token_urlsafe(50))'. With the old one in "
-            "SECRET_KEY_FALLBACKS links and sessions stay valid until you remove it.",
+            hint="Make one with: python -c 'import secrets; print(secrets.token_urlsafe(50))'. Put the old one into "
+            "SECRET_KEY_FALLBACKS to keep links and sessions valid.",
             id="generation.E007",
         )
     declared = {queue.name for queue in settings.CELERY_TASK_QUEUES}
@@ -61,22 +61,22 @@ def _faults() -> Iterator[CheckMessage]:
     plain = settings.LOCAL_API_KEY
     if plain and not re.fullmatch(r"rt_[^_]{1,17}_.{32,}", plain, re.DOTALL):
         yield Error(
-            "LOCAL_API_KEY has not the form of an API key.",
+            "LOCAL_API_KEY does not have the form of an API key.",
             hint="Give rt_<prefix>_<at least 32 random characters>.",
             id="generation.E006",
         )
     if settings.QUALITY_FLOOR and settings.UNCOVERED != "teacher":
         yield Error(
-            f"QUALITY_FLOOR={settings.QUALITY_FLOOR:g} has no effect with UNCOVERED={settings.UNCOVERED}, by which "
-            "the teacher serves no request that does not ask for it.",
+            f"QUALITY_FLOOR={settings.QUALITY_FLOOR:g} has no effect with UNCOVERED={settings.UNCOVERED}: the teacher "
+            "then serves only requests that name it.",
             hint="Give UNCOVERED=teacher, or QUALITY_FLOOR=0.",
             id="generation.E008",
         )
     if settings.LOGIN_HEADER and not settings.SECURE_PROXY_SSL_HEADER:
         yield Error(
-            f"LOGIN_HEADER={settings.LOGIN_HEADER} logs in whoever sends that header, and no proxy is in front that "
-            "could remove it.",
-            hint="Set BEHIND_TLS_PROXY=true if one is, and let it replace the header in every request; or unset "
+            f"LOGIN_HEADER={settings.LOGIN_HEADER} logs in any client that sends this header, and no proxy is "
+            "configured that removes it.",
+            hint="Set BEHIND_TLS_PROXY=true if there is a proxy that replaces the header in every request; or unset "
             "LOGIN_HEADER.",
             id="generation.E009",
         )
@@ -84,7 +84,7 @@ def _faults() -> Iterator[CheckMessage]:
     if lease < settings.SWEEP_SECONDS:
         yield Warning(
             f"SWEEP_SECONDS={settings.SWEEP_SECONDS:g} is longer than LEASE_SECONDS={lease:g}: jobs of a lost worker "
-            "wait mostly for the sweep.",
-            hint="Sweep at least as often as leases end.",
+            "then wait longer for the sweep than for the end of their lease.",
+            hint="Set SWEEP_SECONDS to at most LEASE_SECONDS.",
             id="generation.W001",
         )

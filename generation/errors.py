@@ -1,6 +1,7 @@
-"""Exceptions of the app. The class docstring is the title; the other facts are class attributes.
+"""Exceptions of the app. The class docstring is the title; other properties are class attributes.
 
-An error that API clients can meet has `when` (its cause) and `remedy`: `generation.api.problems` makes pages of them.
+An error that API clients can receive has `when` (its cause) and `remedy`, from which `generation.api.problems` makes a
+page.
 """
 
 from collections.abc import Mapping
@@ -13,7 +14,7 @@ class GenerationError(Exception):
     code = "generation_error"
     status = 500
     retryable = False
-    is_infrastructure = False  # of the host or a server: not a failure of the job
+    is_infrastructure = False  # a fault of the host or a server, which does not fail the job
     is_of_jobs = False  # failed jobs can have this code too
 
     def __init__(
@@ -24,7 +25,7 @@ class GenerationError(Exception):
         retry_after: int | None = None,
         members: Mapping[str, Any] | None = None,
     ) -> None:
-        """retry_after: whole seconds, if retryable; None = a default. members: more members of the problem document."""
+        """retry_after: seconds, if retryable; None = a default. members: further members of the problem document."""
         self.title = (type(self).__doc__ or "").strip().rstrip(".")
         self.detail = detail or f"{self.title}."
         self.parameter = parameter
@@ -78,7 +79,7 @@ class RateLimited(GenerationError):
     code = "rate_limited"
     status = 429
     retryable = True
-    when = "The account or its key has sent more requests per minute than the limit, or has as many queued jobs."
+    when = "The account or its key has reached its limit of requests per minute or of queued jobs."
     remedy = "Wait for the time in Retry-After. RateLimit and RateLimit-Policy state the remaining requests."
 
 
@@ -89,7 +90,7 @@ class QuotaExceeded(GenerationError):
     status = 429
     retryable = True
     when = "The account or its key has reached its daily quota of images or of device time."
-    remedy = "Wait for the next day (UTC), or ask for a higher quota. The message states when it is renewed."
+    remedy = "Wait for the next day (UTC), or request a higher quota. The message states when it is renewed."
 
 
 class KeyRefused(GenerationError):
@@ -267,7 +268,7 @@ class ImageGone(GenerationError):
     remedy = "Submit the same request with the seed of the image: it gives the same image."
 
 
-# Codes of a failed or canceled job that no exception class carries.
+# Codes of failed or canceled jobs without an exception class.
 WORKER_LOST = "worker_lost"
 INTERNAL_ERROR = "internal_error"
 DATABASE_UNAVAILABLE = "database_unavailable"

@@ -1,4 +1,4 @@
-"""Celery tasks, which take no arguments, and bootsteps of workers. Their code is imported when they run, so that
+"""Celery tasks, which take no arguments, and bootsteps of workers. They import their code when they run, so that
 processes that only send messages load no tensor library."""
 
 from typing import TYPE_CHECKING, Any
@@ -31,7 +31,7 @@ def serve(**_: object) -> None:
 
 @shared_task(name="generation.encode", ignore_result=True)
 def encode(**_: object) -> None:
-    """Compute missing embeddings, for a bounded time, and answer questions about texts in between."""
+    """Compute missing embeddings for a bounded time, and match texts in between."""
     from generation.catalogue import encoding, nearest
 
     if encoding.encode_missing(seconds=20, between=nearest.answer_waiting):
@@ -40,7 +40,7 @@ def encode(**_: object) -> None:
 
 @shared_task(name="generation.match", ignore_result=True)
 def match(**_: object) -> None:
-    """Answer the questions about texts that wait."""
+    """Match the waiting texts of requests to prompt variants."""
     from generation.catalogue import nearest
 
     nearest.answer_waiting()
@@ -56,13 +56,13 @@ def deliver(**_: object) -> None:
 
 @shared_task(name="generation.forget_webhooks", ignore_result=True)
 def forget_webhooks(**_: object) -> None:
-    """Delete webhooks that were delivered, or given up, long ago."""
+    """Delete webhook deliveries that ended long ago."""
     webhooks.forget_old()
 
 
 @shared_task(name="generation.clean", ignore_result=True)
 def clean(**_: object) -> None:
-    """Remove images that have been kept long enough, and files that no row refers to."""
+    """Remove images whose retention time is over, and files that no row refers to."""
     retention.sweep()
 
 
@@ -74,7 +74,7 @@ def scrub(**_: object) -> None:
 
 @shared_task(name="generation.count_quality", ignore_result=True)
 def count_quality(**_: object) -> None:
-    """Count how many pictures of each prompt the releases made right of late."""
+    """Recount the right pictures of each prompt and release in recent jobs."""
     quality.count_jobs()
 
 
@@ -90,7 +90,7 @@ def sweep(**_: object) -> None:
     metrics.increment("retort_sweeps_total")
     if Job.objects.filter(status=Job.Status.QUEUED).exists():
         notifications.wake()
-        if heartbeat.is_served(queues.REFERENCE):  # messages that nobody reads would pile up
+        if heartbeat.is_served(queues.REFERENCE):  # unread messages would pile up
             notifications.wake(queues.REFERENCE)
     if webhooks.are_due() and heartbeat.is_served("webhooks"):
         notifications.deliver()
@@ -98,19 +98,19 @@ def sweep(**_: object) -> None:
 
 @task_prerun.connect
 def close_old(task: Any, **_: object) -> None:
-    """Close connections that broke or are too old. Celery would close all of them: see CELERY_DB_REUSE_MAX."""
+    """Close broken and old connections. Celery would close all of them: see CELERY_DB_REUSE_MAX."""
     if not task.request.is_eager:  # an eager task runs within its caller's transaction
         close_old_connections()
 
 
 @setup_logging.connect
 def keep_our_logging(**_: object) -> None:
-    """Connected, so that Celery leaves the logging of settings alone."""
+    """Do nothing: a receiver of this signal keeps Celery from configuring logging."""
 
 
 @beat_init.connect
 def be_the_only_beat(**_: object) -> None:
-    """Stand by until no other beat runs: two would send every message twice."""
+    """Wait until no other beat runs: two would send every message twice."""
     beat_lock.acquire()
 
 
@@ -120,10 +120,10 @@ def stop(**_: object) -> None:
 
 
 class GenerationStep(QueueStep):
-    """A worker of students' jobs, and of the teachers' while no worker consumes `reference`."""
+    """A worker of students' jobs, and of teachers' jobs while no worker consumes `reference`."""
 
     queue = queues.GENERATION
-    worker: "GenerationWorker | None" = None  # of this process
+    worker: "GenerationWorker | None" = None  # the one of this process
 
     def begin(self) -> None:
         from generation.worker.loop import GenerationWorker
@@ -137,13 +137,13 @@ class GenerationStep(QueueStep):
 
 
 class ReferenceStep(GenerationStep):
-    """A worker of teachers' jobs alone."""
+    """A worker of teachers' jobs only."""
 
     queue = queues.REFERENCE
 
 
 class EncodeStep(QueueStep):
-    """A worker that computes embeddings and answers questions about texts."""
+    """A worker that computes embeddings and matches texts."""
 
     queue = "encode"
 
@@ -155,7 +155,7 @@ class EncodeStep(QueueStep):
 
 
 class LightStep(QueueStep):
-    """A worker of sweeps, decisions and retention."""
+    """A worker of sweeps, decisions on redistillation, and retention."""
 
     queue = light.QUEUE
 

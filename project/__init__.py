@@ -1,4 +1,4 @@
-"""Wires the two apps: settings, Celery, URLs, the web process."""
+"""The Django project around the two apps: settings, Celery, URLs, the web process."""
 
 from project.celery import app as celery_app
 

@@ -1,4 +1,4 @@
-"""Answers of Django, kept whole, and their way to the client."""
+"""HTTP responses, buffered in memory and sent to the client."""
 
 import asyncio
 import json
@@ -18,14 +18,14 @@ Send = Callable[[Message], Awaitable[None]]
 Headers = list[tuple[bytes, bytes]]
 
 PIECE_BYTES = 65_536
-SEND_SECONDS = 60.0  # for an answer of any size, and a second more for each SLOWEST bytes
-SLOWEST = 16_384  # bytes a second
-INTERNAL = b"x-retort-"  # the beginning of our internal headers
+SEND_SECONDS = 60.0  # time limit for any answer, plus one second per SLOWEST bytes
+SLOWEST = 16_384  # bytes per second
+INTERNAL = b"x-retort-"  # prefix of our internal headers
 
 
 @dataclass
 class Answer:
-    """An answer of Django or of the shell. headers: without our internal ones."""
+    """A response of Django or of the shell. headers: without our internal ones."""
 
     status: int = 500
     headers: Headers = field(default_factory=list)
@@ -36,7 +36,7 @@ class Answer:
 
     @classmethod
     def of(cls, status: str, headers: Iterable[tuple[str, str]], body: bytes) -> "Answer":
-        """Return the answer of a WSGI application. Internal headers are read here alone, and removed."""
+        """Build an answer from a WSGI response: parse and remove the internal headers."""
         answer = cls(int(status[:3]), body=body)
         for name, value in headers:
             encoded = name.strip().lower().encode("latin1")
@@ -52,11 +52,11 @@ class Answer:
 
     @property
     def is_failure(self) -> bool:
-        """A temporary failure, such as a restart of PostgreSQL: a waiting client does not get it."""
+        """Whether this is a temporary failure, such as a restart of PostgreSQL; it is not sent to a waiting client."""
         return self.status >= 500 and not self.is_settled
 
     async def send(self, send: Send, connection: Connection | None, memory: Memory) -> None:
-        """Send the answer. A client that reads too slowly is disconnected; nothing is raised then."""
+        """Send the answer. Disconnect a client that reads too slowly, without raising."""
         await send({"type": "http.response.start", "status": self.status, "headers": self.headers})
         if len(self.body) <= PIECE_BYTES:
             await send({"type": "http.response.body", "body": self.body})
@@ -70,7 +70,7 @@ class Answer:
         deadline = now() + SEND_SECONDS + len(self.body) / SLOWEST
         view = memoryview(self.body)
         for start in range(0, len(view), PIECE_BYTES):
-            # One piece takes at most `Connection.write_seconds`. After `abort` uvicorn ignores what is sent.
+            # One piece takes at most `Connection.write_seconds`. After `abort` uvicorn ignores further messages.
             if now() > deadline and connection is not None:
                 connection.abort()
             piece = view[start : start + PIECE_BYTES]
@@ -81,7 +81,7 @@ class Answer:
 def refusal(
     status: int, code: str, detail: str, *, retry_after: int | None = None, closes: bool = False
 ) -> Answer:
-    """Return the shell's own error, a problem document. closes: the connection; its request was not read."""
+    """Return an error of the shell as a problem document. closes: close the connection, whose request was not read."""
     body = {
         "type": f"/v1/problems/{code}",
         "title": HTTPStatus(status).phrase,

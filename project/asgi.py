@@ -2,11 +2,10 @@
 
     uvicorn project.asgi:application --http project.connections:Connection --ws none
 
-Django decides, the shell waits. Requests run on a pool of threads, which keep their database connections; a thread gets
-a whole request and gives a whole answer, and never waits for a client. A view that wants its client to wait answers at
-once with the header of `generation.realtime.hub`; the shell holds the client without a thread and repeats the request
-when the job has changed, or at the deadline. With the header of `generation.realtime.sse` the client gets server-sent
-events until the job ends.
+Django runs on a pool of threads that keep their database connections. A thread takes a complete request and returns a
+complete answer; it never waits for a client. A view that makes its client wait answers at once with the header of
+`generation.realtime.hub`: the shell keeps the connection open without a thread and repeats the request when the job
+changes, or at the deadline. With the header of `generation.realtime.sse` it sends events until the job ends.
 """
 
 import asyncio
@@ -45,12 +44,12 @@ os.environ.setdefault("DJANGO_SETTINGS_MODULE", "project.settings")
 log = structlog.get_logger(__name__)
 
 THREADS = 8
-HELD_BYTES = 134_217_728  # of requests and answers, all clients together
+HELD_BYTES = 134_217_728  # limit for requests and answers in memory, all clients together
 UPLOADS_AT_ONCE = 2
 LOGINS = ("/login", "/admin/login/")
-LOGINS_AT_ONCE = 2  # a check of a password takes 100 MiB
+LOGINS_AT_ONCE = 2  # hashing a password takes 100 MiB
 LOGINS_WAITING = 32
-FOR_OPERATORS = ("/health/ready", "/metrics")  # answered while all threads are at work
+FOR_OPERATORS = ("/health/ready", "/metrics")  # each has a separate thread
 LIVE = "/health/live"
 FLUSH_SECONDS = 1.0
 NEVER_CACHED = [
@@ -64,7 +63,7 @@ django_app = in_utf8(get_wsgi_application())
 
 
 def _refuse_faults() -> None:
-    """Refuse settings that the commands and the workers refuse too. Raises ImproperlyConfigured."""
+    """Run the settings checks of the commands and the workers. Raises ImproperlyConfigured."""
     from generation.checks import check_settings  # its models need Django's set-up
 
     faults = [fault for fault in check_settings() if fault.is_serious()]
@@ -73,12 +72,12 @@ def _refuse_faults() -> None:
 
 
 _refuse_faults()
-# Django imports the views for the first request: too late to be refused, and for `gc.freeze`.
+# Django would import the views at the first request: too late to fail at start, and after `gc.freeze`.
 import_module(settings.ROOT_URLCONF)
 
 
 class Shell:
-    """The ASGI application: passes requests to Django and holds the clients that a view wants to wait."""
+    """The ASGI application: passes requests to Django and keeps waiting clients connected."""
 
     def __init__(self, wsgi_application: Any, hub: Hub) -> None:
         self._django = Bridge(wsgi_application, threads=THREADS)
@@ -122,7 +121,7 @@ class Shell:
         self._holder.start()
         _before_stop(self._holder.close)
         gc.freeze()  # garbage collections skip the objects of Django's modules
-        metrics.keep_back()  # from now on no request waits for Redis to count it
+        metrics.start_buffering()  # buffer the counts of requests, so that none waits for Redis
         flushing = asyncio.create_task(_flush_often())
         await send({"type": "lifespan.startup.complete"})
         await receive()
@@ -161,7 +160,7 @@ class Shell:
     ) -> Answer:
         """Read the body and return Django's answer, or a refusal. Raises bodies.Gone."""
         if not scope["query_string"].isascii():
-            return refusal(400, "invalid_request", "The query has bytes that are not encoded.")
+            return refusal(400, "invalid_request", "Percent-encode the query: it is not ASCII.")
         with self._memory.hold(connection) as held:
             is_whole = True
             try:
@@ -175,7 +174,7 @@ class Shell:
                     return refusal(
                         413, "body_too_large", f"Send at most {most} bytes.", closes=True
                     )
-                # Django refuses it by its size, in the format of the route.
+                # Django refuses the size, in the error format of the route.
                 is_whole, body = False, Body.withheld(bodies.announced(scope))
             held.keep()
             if connection is not None:
@@ -223,14 +222,14 @@ class Shell:
 
 
 async def _flush_often() -> None:
-    """Send the metrics of this process, each second. Ends when it is cancelled."""
+    """Send the metrics of this process to Redis every second, until cancelled."""
     while True:
         await asyncio.sleep(FLUSH_SECONDS)
         await asyncio.to_thread(metrics.flush)
 
 
 def _for_django(headers: Any) -> list[tuple[bytes, bytes]]:
-    """Return the headers without our internal ones, and without names that WSGI takes for others: `a_b` for `a-b`."""
+    """Return the headers without internal ones and without names with `_`, which WSGI cannot tell from `-`."""
     return [
         (name, value)
         for name, value in headers
@@ -239,7 +238,7 @@ def _for_django(headers: Any) -> list[tuple[bytes, bytes]]:
 
 
 def _before_stop(action: Callable[[], None]) -> None:
-    """Run `action` in the loop at the first signal to stop: uvicorn waits for open requests before its shutdown."""
+    """Run `action` in the event loop on SIGTERM or SIGINT: uvicorn's shutdown first waits for open requests."""
     if threading.current_thread() is not threading.main_thread():
         return
     loop = asyncio.get_running_loop()

@@ -1,7 +1,6 @@
-"""Bodies of requests, read whole before a thread is taken.
+"""Request bodies, read completely before a thread is taken.
 
-A body has a deadline and a limit in bytes. A member of the staff may upload more, through the admin; that goes to a
-temporary file.
+A body has a deadline and a size limit. Staff may upload larger bodies in the admin, which go to a temporary file.
 """
 
 import asyncio
@@ -23,7 +22,7 @@ Receive = Callable[[], Awaitable[Message]]
 BODY_SECONDS = 30.0
 UPLOAD_SECONDS = 600.0
 UPLOAD_BYTES = 67_108_864
-# Of a refused body so much is read: a client reads the refusal when it has sent everything.
+# How much of a refused body is read: many clients read the response only after they have sent everything.
 LINGER_SECONDS = 2.0
 LINGER_BYTES = 16_777_216
 
@@ -42,7 +41,7 @@ class Gone(Exception):
 
 @dataclass(frozen=True)
 class Body:
-    """A whole body. Its file must be closed."""
+    """A complete body. The caller must close its file."""
 
     file: IO[bytes]
     size: int
@@ -53,12 +52,12 @@ class Body:
 
     @classmethod
     def withheld(cls, length: int) -> "Body":
-        """Return the size of a body that Django refuses by it, without the bytes."""
+        """Return a body with a size and no bytes, for Django to refuse by its size."""
         return cls(BytesIO(), max(length, settings.DATA_UPLOAD_MAX_MEMORY_SIZE + 1))
 
 
 def announced(scope: Scope) -> int:
-    """Return the Content-Length, 0 without one."""
+    """Return the Content-Length, or 0 without one."""
     for name, value in scope["headers"]:
         if name == b"content-length":
             return int(value) if value.isdigit() else 0
@@ -88,7 +87,7 @@ async def read(receive: Receive, length: int, held: Held, *, most: int) -> Body:
 async def read_upload(receive: Receive, length: int, free: AbstractAsyncContextManager) -> Body:
     """Return the body, in a temporary file if it is large. Raises TooLarge, Late and Gone.
 
-    free: bounds the uploads at a time.
+    free: semaphore that bounds the concurrent uploads.
     """
     if length > UPLOAD_BYTES:
         raise TooLarge
@@ -112,7 +111,7 @@ async def read_upload(receive: Receive, length: int, free: AbstractAsyncContextM
 
 
 async def discard(scope: Scope, receive: Receive) -> None:
-    """Read the rest of a refused body for a moment, or the client's system drops the refusal with a reset."""
+    """Read the rest of a refused body for a short time: a reset of the connection would discard the response."""
     if any(name == b"expect" for name, _ in scope["headers"]):
         return  # the client has sent nothing yet
     left, is_last = LINGER_BYTES, False

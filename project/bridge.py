@@ -1,6 +1,6 @@
-"""Calls of Django's WSGI application on lasting threads: a whole request goes in, a whole answer comes out.
+"""Calls of Django's WSGI application on a pool of threads, with complete requests and complete answers.
 
-A thread never waits for a client. The environment of a call is asgiref's.
+A thread never waits for a client. asgiref builds the WSGI environ.
 """
 
 import asyncio
@@ -20,9 +20,9 @@ T = TypeVar("T")
 
 
 class Bridge:
-    """A WSGI application and its threads. Requests that find no thread free wait in the event loop.
+    """A WSGI application and its threads. Requests wait in the event loop for a free thread.
 
-    busy: threads at work. ended: calls that have ended.
+    busy: number of busy threads. ended: number of calls that have ended.
     """
 
     def __init__(self, application: Application, *, threads: int, name: str = "django") -> None:
@@ -35,18 +35,18 @@ class Bridge:
     async def __call__(
         self, scope: Scope, body: Body, *, is_gone: Callable[[], bool] = lambda: False
     ) -> Answer:
-        """Return the application's answer. is_gone: whether the client left, when a thread is free."""
+        """Return the application's answer. is_gone: called on the thread; returns whether the client disconnected."""
         return await self.run(self._call, scope, body, is_gone)
 
     async def run(self, function: Callable[..., T], *arguments: Any) -> T:
-        """Call the function on a thread."""
+        """Call the function on a thread and return its result."""
         await self._free.acquire()
         self.busy += 1
         call = asyncio.get_running_loop().run_in_executor(
             self._pool, contextvars.copy_context().run, function, *arguments
         )
         call.add_done_callback(self._release)
-        return await asyncio.shield(call)  # a caller that is cancelled leaves the thread at work
+        return await asyncio.shield(call)  # cancelling the caller does not stop the thread
 
     def _release(self, _: Any) -> None:
         self.busy -= 1
@@ -60,7 +60,7 @@ class Bridge:
         instance.scope = scope
         environ = instance.build_environ(scope, body.file)
         environ["asgi.scope"] = scope
-        if body.size:  # chunked bodies are sent without it
+        if body.size:  # chunked bodies have no Content-Length
             environ["CONTENT_LENGTH"] = str(body.size)
         status, headers = "500 ", list[tuple[str, str]]()
         parts: list[bytes] = []

@@ -28,6 +28,6 @@ app.steps["worker"].update(
 @worker_init.connect
 @beat_init.connect
 def _begin_tracing(**_: object) -> None:
-    from project import tracing  # the settings are not ready before
+    from project import tracing  # the settings are not ready earlier
 
     tracing.begin()

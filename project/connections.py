@@ -2,9 +2,9 @@
 
     uvicorn project.asgi:application --http project.connections:Connection --ws none
 
-uvicorn bounds the pause after an answer only. Here a connection also ends when its next request does not begin in
-time, when its client does not read, when a head is too large, and, if it is the one that has waited longest for its
-client, when there are too many. Overrides methods of `asyncio.Protocol` and callbacks of httptools' parser.
+uvicorn bounds only the idle time after an answer. Here a connection is also closed when its request headers are late
+or too large, when its client does not read, and, longest wait for the client first, when there are too many
+connections. Overrides methods of `asyncio.Protocol` and callbacks of httptools' parser.
 """
 
 import asyncio
@@ -22,28 +22,28 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 log = structlog.get_logger(__name__)
 
-PENDING_BYTES = 33_554_432  # of heads that are not whole, all connections together
+PENDING_BYTES = 33_554_432  # limit for incomplete request headers, all connections together
 MOST_FILES = 65_536  # the limit of open files is raised to this, where the system allows it
 SPARE_FILES = 256  # for the connections to PostgreSQL and Redis, and for files
-LOOK_SECONDS = 0.5
+CHECK_SECONDS = 0.5
 LOG_SECONDS = 60.0
 
 
 class Refused(ValueError):
-    """The head is too large, or too many requests wait for their answers. uvicorn answers 400 and closes."""
+    """The headers are too large, or too many requests are pipelined. uvicorn answers 400 and closes."""
 
 
 class Connection(HttpToolsProtocol):
-    """A connection of a client. The shell calls the methods of the second part."""
+    """A client's connection. The shell calls the methods of the section "for the shell"."""
 
-    head_seconds: ClassVar[float] = 15.0  # from the connection, or the last answer, to a whole head
-    write_seconds: ClassVar[float] = 30.0  # while the client reads less than uvicorn's buffer
+    head_seconds: ClassVar[float] = 15.0  # from connecting, or the last answer, to complete headers
+    write_seconds: ClassVar[float] = 30.0  # while uvicorn's write buffer is full
     close_seconds: ClassVar[float] = 20.0  # for the rest of an answer, after the connection closes
     head_bytes: ClassVar[int] = (
-        65_536  # of a head; of trailers; of what is between the bytes of a body
+        65_536  # limit for the headers, the trailers, and the chunk framing of a body
     )
-    pipelined: ClassVar[int] = 16  # requests that wait for the answer to the one before
-    most: ClassVar[int] = 16_384  # less where the limit of open files is lower
+    pipelined: ClassVar[int] = 16  # limit for pipelined requests
+    most: ClassVar[int] = 16_384  # connections; fewer where the limit of open files is lower
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         self._raw = transport
@@ -67,13 +67,13 @@ class Connection(HttpToolsProtocol):
         if self.pending > self.head_bytes:
             self.abort()
             return
-        _table.pend(self, self.pending + len(data))
+        _table.count_pending(self, self.pending + len(data))
         current.set(self)  # for the tasks that uvicorn starts in this call
         super().data_received(data)
 
     def pause_writing(self) -> None:
         self._write_until = self.loop.time() + self.write_seconds
-        _table.waits(self)
+        _table.mark_waiting(self)
         super().pause_writing()
 
     def resume_writing(self) -> None:
@@ -89,50 +89,50 @@ class Connection(HttpToolsProtocol):
         super().on_message_begin()
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        self._head += len(name) + len(value) + 32  # an empty one costs memory too
+        self._head += len(name) + len(value) + 32  # an empty header takes memory too
         if self._head > self.head_bytes:
             raise Refused
         super().on_header(name, value)
 
     def on_body(self, body: bytes) -> None:
-        _table.pend(self, 0)
+        _table.count_pending(self, 0)
         super().on_body(body)
 
     # --- for the shell ----------------------------------------------------------------------------
     def begin(self) -> None:
-        """A whole head has arrived; its body comes next."""
+        """Note that complete headers have arrived; the body comes next."""
         self._begun += 1
         self._queued -= 1
-        _table.pend(self, 0)
+        _table.count_pending(self, 0)
         self._head_until = inf
-        _table.waits(self)
+        _table.mark_waiting(self)
 
     def has_whole(self) -> None:
-        """The body has arrived: the client waits for the server."""
-        _table.pend(self, 0)
-        _table.works(self)
+        """Note that the body has arrived: the client waits for the server."""
+        _table.count_pending(self, 0)
+        _table.mark_busy(self)
 
     def end(self) -> None:
-        """The answer was handed over."""
+        """Note that the answer was passed to uvicorn."""
         self._begun -= 1
-        _table.pend(self, 0)
+        _table.count_pending(self, 0)
         if not self._begun and not self.is_lost:
             self._head_until = self.loop.time() + self.head_seconds
-            _table.waits(self)
+            _table.mark_waiting(self)
 
     def abort(self) -> None:
-        """Close the connection without waiting for its client, and drop what the system holds for it."""
+        """Close the connection without waiting for its client, and discard its unsent data."""
         self._leave()
         self._set(socket.SO_LINGER, struct.pack("ii", 1, 0), level=socket.SOL_SOCKET)
         self._raw.abort()
 
     # --- deadlines --------------------------------------------------------------------------------
     def closing(self) -> None:
-        """The transport closes when the client has read the rest."""
+        """Start the deadline for the client to read the rest; the transport closes after that."""
         self._close_until = min(self._close_until, self.loop.time() + self.close_seconds)
 
     def check(self, now: float) -> None:
-        """End the connection if one of its deadlines has passed."""
+        """Close the connection if one of its deadlines has passed."""
         if now > self._write_until or now > self._close_until:
             self.abort()
         elif now > self._head_until:
@@ -140,7 +140,7 @@ class Connection(HttpToolsProtocol):
             self.transport.close()
 
     def _set(self, option: int, value: int | bytes, *, level: int = socket.IPPROTO_TCP) -> None:
-        with contextlib.suppress(OSError):  # a Unix socket, or one that is closed already
+        with contextlib.suppress(OSError):  # a Unix socket, or an already closed one
             self._raw.get_extra_info("socket").setsockopt(level, option, value)
 
     def _leave(self) -> None:
@@ -149,9 +149,9 @@ class Connection(HttpToolsProtocol):
 
 
 class _Transport:
-    """The transport that uvicorn sees. It ignores what uvicorn writes to a connection that has ended.
+    """The transport given to uvicorn. It ignores writes to a closed connection.
 
-    uvicorn notices a disconnect in the newest of pipelined requests only, and uvloop raises in the others.
+    uvicorn notices a disconnect only in the newest pipelined request; writes of the others would raise in uvloop.
     """
 
     def __init__(self, transport: asyncio.Transport, connection: Connection) -> None:
@@ -171,28 +171,28 @@ class _Transport:
 
 
 class _Table:
-    """All connections, and those that wait for their client, the longest wait first."""
+    """All connections, and the ones that wait for their client, longest wait first."""
 
     def __init__(self) -> None:
         self._open: dict[Connection, None] = {}
         self._waiting: OrderedDict[Connection, None] = OrderedDict()
-        self._looks = False
+        self._is_checking = False
         self._logged_at = -inf
         self._files = _raise_limit() - SPARE_FILES
-        self._pending: OrderedDict[Connection, None] = OrderedDict()  # the longest first
+        self._pending: OrderedDict[Connection, None] = OrderedDict()  # longest wait first
         self._pending_bytes = 0
 
     def add(self, connection: Connection) -> None:
         self._open[connection] = None
-        if not self._looks:
-            self._looks = True
-            connection.loop.call_later(LOOK_SECONDS, self._look, connection.loop)
+        if not self._is_checking:
+            self._is_checking = True
+            connection.loop.call_later(CHECK_SECONDS, self._check_all, connection.loop)
         if len(self._open) > min(connection.most, self._files):
             self._drop(next(iter(self._waiting), connection))
-        self.waits(connection)
+        self.mark_waiting(connection)
 
-    def pend(self, connection: Connection, size: int) -> None:
-        """Count the bytes of a connection that belong to no request yet."""
+    def count_pending(self, connection: Connection, size: int) -> None:
+        """Count bytes of a request whose headers are incomplete."""
         if connection not in self._open or connection.pending == size:
             return
         self._pending_bytes += size - connection.pending
@@ -204,33 +204,33 @@ class _Table:
         while self._pending_bytes > PENDING_BYTES:
             self._drop(next(iter(self._pending)))
 
-    def waits(self, connection: Connection) -> None:
-        """Note that the connection waits for its client from now on."""
+    def mark_waiting(self, connection: Connection) -> None:
+        """Note that the connection now waits for its client."""
         if connection in self._open:
             self._waiting[connection] = None
             self._waiting.move_to_end(connection)
 
-    def works(self, connection: Connection) -> None:
+    def mark_busy(self, connection: Connection) -> None:
         self._waiting.pop(connection, None)
 
     def remove(self, connection: Connection) -> None:
-        self.pend(connection, 0)
+        self.count_pending(connection, 0)
         self._open.pop(connection, None)
         self._waiting.pop(connection, None)
 
     def _drop(self, connection: Connection) -> None:
         self.remove(connection)
-        # Not in this call: a new connection has not been made yet.
+        # Deferred: `connection_made` of a new connection has not run yet.
         connection.loop.call_soon(connection.abort)
         self._log(connection.loop.time())
 
-    def _look(self, loop: asyncio.AbstractEventLoop) -> None:
+    def _check_all(self, loop: asyncio.AbstractEventLoop) -> None:
         now = loop.time()
         for connection in list(self._open):
             connection.check(now)
-        self._looks = bool(self._open)
-        if self._looks:
-            loop.call_later(LOOK_SECONDS, self._look, loop)
+        self._is_checking = bool(self._open)
+        if self._is_checking:
+            loop.call_later(CHECK_SECONDS, self._check_all, loop)
 
     def _log(self, now: float) -> None:
         if now > self._logged_at + LOG_SECONDS:
@@ -246,7 +246,7 @@ def _raise_limit() -> int:
         return MOST_FILES if soft == resource.RLIM_INFINITY else soft
     try:
         resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
-    except (OSError, ValueError):  # macOS allows less than it says
+    except (OSError, ValueError):  # macOS allows less than it reports
         return soft
     return wanted
 

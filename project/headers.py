@@ -1,4 +1,4 @@
-"""Middleware: a content security policy on every answer that has none of its own.
+"""Middleware: a default Content-Security-Policy for every response.
 
 Django's own middleware sets the other headers: nosniff, Referrer-Policy, X-Frame-Options, HSTS.
 """
@@ -17,17 +17,17 @@ NOTHING = {
     "form-action": "'none'",
     "frame-ancestors": "'none'",
 }
-# The pages that explain errors, Django's own error pages.
+# The pages that explain errors, and Django's own error pages.
 PLAIN = NOTHING | {"style-src": "'self' 'unsafe-inline'", "img-src": "'self' data:"}
 DOCS = PLAIN | {"script-src": "'self'", "connect-src": "'self'"}
-# Alpine, which the admin's theme uses, evaluates attributes.
+# The admin's theme uses Alpine, which evaluates attributes.
 ADMIN = PLAIN | {
     "script-src": "'self' 'unsafe-eval'",
     "font-src": "'self'",
     "connect-src": "'self'",
     "form-action": "'self'",
 }
-# Templates of others: django-import-export has an attribute onchange, django-celery-beat a script.
+# Third-party templates: django-import-export has an attribute onchange, django-celery-beat an inline script.
 EXPORT = ADMIN | {"script-src-attr": "'unsafe-inline'"}
 SCHEDULE = ADMIN | {"script-src": "'self' 'unsafe-eval' 'unsafe-inline'"}
 

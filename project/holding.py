@@ -1,7 +1,7 @@
-"""Clients that wait for the end of a job, or watch it: they cost a connection and no thread.
+"""Clients that wait for the end of a job, or watch it: each takes a connection and no thread.
 
-A view says so in a header of its answer (`generation.realtime.hub`, `generation.realtime.sse`). The request is repeated
-when the job has changed, every few seconds because messages may be lost, and at the deadline.
+A view requests this with a header of its answer (`generation.realtime.hub`, `generation.realtime.sse`). The request is
+repeated when the job has changed, every few seconds because messages may be lost, and at the deadline.
 """
 
 import asyncio
@@ -18,15 +18,15 @@ from project.answers import Answer, Send
 from project.bodies import Body, Receive, Scope
 from project.bridge import Bridge
 
-REPEATED_AT_ONCE = 4  # repeated requests leave threads to new ones
-RECHECK_SECONDS = 5.0  # a message may be lost: its sender could not reach Redis
+REPEATED_AT_ONCE = 4  # at most; the other threads are left to new requests
+RECHECK_SECONDS = 5.0  # a message is lost when its sender cannot reach Redis
 RECHECK_DISCONNECTED_SECONDS = 1.0
-RECHECKS_PER_SECOND = 100  # at most, of all clients together
+RECHECKS_PER_SECOND = 100  # at most, for all clients together
 STOP_SECONDS = 2.0
 
 
 class Holder:
-    """Holds clients. django: repeats their requests. close: when the process stops."""
+    """Keeps waiting clients connected. django: runs their repeated requests."""
 
     def __init__(self, django: Bridge, hub: Hub) -> None:
         self._django = django
@@ -39,7 +39,7 @@ class Holder:
         self._hub.start()
 
     def close(self) -> None:
-        """Answer those who wait with the last known state, and disconnect those who watch."""
+        """Answer waiting clients with the last known state, and disconnect watching ones. The process stops."""
         self._hub.close()
         self._streams.close()
 
@@ -50,7 +50,7 @@ class Holder:
     async def wait(
         self, scope: Scope, receive: Receive, answer: Answer, asked_at: float
     ) -> Answer | None:
-        """Return the final answer; None when the client disconnects."""
+        """Return the final answer, or None if the client disconnects."""
         gone = asyncio.ensure_future(_disconnected(receive))
         final = asyncio.ensure_future(self._final_answer(scope, answer, asked_at))
         try:
@@ -75,7 +75,7 @@ class Holder:
             with contextlib.suppress(TimeoutError):
                 # While the process stops, the last known state is good enough.
                 async with asyncio.timeout(STOP_SECONDS if self._hub.closing else None):
-                    newer = await self._ask(request)
+                    newer = await self._repeat(request)
                 answer = answer if newer.is_failure else newer
             if answer.wait is None:
                 break
@@ -86,7 +86,7 @@ class Holder:
     async def stream(
         self, scope: Scope, receive: Receive, send: Send, answer: Answer, asked_at: float
     ) -> None:
-        """Send events until the last one; stop when the client disconnects."""
+        """Send events up to the last one; stop when the client disconnects."""
         stream = answer.stream
         if stream is None:
             return
@@ -96,14 +96,14 @@ class Holder:
         async def write(content: bytes) -> None:
             await send({"type": "http.response.body", "body": content, "more_body": True})
 
-        ask = partial(self._ask, _repeated(scope, stream.then))
+        ask = partial(self._repeat, _repeated(scope, stream.then))
         gone = asyncio.ensure_future(_disconnected(receive))
         sent = asyncio.ensure_future(
             self._streams.run(answer, asked_at=asked_at, ask=ask, write=write)
         )
         try:
             await asyncio.wait((gone, sent), return_when=asyncio.FIRST_COMPLETED)
-            with contextlib.suppress(TimeoutError):  # of a client that reads nothing
+            with contextlib.suppress(TimeoutError):  # the client reads nothing
                 if sent.done():
                     sent.result()
                     async with asyncio.timeout(STOP_SECONDS):
@@ -117,7 +117,7 @@ class Holder:
         fewest = RECHECK_SECONDS if self._hub.is_connected else RECHECK_DISCONNECTED_SECONDS
         return max(fewest, self._hub.waiters / RECHECKS_PER_SECOND)
 
-    async def _ask(self, request: Scope) -> Answer:
+    async def _repeat(self, request: Scope) -> Answer:
         async with self._repeated:
             return await self._django(request, Body.empty())
 

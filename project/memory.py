@@ -1,7 +1,7 @@
-"""Bound on the bytes of requests and answers that are in memory.
+"""Limit for the bytes of requests and answers in memory.
 
-When they are too many, the connection ends whose client has taken longest to send its body or to read its answer: a
-client that sends and reads as clients do has gone long before.
+Above the limit, the connection whose client has been sending its body or reading its answer for the longest time is
+closed. A client of normal speed is never the oldest: it finishes long before.
 """
 
 from collections import OrderedDict
@@ -24,17 +24,17 @@ class Held:
         self.size = 0
 
     def add(self, size: int) -> None:
-        """Count more bytes, and end other connections while there are too many."""
+        """Count more bytes, and close other connections while the limit is exceeded."""
         if size:
             self._memory.add(self, size)
 
     def keep(self) -> None:
-        """The client has sent everything: its connection does not end for the sake of others."""
+        """Note that the client has sent everything: its connection is no longer closed to free memory."""
         self._memory.keep(self)
 
 
 class Memory:
-    """All bytes that are held. limit: in bytes. size: their number."""
+    """Total of the held bytes. limit, size: in bytes."""
 
     def __init__(self, limit: int) -> None:
         self.limit = limit

@@ -1,4 +1,4 @@
-"""WSGI and Django middleware: clean-up of requests, their metrics, and the request log."""
+"""WSGI and Django middleware: sanitising of requests, request metrics, and the request log."""
 
 import re
 import time
@@ -21,14 +21,14 @@ log = structlog.get_logger(__name__)
 METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 _SHARED = re.compile(r"(?<=^/shared/)[^/]+")
 _SESSION_KEY = re.compile(r"[a-z0-9]{1,40}")
-# charset=…, and each name*=… with an encoding of its own (RFC 2231).
+# charset=…, and each name*=…, which has its own encoding (RFC 2231).
 _CHARSETS = re.compile(r";\s*(charset\s*|[^=;]*\*\s*)=[^;]*", re.IGNORECASE)
 
 
 def in_utf8(application: Callable[..., Any]) -> Callable[..., Any]:
-    """Wrap a WSGI application: remove the charsets of Content-Type, all text is UTF-8.
+    """Wrap a WSGI application: remove charsets from Content-Type, since all text is UTF-8.
 
-    Django uses them while it builds the request, where an unknown one, such as zlib, is an unhandled error.
+    Django uses them while it builds the request, where an unknown charset, such as zlib, raises an unhandled error.
     """
 
     def wrapped(environ: dict[str, Any], start_response: Callable[..., Any]) -> Any:
@@ -40,14 +40,14 @@ def in_utf8(application: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def is_session_key(text: str) -> bool:
-    """Return whether Django can have made this key of a session."""
+    """Return whether the text has the form of Django's session keys."""
     return bool(_SESSION_KEY.fullmatch(text))
 
 
 def session_key(
     get_response: Callable[[HttpRequest], HttpResponseBase],
 ) -> Callable[[HttpRequest], HttpResponseBase]:
-    """Drop a session cookie that Django cannot have made: with a NUL in it PostgreSQL refuses the query."""
+    """Drop a session cookie that Django cannot have made: PostgreSQL would refuse a query with a NUL."""
 
     def middleware(request: HttpRequest) -> HttpResponseBase:
         if not is_session_key(request.COOKIES.get(settings.SESSION_COOKIE_NAME, "")):
@@ -79,7 +79,7 @@ def request_metrics(
     def middleware(request: HttpRequest) -> HttpResponseBase:
         began = time.perf_counter()
         response = get_response(request)
-        # The shell repeats the request of a client that waits: it was counted when it came.
+        # The shell repeats the requests of waiting clients: each is counted once, when it arrives.
         if not request.META.get("asgi.scope", {}).get(SHELL) or response.status_code >= 400:
             route = _route(request)
             method = request.method if request.method in METHODS else "other"
@@ -99,7 +99,7 @@ def request_metrics(
 
 
 def _route(request: HttpRequest) -> str:
-    """Return the pattern of the URL, without ids: a path would make a series of each."""
+    """Return the URL pattern. A path, with its ids, would make a time series each."""
     match = request.resolver_match
     if match is None:
         return "unknown"
@@ -107,14 +107,14 @@ def _route(request: HttpRequest) -> str:
 
 
 class RequestLog(RequestMiddleware):
-    """Log one line per request, without its query: it may hold the secret signature of an image's link.
+    """Log one line per request, without its query, which may contain the secret signature of an image's link.
 
-    The token in the path of a shared picture is such a secret too.
+    The token in the path of a shared picture is masked as well.
     """
 
     @classmethod
     def bind_ip(cls, request: HttpRequest) -> None:
-        """Log the address of the connection: a client can write anything into a header."""
+        """Log the address of the connection, not of a header, which a client can forge."""
         structlog.contextvars.bind_contextvars(ip=request.META.get("REMOTE_ADDR"))
 
     def prepare(self, request: HttpRequest) -> None:
@@ -123,7 +123,7 @@ class RequestLog(RequestMiddleware):
             structlog.contextvars.bind_contextvars(request_id=request_id)
 
     def handle_response(self, request: HttpRequest, response: HttpResponse) -> None:
-        # The shell asks again for a waiting client, whose request has had its line.
+        # The shell repeats the request of a waiting client, which is logged already.
         if request.META.get("asgi.scope", {}).get(SHELL) and response.status_code < 400:
             log.debug(
                 "request_finished", code=response.status_code, request=self.format_request(request)

@@ -1,4 +1,4 @@
-"""Single sign-on by a proxy, which names the account in the header LOGIN_HEADER. Off unless that is set."""
+"""Single sign-on by a proxy that passes the account's name in the header LOGIN_HEADER. Off unless that is set."""
 
 from django.conf import settings
 from django.contrib.auth.backends import RemoteUserBackend
@@ -12,6 +12,6 @@ class ProxyLogin(RemoteUserMiddleware):
 
 
 class KnownAccounts(RemoteUserBackend):
-    """Accept existing accounts alone, which are made in the admin: another name gets the login page."""
+    """Accept only existing accounts, which are made in the admin: other names get the login page."""
 
     create_unknown_user = False

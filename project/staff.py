@@ -1,4 +1,4 @@
-"""Whether a request comes from a member of the staff, before its body is read."""
+"""Check that a request comes from staff, before its body is read."""
 
 from django.conf import settings
 from django.contrib.auth import get_user
@@ -10,7 +10,7 @@ from project.middleware import is_session_key
 
 
 def is_staff(cookies: str) -> bool:
-    """Return whether the Cookie header has a session of an active member of the staff. Runs on a thread of Django."""
+    """Return whether the Cookie header has the session of an active staff user. Runs on a thread of Django."""
     key = parse_cookie(cookies).get(settings.SESSION_COOKIE_NAME, "")
     if not is_session_key(key):
         return False

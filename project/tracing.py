@@ -1,6 +1,6 @@
-"""Traces of requests, messages and statements, sent to OTEL_EXPORTER_OTLP_ENDPOINT by OpenTelemetry. Off without it.
+"""OpenTelemetry traces of requests, messages and SQL, sent to OTEL_EXPORTER_OTLP_ENDPOINT. Off unless that is set.
 
-The libraries of deploy/requirements-otel.txt are imported only then. They read the other variables of OpenTelemetry.
+The libraries of deploy/requirements-otel.txt are imported only then. They read OpenTelemetry's other variables.
 """
 
 from typing import Any
@@ -8,12 +8,12 @@ from typing import Any
 from django.conf import settings
 from django.core.exceptions import ImproperlyConfigured
 
-# Attributes that may hold the secret signature of an image's link.
+# Attributes that may contain the secret signature of an image's link.
 WITH_QUERY = ("http.target", "http.url", "url.full", "url.query")
 
 
 def begin() -> None:
-    """Trace this process, if it is wanted. Call it before Django loads its middleware. Raises ImproperlyConfigured."""
+    """Start tracing if it is configured. Call it before Django loads its middleware. Raises ImproperlyConfigured."""
     if not settings.OTEL_EXPORTER_OTLP_ENDPOINT:
         return
     try:
@@ -40,7 +40,7 @@ def begin() -> None:
         ) from error
 
     class RequestsAndTasks(Sampler):
-        """Begins no trace at a statement or at a message: heartbeats, polls and the schedule would be most of all."""
+        """Starts traces only at requests and tasks: SQL and messages of heartbeats and polls would be most of them."""
 
         def should_sample(self, parent_context: Any, trace_id: int, name: str, kind: Any = None,
                           *_: Any, **__: Any) -> SamplingResult:  # fmt: skip
@@ -59,7 +59,7 @@ def begin() -> None:
     trace.set_tracer_provider(provider)
     DjangoInstrumentor().instrument(request_hook=_without_query)
     CeleryInstrumentor().instrument()
-    # The driver's package is psycopg2-binary, which the check does not know by that name.
+    # The dependency check looks for psycopg2; ours is psycopg2-binary.
     Psycopg2Instrumentor().instrument(skip_dep_check=True)
     RedisInstrumentor().instrument()
 

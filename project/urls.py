@@ -1,4 +1,4 @@
-"""What is reachable over HTTP: the page at /, the API, the admin, health."""
+"""URLs of the page at /, the API, the admin and the health checks."""
 
 from django.contrib import admin
 from django.urls import include, path
@@ -7,7 +7,7 @@ from generation.page import error_pages
 from generation.page.login import limited
 
 urlpatterns = [
-    path("admin/login/", limited(admin.site.login)),  # before the admin's own
+    path("admin/login/", limited(admin.site.login)),  # overrides the admin's own
     path("admin/", admin.site.urls),
     path("", include("generation.urls")),
     path("", include("distillation.urls")),

@@ -6,4 +6,4 @@ from project.connections import Connection
 
 __all__ = ["Connection"]
 
-holding.RECHECK_SECONDS = sse.LOOK_SECONDS = 1.0
+holding.RECHECK_SECONDS = sse.POLL_SECONDS = 1.0

@@ -1,4 +1,4 @@
-"""Command line behind the Makefile: run, demo, servers, and control of the processes of a serving stack."""
+"""Command line used by the Makefile: run, demo, servers, and control of the processes of a running stack."""
 
 import argparse
 import itertools
@@ -17,18 +17,18 @@ from deploy.local.servers import say
 from deploy.local.stack import Stack, is_serving
 from deploy.local.supervision import Supervisor
 
-READY_SECONDS = 120  # for the launcher that holds the folder
+READY_SECONDS = 120  # wait for another launcher that uses the folder
 
 
 class Stop(BaseException):
-    """A signal to end was received."""
+    """A signal to stop was received."""
 
 
 def main(arguments: list[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     try:
         return int(options.action(options))
-    except (LocalError, OSError) as error:  # OSError: a full disk, a file of another account
+    except (LocalError, OSError) as error:  # OSError: a full disk, another account's file
         say(f"\n{error}")
         return 1
     except (Stop, KeyboardInterrupt):
@@ -65,12 +65,12 @@ def _parser() -> argparse.ArgumentParser:
     option = add("manage", manage, manage_help).add_argument
     option("command", nargs=argparse.REMAINDER, help="COMMAND …")
     option = add(
-        "logs", show_logs, "show the logs of all processes in the order of time"
+        "logs", show_logs, "show the logs of all processes in chronological order"
     ).add_argument
     option("names", nargs="*", metavar="PROCESS", help="such as web, light, generation-1")
-    option("--job", default=_variable("JOB"), metavar="ID", help="lines of one job alone")
+    option("--job", default=_variable("JOB"), metavar="ID", help="only lines of this job")
     option("--follow", action="store_true", help="wait for new lines, until Ctrl-C")
-    option("--json", action="store_true", help="the lines as they are")
+    option("--json", action="store_true", help="print the lines unchanged")
     for name in ("start", "stop", "restart", "status"):
         about = "of processes" if name == "status" else "processes"
         option = add(name, control, f"{name} {about} of the serving stack").add_argument
@@ -163,7 +163,7 @@ def show_logs(options: argparse.Namespace) -> int:
     known = logs.processes(home)
     if unknown := sorted(set(options.names) - set(known)):
         raise LocalError(
-            f"There is no log of {unknown[0]}. There are: {', '.join(known) or 'none'}."
+            f"There is no log of {unknown[0]}. Existing logs: {', '.join(known) or 'none'}."
         )
     lines: Iterable[logs.Line] = logs.read(home, options.names)
     if options.follow:
@@ -173,7 +173,7 @@ def show_logs(options: argparse.Namespace) -> int:
             if not options.job or line.has(options.job):
                 print(line.text if options.json else line.for_people(), flush=options.follow)
         sys.stdout.flush()
-    except BrokenPipeError:  # the reader has seen enough, such as `head`
+    except BrokenPipeError:  # the reader, such as `head`, has closed the pipe
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for the flush at the end
     return 0
 
@@ -197,7 +197,7 @@ def control(options: argparse.Namespace) -> int:
 
 
 def _picture(
-    api: API, options: argparse.Namespace, home: Home, on_look: Callable[[], None] = lambda: None
+    api: API, options: argparse.Namespace, home: Home, on_poll: Callable[[], None] = lambda: None
 ) -> picture.Picture:
     try:
         return picture.make(
@@ -205,7 +205,7 @@ def _picture(
             text=options.prompt,
             seed=options.seed,
             out=options.out or home.pictures,
-            on_look=on_look,
+            on_poll=on_poll,
         )
     except APIError as error:
         if nearest := error.problem.get("nearest"):
@@ -233,7 +233,7 @@ def _wait_for_facts(home: Home) -> dict:
     deadline = time.monotonic() + READY_SECONDS
     while not is_serving(home):
         if time.monotonic() > deadline:
-            raise LocalError(f"Another launcher holds {home.folder} but does not get ready.")
+            raise LocalError(f"Another launcher uses {home.folder} but does not become ready.")
         time.sleep(0.2)
     return home.read_run()
 

@@ -1,4 +1,4 @@
-"""The account under which PostgreSQL runs, because it refuses root. No account is made, no folder opened to others."""
+"""Account for PostgreSQL, which refuses to run as root. No account is created, and no folder opened to others."""
 
 import hashlib
 import os
@@ -14,7 +14,7 @@ from deploy.local.errors import LocalError
 
 @dataclass(frozen=True)
 class Account:
-    """prefix: words before a command. user: the account to become instead; it then owns the data and the programs."""
+    """prefix: words before a command. user: an account to switch to, which then owns the data and the programs."""
 
     prefix: tuple[str, ...] = ()
     user: str | None = None
@@ -23,12 +23,12 @@ class Account:
         return pwd.getpwnam(self.user) if self.user else pwd.getpwuid(os.getuid())
 
     def own(self, path: Path) -> None:
-        """Change the owner of a file to the account, if it is another one."""
+        """Change the owner of a file to the account, unless it is ours."""
         if self.user:
             os.chown(path, self.entry().pw_uid, self.entry().pw_gid)
 
     def identity(self) -> dict[str, Any]:
-        """Return the arguments of subprocess that become the account."""
+        """Return the arguments for subprocess that switch to the account."""
         if not self.user:
             return {}
         return {
@@ -50,7 +50,7 @@ class Account:
 
 
 def ordinary() -> pwd.struct_passwd:
-    """Return an account that is not root. It must exist: initdb looks up its name."""
+    """Return an existing account other than root; initdb looks up its name."""
     try:
         return pwd.getpwnam("nobody")
     except KeyError:
@@ -58,12 +58,12 @@ def ordinary() -> pwd.struct_passwd:
             if entry.pw_uid:
                 return entry
     raise LocalError(
-        "This machine has no account but root, and PostgreSQL refuses root. Set DATABASE_URL."
+        "This machine has only the account root, which PostgreSQL refuses. Set DATABASE_URL."
     )
 
 
 def for_postgres(folder: Path, binaries: Path, *, namespaces: bool = True) -> Account:
-    """Return our account; for root a one-user namespace, whose files stay root's, else another account."""
+    """Return our account or, as root, a user namespace, whose files stay root's; if that fails, another account."""
     if os.geteuid() != 0:
         return Account()
     entry = ordinary()
@@ -71,7 +71,7 @@ def for_postgres(folder: Path, binaries: Path, *, namespaces: bool = True) -> Ac
         account = Account(
             (unshare, "--user", f"--map-user={entry.pw_uid}", f"--map-group={entry.pw_gid}")
         )
-        # Inside, root has no special rights: both the programs and the folder must be reachable without them.
+        # In the namespace root has no special permissions: it must be able to use the programs and the folder.
         writable = account.run(["test", "-w", folder]).returncode == 0
         if writable and account.run([binaries / "postgres", "--version"]).returncode == 0:
             return account
@@ -79,7 +79,7 @@ def for_postgres(folder: Path, binaries: Path, *, namespaces: bool = True) -> Ac
 
 
 def place_for(account: Account, folder: Path, binaries: Path) -> tuple[Path, Path]:
-    """Return (data folder, folder of the programs) that the account can use. folder: the data's, if it may be there."""
+    """Return (data folder, folder of the programs) that the account can use. folder: the preferred data folder."""
     if not account.user:
         return folder, binaries
     entry = account.entry()

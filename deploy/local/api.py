@@ -9,7 +9,7 @@ from urllib.request import ProxyHandler, Request, build_opener
 
 from deploy.local.errors import APIError
 
-_opener = build_opener(ProxyHandler({}))  # no proxy: it is this machine
+_opener = build_opener(ProxyHandler({}))  # without a proxy, since the server is local
 
 
 class API:
@@ -57,7 +57,7 @@ def _problem(error: HTTPError) -> APIError:
         content = {}
     if not isinstance(content, dict):
         content = {}
-    # The health endpoint has one entry a component instead of a detail.
+    # The health endpoint has one entry per component instead of a detail.
     parts = [f"{name}: {part.get('detail', 'not well')}" for name, part in content.items()
              if isinstance(part, dict) and part.get("ok") is False]  # fmt: skip
     detail = content.get("detail") or ", ".join(parts) or content.get("title") or text[:300]

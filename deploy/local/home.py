@@ -1,4 +1,4 @@
-"""The folder of one local stack (`.retort/`): its paths, its lock, its secrets and the state of its launcher."""
+"""The folder of one local stack (`.retort/`): paths, lock, secrets and state of the launcher."""
 
 import fcntl
 import hashlib
@@ -18,7 +18,7 @@ LONGEST_SOCKET_PATH = 90  # the kernel takes 103 bytes or more; supervisor appen
 
 
 class Home:
-    """Paths below one folder. Two launchers cannot hold the same one."""
+    """Paths below one folder. Only one launcher can use it at a time."""
 
     def __init__(self, folder: Path | str | None = None):
         chosen = folder or os.environ.get("RETORT_HOME") or PROJECT / ".retort"
@@ -36,16 +36,16 @@ class Home:
         try:
             for folder in (self.folder, self.logs, self.data):
                 folder.mkdir(parents=True, exist_ok=True)
-            self.folder.chmod(0o700)  # everything below is private, whatever its own mode says
+            self.folder.chmod(0o700)  # makes everything below private, independent of its mode
         except OSError as error:
             raise LocalError(
-                f"Cannot write to {self.folder}: {error.strerror}. Set RETORT_HOME to a folder of yours."
+                f"Cannot write to {self.folder}: {error.strerror}. Set RETORT_HOME to a writable folder."
             ) from error
 
     def lock(self) -> None:
-        """Hold the folder until this process ends, however it ends. Raises AlreadyRunning."""
+        """Lock the folder until this process ends in any way. Raises AlreadyRunning."""
         self.create()
-        # Not inherited by children: a killed launcher's processes must not keep the next one out.
+        # Not inherited by children: the processes of a killed launcher must not block the next one.
         file = open(self.folder / "launcher.lock", "a+")  # noqa: SIM115 - lives as long as the lock
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -72,12 +72,12 @@ class Home:
         found = folder.lstat()
         if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o077:
             raise LocalError(
-                f"{folder} is not a private folder of yours. Remove it, or set RETORT_HOME to a shorter path."
+                f"{folder} is not private or not yours. Remove it, or set RETORT_HOME to a shorter path."
             )
         return folder
 
     def secrets(self) -> dict[str, str]:
-        """Return the secrets in secrets.json; make those that are missing."""
+        """Return the secrets in secrets.json; create missing ones."""
         path = self.folder / "secrets.json"
         known = read_json(path)
         made = {
@@ -92,12 +92,12 @@ class Home:
         return made
 
     def read_run(self) -> dict[str, Any]:
-        """Return the facts that a serving launcher wrote; empty when none serves."""
+        """Return the facts written by a running launcher; empty if none is running."""
         return read_json(self.run_file)
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """Return the object in a file; empty when the file is missing or incomplete."""
+    """Return the JSON object in a file; empty if the file is missing or incomplete."""
     try:
         content = json.loads(path.read_text())
     except (OSError, ValueError):
@@ -106,7 +106,7 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    """Write a file completely or not at all, readable by the owner only."""
+    """Write a JSON file atomically, readable only by the owner."""
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
     try:
         with os.fdopen(handle, "w") as file:

@@ -1,4 +1,4 @@
-"""Logs of a home: the lines of all processes in the order of their times, filtered, and followed."""
+"""Logs of a home: the lines of all processes in chronological order, filtered and followed."""
 
 import json
 import time
@@ -9,13 +9,13 @@ from typing import Any
 
 from deploy.local.home import Home
 
-LOOK_SECONDS = 0.3
+POLL_SECONDS = 0.3
 SHOWN_ELSEWHERE = ("event", "level", "logger", "timestamp")
 
 
 @dataclass(frozen=True)
 class Line:
-    """text: as it is in the file. at: its timestamp; that of the line before, if it has none."""
+    """A line of a log. text: unchanged. at: its timestamp, or that of the previous line if it has none."""
 
     at: str
     process: str
@@ -23,7 +23,7 @@ class Line:
     fields: dict[str, Any]
 
     def has(self, word: str) -> bool:
-        """Return whether an id, or another word, is in the line."""
+        """Return whether an id or another word is in the line."""
         return word in self.text
 
     def for_people(self) -> str:
@@ -38,7 +38,7 @@ class Line:
 
 
 def read(home: Home, names: list[str]) -> list[Line]:
-    """Return the lines of these processes (all without names) that are kept, in the order of their times."""
+    """Return the kept lines of these processes (no names: all) in chronological order."""
     lines: list[Line] = []
     for process in names or processes(home):
         lines += _parsed(process, _kept(home.logs / f"{process}.log"))
@@ -51,7 +51,7 @@ def processes(home: Home) -> list[str]:
 
 
 def follow(home: Home, names: list[str]) -> Iterator[Line]:
-    """Yield lines that are written from now on. Does not end."""
+    """Yield lines written from now on. Does not end."""
     places: dict[Path, int] = {}
     is_first = True
     while True:
@@ -63,11 +63,11 @@ def follow(home: Home, names: list[str]) -> Iterator[Line]:
             written, places[path] = _since(path, places.get(path, 0))
             yield from _parsed(process, written)
         is_first = False
-        time.sleep(LOOK_SECONDS)
+        time.sleep(POLL_SECONDS)
 
 
 def _since(path: Path, place: int) -> tuple[list[str], int]:
-    """Return the whole lines after this place of a file, and the next place. A rotated file begins again."""
+    """Return the complete lines from this offset of a file, and the next offset. A rotated file starts at 0."""
     try:
         with path.open("rb") as file:
             if path.stat().st_size < place:

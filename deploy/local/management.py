@@ -1,4 +1,4 @@
-"""`manage.py` on the database and the data of a home, whether or not it is serving."""
+"""`manage.py` on the database and the data of a home, whether its stack runs or not."""
 
 import os
 import subprocess
@@ -16,13 +16,13 @@ OF_FACTS = {
     "METRICS_TOKEN": "metrics_token",
     "DATA_DIR": "data_dir",
 }
-# For a person at a terminal.
+# Settings for a terminal.
 FOR_PEOPLE = {"LOG_FORMAT": "console", "LOG_LEVEL": "WARNING"}
-SCHEMA_MARK = "bootstrapped.json"  # the next start migrates before it serves when it is missing
+SCHEMA_MARK = "bootstrapped.json"  # if it is missing, the next start migrates before it serves
 
 
 def run(home: Home, words: list[str], *, facts: Mapping[str, str]) -> int:
-    """Run `manage.py` with these words and return its exit code. facts: of the stack that serves, else none."""
+    """Run `manage.py` with these arguments and return its exit code. facts: the running stack's, or empty."""
     command = [sys.executable, "manage.py", *words]
     if facts:
         environment = {**FOR_PEOPLE, **os.environ}

@@ -14,7 +14,7 @@ from deploy.local.errors import APIError, LocalError
 
 FORMATS = {".webp": "webp", ".png": "png", ".jpg": "jpeg", ".jpeg": "jpeg"}
 FIRST_TEXT = "a red glass vase on a wooden table"
-ENCODING_SECONDS = 600  # for a prompt variant without an embedding
+ENCODING_SECONDS = 600  # wait for a prompt variant without an embedding
 JOB_SECONDS = 600
 
 
@@ -33,17 +33,17 @@ def make(
     text: str | None,
     seed: int | None,
     out: Path,
-    on_look: Callable[[], None] = lambda: None,
+    on_poll: Callable[[], None] = lambda: None,
 ) -> Picture:
-    """Submit a job, wait for it and store its picture. out: a folder, or a file whose suffix chooses the format.
+    """Submit a job, wait for it and store its picture. out: a folder, or a file whose suffix determines the format.
 
-    text: of a prompt variant, or its slug; None takes FIRST_TEXT, or the first of the catalogue.
-    on_look: called about once a second while waiting. Raises LocalError.
+    text: text or slug of a prompt variant; None = FIRST_TEXT, or else the first variant of the catalogue.
+    on_poll: called about once a second while waiting. Raises LocalError.
     """
     output_format = FORMATS.get(out.suffix.lower())
     if out.suffix and not output_format and not out.is_dir():
         raise LocalError(
-            f"OUT={out}: the name of a file must end in {', '.join(FORMATS)}. Choose another."
+            f"OUT={out}: the name of a file must end in {', '.join(FORMATS)}. Choose another name."
         )
     began = time.monotonic()
     wanted: dict[str, Any] = {"output_format": output_format or "webp"}
@@ -56,8 +56,8 @@ def make(
     if seed is not None:
         wanted["seed"] = seed
     with _bar() as bar:
-        job = _submit(api, wanted, bar, on_look)
-        job = _follow(api, job, bar, on_look)
+        job = _submit(api, wanted, bar, on_poll)
+        job = _follow(api, job, bar, on_poll)
     if job["status"] != "succeeded":
         error = job.get("error") or {}
         raise LocalError(
@@ -72,7 +72,7 @@ def make(
         out.write_bytes(content)
     except OSError as error:
         raise LocalError(
-            f"OUT={out} cannot be written: {error.strerror}. Choose another."
+            f"OUT={out} cannot be written: {error.strerror}. Choose another path."
         ) from error
     return Picture(
         out.absolute(),
@@ -84,7 +84,7 @@ def make(
 
 
 def _first_variant(api: API) -> str:
-    """Return the slug of FIRST_TEXT, which suits the shipped student, or of the first prompt variant."""
+    """Return the slug of FIRST_TEXT, which the shipped student covers, or of the first prompt variant."""
     variants = (
         api.get("/v1/variants", q=FIRST_TEXT, limit=1)["results"]
         or api.get("/v1/variants", limit=1)["results"]
@@ -110,7 +110,7 @@ NOT_YET = ("variant_not_encoded", "encoder_busy", "encoder_unavailable")
 
 
 def _submit(
-    api: API, wanted: dict[str, Any], bar: tqdm, on_look: Callable[[], None]
+    api: API, wanted: dict[str, Any], bar: tqdm, on_poll: Callable[[], None]
 ) -> dict[str, Any]:
     deadline = time.monotonic() + ENCODING_SECONDS
     while True:
@@ -120,12 +120,12 @@ def _submit(
             if error.code not in NOT_YET or time.monotonic() > deadline:
                 raise
             _show(bar, "encoding the prompt")
-            on_look()
+            on_poll()
             time.sleep(1)
 
 
 def _follow(
-    api: API, job: dict[str, Any], bar: tqdm, on_look: Callable[[], None]
+    api: API, job: dict[str, Any], bar: tqdm, on_poll: Callable[[], None]
 ) -> dict[str, Any]:
     deadline = time.monotonic() + JOB_SECONDS
     while True:
@@ -135,14 +135,14 @@ def _follow(
             return job
         if time.monotonic() > deadline:
             raise LocalError(f"The job is still {job['status']} after {JOB_SECONDS} s.")
-        on_look()
-        # Short waits, for the progress; the end is answered at once.
+        on_poll()
+        # Short waits, to show the progress; a finished job is answered at once.
         job = dict(api.get(f"/v1/jobs/{job['id']}", wait=1))
 
 
 def _bar() -> tqdm:
     layout = "{desc} {percentage:3.0f}% |{bar}| {elapsed}"
-    pause = 0.1 if sys.stderr.isatty() else 10  # a log file needs no animation
+    pause = 0.1 if sys.stderr.isatty() else 10  # seconds between updates
     return tqdm(total=100, bar_format=layout, mininterval=pause)
 
 

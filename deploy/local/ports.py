@@ -1,4 +1,4 @@
-"""TCP ports of this machine: free ones, and which process holds one."""
+"""TCP ports of this machine: free ones, and the processes that use them."""
 
 import socket
 from pathlib import Path
@@ -17,7 +17,7 @@ def is_free(port: int) -> bool:
     with socket.socket() as probe:
         probe.setsockopt(
             socket.SOL_SOCKET, socket.SO_REUSEADDR, 1
-        )  # as servers do: TIME_WAIT is free
+        )  # like servers, so that TIME_WAIT counts as free
         try:
             probe.bind((HOST, port))
         except OSError:
@@ -32,7 +32,7 @@ def pick() -> int:
 
 
 def remembered(file: Path, name: str) -> int:
-    """Return the last port of `name` if it is still free, else a new one, stored in `file`."""
+    """Return the port of `name` stored in `file` if it is still free, else a new one, and store that."""
     known = read_json(file)
     port = known.get(name)
     if isinstance(port, int) and is_free(port):
@@ -43,7 +43,7 @@ def remembered(file: Path, name: str) -> int:
 
 
 def holder(port: int) -> str:
-    """Return name and pid of the process that listens on `port`, as far as this account may know."""
+    """Return name and pid of the process that listens on `port`, if this account may see it."""
     try:
         for connection in psutil.net_connections("tcp"):
             if connection.status == psutil.CONN_LISTEN and connection.laddr[1:2] == (port,):
@@ -52,12 +52,12 @@ def holder(port: int) -> str:
                 process = psutil.Process(connection.pid)
                 return f"{process.name()} (pid {process.pid})"
     except psutil.Error:
-        pass  # macOS shows only root the connections of others
+        pass  # on macOS only root sees the connections of other processes
     return "another process"
 
 
 def for_web(wanted: int | None, *, default: int = 8000) -> int:
-    """Return the port for the web process: `wanted` or PortTaken; else the first free one from `default`."""
+    """Return `wanted`, or without it the first free port from `default`. Raises PortTaken."""
     if wanted is not None:
         if not is_free(wanted):
             raise PortTaken(

@@ -1,4 +1,4 @@
-"""A private PostgreSQL server: its data folder, its command line, and whether it answers."""
+"""A private PostgreSQL server: data folder, command line, readiness."""
 
 import contextlib
 import os
@@ -16,14 +16,14 @@ from deploy.local.errors import LocalError, ProcessFailed
 from deploy.local.ports import HOST
 
 DATABASE = "retort"
-PASSWORD_MARK = "retort-password"  # beside the data that it opens, and as private
+PASSWORD_MARK = "retort-password"  # in the data folder, and as private
 
 STILL_IN_USE = "pre-existing shared memory block"
 CHILDREN_SECONDS = 10.0
 
 
 class PostgreSQL:
-    """folder: where the data goes, unless root must give it to another account (see accounts)."""
+    """folder: for the data, unless root must use another account's (see accounts)."""
 
     def __init__(
         self,
@@ -40,14 +40,14 @@ class PostgreSQL:
         self.data, self.programs = accounts.place_for(self.account, folder, programs)
         self.port = port
         self.password = password
-        self.throw_away = throw_away  # nothing is synced to the disk: for tests
+        self.throw_away = throw_away  # for tests: nothing is synced to the disk
 
     @property
     def url(self) -> str:
         return f"postgres://postgres:{self.password}@{HOST}:{self.port}/{DATABASE}"
 
     def prepare(self) -> None:
-        """Make the data folder if there is none. No server may run on it. Raises LocalError."""
+        """Create the data folder if it is missing. No server may run on it. Raises LocalError."""
         for unfinished in self.data.parent.glob(f".{self.data.name}-unfinished-*"):
             shutil.rmtree(unfinished, ignore_errors=True)
         if self.data.exists() and not (self.data / "PG_VERSION").is_file():
@@ -63,7 +63,7 @@ class PostgreSQL:
         self._set_password()
 
     def _initialise(self) -> None:
-        """Make the data under another name first: the final name means that it is complete."""
+        """Create the data under a temporary name first, so that the final name means that it is complete."""
         fresh = Path(
             tempfile.mkdtemp(prefix=f".{self.data.name}-unfinished-", dir=self.data.parent)
         )
@@ -75,7 +75,7 @@ class PostgreSQL:
             self.account.own(Path(password_file))
             command: list[str | Path] = [
                 self.programs / "initdb", "-D", fresh, "-U", "postgres", "--encoding=UTF8", "--locale=C.UTF-8",
-                # Over TCP on purpose: every local account may connect, so everyone must know the password.
+                # Always with a password: every local account can connect over TCP.
                 "--auth=scram-sha-256", f"--pwfile={password_file}",
             ]  # fmt: skip
             if self.throw_away:
@@ -105,14 +105,14 @@ class PostgreSQL:
         done = self.account.run([*command, "postgres"], input=statement + "\n")
         deadline = time.monotonic() + CHILDREN_SECONDS
         while STILL_IN_USE in done.stderr and time.monotonic() < deadline:
-            time.sleep(0.2)  # the children of a killed server notice its end one after another
+            time.sleep(0.2)  # the children of a killed server end one after another
             done = self.account.run([*command, "postgres"], input=statement + "\n")
         # Single-user mode exits with 0 even when the statement failed.
         if done.returncode != 0 or "ERROR:" in done.stderr or "FATAL:" in done.stderr:
             raise ProcessFailed(f"PostgreSQL could not prepare {data}:\n{done.stderr[-2000:]}")
 
     def _set_password(self) -> None:
-        """Set the password of the data to ours: the secrets may have been lost while the data stayed."""
+        """Set the database's password to ours, since the secrets may have been lost without the data."""
         mark = self.data / PASSWORD_MARK
         if not mark.is_file() or mark.read_text() != self.password:
             self._single_user(f"ALTER ROLE postgres PASSWORD '{self.password}'", self.data)
@@ -125,7 +125,7 @@ class PostgreSQL:
         self.account.own(mark)
 
     def command(self) -> list[str]:
-        """Return the command that serves in the foreground. SIGINT is its quick and orderly stop."""
+        """Return the command that serves in the foreground. SIGINT stops it fast and orderly."""
         settings = {
             "listen_addresses": HOST,
             "unix_socket_directories": "",
@@ -141,7 +141,7 @@ class PostgreSQL:
         ]  # fmt: skip
 
     def is_ready(self) -> bool:
-        # With user and database: else the server logs an unknown role at each look.
+        # With user and database, or the server would log an unknown role at each check.
         command = [
             str(self.programs / "pg_isready"),
             "-q", "-h", HOST, "-p", str(self.port), "-U", "postgres", "-d", DATABASE,
@@ -149,14 +149,14 @@ class PostgreSQL:
         return subprocess.run(command, check=False).returncode == 0
 
     def remove_foreign_data(self) -> None:
-        """Delete data that is outside of our folder because another account owns it."""
+        """Delete the data if it is outside of our folder, owned by another account."""
         if self.account.user:
             shutil.rmtree(self.data.parent, ignore_errors=True)
 
     def _forget_stranger(self) -> None:
-        """Remove a pid file that names another process, such as after a power cut: PostgreSQL would not start.
+        """Remove a pid file that names another process, as after a power failure: PostgreSQL would not start.
 
-        A server of this folder has it as its working directory.
+        A server on this folder has it as its working directory.
         """
         file = self.data / "postmaster.pid"
         with contextlib.suppress(OSError, ValueError, psutil.Error):
@@ -166,7 +166,7 @@ class PostgreSQL:
 
 
 def wait_until(is_ready: Callable[[], bool], seconds: float, *, step: float = 0.02) -> bool:
-    """Return whether it became ready in this time."""
+    """Poll `is_ready`. Return whether it became true in this time."""
     deadline = time.monotonic() + seconds
     while not is_ready():
         if time.monotonic() > deadline:

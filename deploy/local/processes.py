@@ -1,4 +1,4 @@
-"""The project's processes in a local stack: their names, commands and environment."""
+"""The project's processes in a local stack: names, commands and environment."""
 
 import os
 import sys
@@ -19,15 +19,15 @@ def application(*, port: int, workers: int) -> list[Program]:
         "--http", "project.connections:Connection", "--ws", "none",
         "--no-access-log", "--lifespan", "on", "--timeout-graceful-shutdown", "2",
     ]  # fmt: skip
-    # Several workers that each take every core are slower together than one.
+    # Several workers that each use all cores are slower together than one.
     cores = {"TORCH_THREADS": str(max(1, (os.cpu_count() or 1) // workers))} if workers > 1 else {}
     return [
         Program("web", web),
         *(_worker(name, "generation", environment=cores) for name in generation(workers)),
         _worker("encode", "encode"),
         _worker("distillation", "distillation"),
-        # A process of its own: a webhook receiver that does not answer must not delay the sweeps of `light`. One thread
-        # sends, the other takes new messages.
+        # A separate process: an unresponsive webhook receiver must not delay the sweeps of `light`. One thread sends,
+        # the other receives new messages.
         _worker("webhooks", "webhooks", threads=2),
         _worker("light", "light", threads=2),
         Program("beat", [*_celery("beat"), "--pidfile="]),

@@ -1,4 +1,4 @@
-"""A private Redis server: its configuration, its command line, and whether it answers."""
+"""A private Redis server: configuration, command line, readiness."""
 
 from pathlib import Path
 
@@ -9,7 +9,7 @@ from redis.retry import Retry
 from deploy.local import binaries
 from deploy.local.ports import HOST
 
-TEST_DATABASES = 64  # one for each parallel test process
+TEST_DATABASES = 64  # one per parallel test process
 
 
 class Redis:
@@ -43,9 +43,9 @@ class Redis:
             f"databases {TEST_DATABASES if self.throw_away else 16}",
             f'dir "{folder}"',
             "daemonize no",
-            "set-proc-title no",  # its title would overwrite the environment, by which it is found
+            "set-proc-title no",  # the title would overwrite the environment, by which we find the process
             'save ""',
-            # Queues must not be evicted: cached entries carry a lifetime instead.
+            # Queues must not be evicted; cached entries have a lifetime instead.
             "maxmemory-policy noeviction",
             *([] if self.throw_away else ["appendonly yes", "appendfsync everysec"]),
         ]
@@ -59,7 +59,7 @@ class Redis:
 
 
 def answers(url: str) -> bool:
-    """Return whether a server answers to the URL's password, so that it has read its data."""
+    """Return whether the server answers with the URL's password, that is, has loaded its data."""
     try:
         with from_url(url, socket_timeout=5, retry=Retry(NoBackoff(), 0)) as client:
             return bool(client.ping())

@@ -1,4 +1,4 @@
-"""Private PostgreSQL and Redis of one home, under its supervisor, unless DATABASE_URL or REDIS_URL name others."""
+"""Private PostgreSQL and Redis of one home under its supervisor, unless DATABASE_URL or REDIS_URL is set."""
 
 import sys
 from collections.abc import Callable, Iterable, Mapping
@@ -23,14 +23,15 @@ READY_SECONDS = 180
 
 
 def say(text: str) -> None:
-    """Print progress to stderr: stdout is for results."""
+    """Print progress to stderr, since stdout is for results."""
     print(text, file=sys.stderr, flush=True)
 
 
 class Servers:
-    """Hold the home's lock from prepare() to stop() or kill().
+    """The servers of a home. Hold the home's lock from prepare() to stop() or kill().
 
-    environment: of all processes; becomes what the project's settings need. throw_away: for tests, nothing is synced.
+    environment: of all processes; the variables that the project's settings need are added. throw_away: for tests,
+    nothing is synced.
     """
 
     def __init__(
@@ -50,9 +51,9 @@ class Servers:
         self._say = on_progress
 
     def prepare(self) -> None:
-        """End what an earlier start left, choose ports and make the data folders. Raises LocalError."""
+        """End leftover processes, choose ports and create the data folders. Raises LocalError."""
         if ended := end_processes(self.home, last=NAMES):
-            self._say(f"Ended {ended} processes that an earlier start had left behind.")
+            self._say(f"Ended {ended} leftover processes of an earlier start.")
         secrets = self.home.secrets()
         memory = self.home.folder / "ports.json"
         if not self.environment.get("DATABASE_URL"):
@@ -63,7 +64,7 @@ class Servers:
                 throw_away=self._throw_away,
             )
             if not self.postgres.data.exists():
-                self._say("Making a PostgreSQL data folder …")
+                self._say("Creating a PostgreSQL data folder …")
             self.postgres.prepare()
             self.environment["DATABASE_URL"] = self.postgres.url
         if not self.environment.get("REDIS_URL"):
@@ -77,18 +78,18 @@ class Servers:
             self.environment["REDIS_URL"] = self.redis.url
         elif not answers(self.environment["REDIS_URL"]):
             raise LocalError(
-                "No Redis answers at REDIS_URL. Start it and check the password, or leave the variable out."
+                "No Redis answers at REDIS_URL. Start it and check the password, or unset the variable."
             )
         for name in ("SECRET_KEY", "METRICS_TOKEN"):
             self.environment.setdefault(name, secrets[name])
         self.environment.setdefault("DATA_DIR", str(self.home.data))
 
     def start(self, others: Iterable[Program] = ()) -> None:
-        """Start the supervisor, which may start `others` later, and the servers. Returns when they answer."""
+        """Start the supervisor and the servers, and wait until they answer. others: programs to start later."""
         programs, looks = [], []
         if self.postgres:
             user = self.postgres.account.user
-            # SIGINT is its quick and orderly stop.
+            # SIGINT stops it fast and orderly.
             programs.append(
                 Program("postgres", self.postgres.command(), user=user, stop_signal="INT")
             )
@@ -114,14 +115,14 @@ class Servers:
                 raise ProcessFailed(f"{name} does not answer. Its log ends:\n{log}")
 
     def stop(self) -> None:
-        """End all processes of the home within 10 seconds, the servers last. The data stays."""
+        """Stop all processes of the home within 10 seconds, the servers last. The data is kept."""
         try:
             end_processes(self.home, last=NAMES)
         finally:
             self.kill()
 
     def kill(self) -> None:
-        """End all processes of the home at once."""
+        """Kill all processes of the home."""
         kill_processes(self.home)
         self.supervisor.reap()
         self.home.unlock()

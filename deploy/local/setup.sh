@@ -1,11 +1,11 @@
 #!/bin/sh
-# Install the packages of requirements.lock into .venv, each with a hash that is there, unless they are installed. Arguments: starter, tests.
-# Variables: BASE_PYTHON; TORCH=cpu or the URL of an index that has torch; and those that uv reads.
-# uv is fetched into .venv when the PATH has none.
+# Install the packages of requirements.lock into .venv, with verified hashes, unless they are installed. Arguments: starter, tests.
+# Variables: BASE_PYTHON; TORCH=cpu or the URL of an index with torch; and uv's own.
+# uv is downloaded into .venv if it is not on the PATH.
 set -eu
 cd "$(dirname "$0")/../.." && project=$(pwd -P)
 python=${BASE_PYTHON:-python3}
-stamp=.venv/installed # written last: without it the installation is repeated
+stamp=.venv/installed # written last; if it is missing, the installation is repeated
 unset PYTHONPATH PYTHONHOME VIRTUAL_ENV CONDA_PREFIX
 
 say() { printf '%s\n' "$*" >&2; }
@@ -14,7 +14,7 @@ fail() { say "" && say "$*" && exit 1; }
 version=$("$python" -c 'import sys; print("%d.%d" % sys.version_info[:2]); sys.exit(sys.version_info < (3, 11))' 2>/dev/null) ||
 	fail "Python 3.11 or newer is needed; $python is $("$python" --version 2>&1 || echo missing). Choose one: make BASE_PYTHON=python3.12 …"
 
-# One installation at a time. The lock belongs to descriptor 9, so it lasts as long as this script.
+# One installation at a time. The lock belongs to descriptor 9, which this script keeps open.
 { mkdir -p .retort && touch .retort/setup.lock; } 2>/dev/null || fail "Cannot write to $project. Use a clone that you own."
 exec 9>.retort/setup.lock
 "$python" - <<'LOCK'
@@ -26,7 +26,7 @@ except BlockingIOError:
     fcntl.flock(9, fcntl.LOCK_EX)
 LOCK
 
-# What was installed stays: groups of packages, and the build of torch.
+# Keep the installed groups of packages and the build of torch.
 installed=$(cat "$stamp" 2>/dev/null || true)
 recorded() { printf '%s\n' "$installed" | sed -n "s/^$1 //p"; }
 torch=$(recorded torch)
@@ -66,7 +66,7 @@ if [ "$uv" = .venv/bin/uv ] && ! [ -x "$uv" ]; then
 	pip install -q uv || fail "uv could not be fetched (see above). Check the network, or install uv yourself (https://docs.astral.sh/uv)."
 fi
 
-# uv does not read pip's settings: hand over where packages come from.
+# uv does not read pip's settings: pass the indexes on.
 settings=$(pip config list 2>/dev/null || true)
 setting() { printf '%s\n' "$settings" | sed -nE "s/^(global|install|:env:)\.$1='(.*)'\$/\2/p" | tail -n 1 | tr ' ' ','; }
 for pair in UV_DEFAULT_INDEX=index-url UV_FIND_LINKS=find-links SSL_CERT_FILE=cert; do
@@ -78,11 +78,11 @@ add() {
 	"$uv" pip install --python .venv/bin/python --constraints requirements.lock "$@" ||
 		fail "uv could not install the packages (see above). Check the network and the space on the disk, then repeat the command."
 }
-if [ -n "$index" ]; then # without its requirements, which such an index does not all have, and with hashes of its own
+if [ -n "$index" ]; then # without torch's requirements, which such an index may lack; its builds have other hashes
 	again=
 	if [ "$TORCH" != "$torch" ]; then again='--reinstall-package torch'; fi
 	add --no-deps --no-verify-hashes --default-index "$index" $again torch
-elif [ -n "${UV_DEFAULT_INDEX:-}${UV_FIND_LINKS:-}" ]; then # a mirror may have another build of this version, such as one without CUDA
+elif [ -n "${UV_DEFAULT_INDEX:-}${UV_FIND_LINKS:-}" ]; then # a mirror may have another build of this version, for example without CUDA
 	add --no-deps --no-verify-hashes torch
 fi
 add $(printf -- '-r %s ' $files)

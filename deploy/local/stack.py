@@ -1,4 +1,4 @@
-"""One whole stack on this machine, from nothing to serving (`Stack.start`) and back (`Stack.stop`)."""
+"""A complete stack on this machine: start, supervision and stop."""
 
 import hashlib
 import json
@@ -22,11 +22,11 @@ from deploy.local.management import SCHEMA_MARK
 from deploy.local.servers import Servers, say
 from deploy.local.supervision import State, Supervisor, Watch
 
-READY_SECONDS = 600  # on a slow machine; a process that fails is found much earlier
+READY_SECONDS = 600  # enough for a slow machine; failing processes are detected much earlier
 
 
 class Stack:
-    """The servers and all processes of the project. port: of the web process; None for 8000 or the next free one."""
+    """The servers and all processes of the project. port: of the web process; None = 8000 or the next free one."""
 
     def __init__(self, home: Home, *, workers: int = 1, port: int | None = None):
         self.home = home
@@ -35,7 +35,7 @@ class Stack:
         self.servers = Servers(home, os.environ)
         self.supervisor = self.servers.supervisor
         self.environment = self.servers.environment
-        self.new_admin_password: str | None = None  # only of the start that made the account
+        self.new_admin_password: str | None = None  # set only by the start that created the account
         self.base_url = ""
         self.api_key = ""
         self._application: list[str] = []
@@ -45,7 +45,7 @@ class Stack:
     # --- start ------------------------------------------------------------------------------------------------
 
     def start(self) -> None:
-        """Return when everything answers. After a failure no process of ours runs."""
+        """Start everything and wait until it answers. After a failure all our processes are stopped."""
         self.home.lock()
         try:
             self.home.run_file.unlink(missing_ok=True)
@@ -73,14 +73,14 @@ class Stack:
         self.environment["PYTHONUNBUFFERED"] = "1"
 
     def _start_application(self) -> None:
-        """Start the project's processes after the bootstrap, or before it when it has nothing to migrate."""
+        """Start the project's processes after the bootstrap, or before it if there is nothing to migrate."""
         mark = self.home.folder / SCHEMA_MARK
         state = {"fingerprint": self._fingerprint()}
         serving = f"Starting the web process and {self.workers + 4} workers …"
-        # Another server's database may have been emptied since.
+        # The database of an external server may have been emptied in the meantime.
         if self.servers.postgres and read_json(mark) == state:
             say(serving)
-            # What the first picture needs gets the cores first.
+            # The processes for the first picture get the cores first.
             self.supervisor.run("web", *processes.generation(self.workers))
             self._bootstrap()
         else:
@@ -90,7 +90,7 @@ class Stack:
         self.supervisor.run(*self._application)
 
     def _fingerprint(self) -> str:
-        """Return a hash of what decides the schema: our migrations, Django's, and the folder of the data."""
+        """Return a hash of everything that determines the schema: our migrations, packages, and the data folder."""
         digest = hashlib.sha256(version("django").encode())
         digest.update((PROJECT / "requirements.lock").read_bytes())
         for path in sorted(PROJECT.glob("*/migrations/*.py")):
@@ -121,7 +121,7 @@ class Stack:
                         say(line.rstrip())
                 answer = process.stdout.read()
             except BaseException:
-                process.kill()  # leaving the block would wait for its end
+                process.kill()  # the end of the block would wait for it
                 raise
         if process.returncode != 0:
             reason = "".join(failure[-30:]).removeprefix("CommandError: ")
@@ -177,13 +177,13 @@ class Stack:
             write_json(self.home.run_file, self.facts())
 
     def watch(self) -> None:
-        """Note new pids and start what the supervisor gave up on. Raises ProcessFailed when it has ended."""
+        """Record new pids, and restart programs that the supervisor gave up. Raises ProcessFailed if it has ended."""
         if not self.supervisor.is_alive():
             raise ProcessFailed(f"supervisor ended. Its log: {self.home.logs / 'supervisor.log'}")
         try:
             states = self.supervisor.states()
         except (OSError, HTTPException, Fault):
-            return  # ending; the next call finds out
+            return  # it is ending; the next call detects that
         for state in states.values():
             known = self._pids.get(state.name)
             if known and state.pid and state.pid != known:
@@ -194,7 +194,7 @@ class Stack:
         try:
             self._state_facts(states)
             self._unwritten = ""
-        except OSError as error:  # such as a full disk: what serves goes on
+        except OSError as error:  # such as a full disk: the stack keeps running
             if str(error) != self._unwritten:
                 self._unwritten = str(error)
                 say(f"{self.home.run_file} was not written: {error}")
@@ -202,21 +202,21 @@ class Stack:
     # --- stop -------------------------------------------------------------------------------------------------
 
     def stop(self) -> None:
-        """Stop everything in order, within 10 seconds. The data stays."""
+        """Stop everything in order, within 10 seconds. The data is kept."""
         self._remove_facts()
         self.servers.stop()
 
     def kill(self) -> None:
-        """Stop everything at once."""
+        """Kill everything."""
         self._remove_facts()
         self.servers.kill()
 
     def _remove_facts(self) -> None:
-        with suppress(OSError):  # a disk that became read-only must not keep the processes alive
+        with suppress(OSError):  # a read-only disk must not keep the processes alive
             self.home.run_file.unlink()
 
 
 def is_serving(home: Home) -> bool:
-    """Return whether a stack serves. Facts that a power cut left may name a process of another program."""
+    """Return whether a stack is running. After a power failure the recorded pid may be another program's."""
     facts = home.read_run()
     return psutil.pid_exists(facts.get("launcher_pid", 0)) and Supervisor(home).answers()

@@ -1,7 +1,7 @@
-"""Supervision of the processes of one home: supervisord in a session of its own, controlled over a Unix socket.
+"""Supervision of the processes of one home: supervisord in a separate session, controlled over a Unix socket.
 
-All of them, and what they start, have the home's folder in their environment (MARK). By that mark they are found
-and ended, whatever became of the launcher and the supervisor.
+All of them and their children have the home's folder in their environment (MARK). By that mark they are found and ended
+even without the launcher and the supervisor.
 """
 
 import contextlib
@@ -24,9 +24,9 @@ from supervisor.xmlrpc import SupervisorTransport
 from deploy.local.errors import ProcessFailed
 from deploy.local.home import PROJECT, Home
 
-MARK = "RETORT_SUPERVISED_BY"  # the home's folder; of nested homes one a line
-LAST_LINES = 30  # of a log, in an error
-STOP_SECONDS = 4  # for the batch at hand; then a process is killed
+MARK = "RETORT_SUPERVISED_BY"  # the home's folder; with nested homes one per line
+LAST_LINES = 30  # lines of a log in an error
+STOP_SECONDS = 4  # to finish the current batch; then the process is killed
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
@@ -48,7 +48,7 @@ class State:
 
 
 def configuration(home: Home, programs: Iterable[Program]) -> str:
-    """Return supervisord's configuration. Paths and secrets come through the environment: nothing needs escaping."""
+    """Return supervisord's configuration. Paths and secrets are in the environment, so nothing needs escaping."""
     lines = [
         "[supervisord]",
         "nodaemon=true",
@@ -77,7 +77,7 @@ def configuration(home: Home, programs: Iterable[Program]) -> str:
             f"directory={'/' if program.user else '%(ENV_RETORT_PROJECT)s'}",
             "autostart=false",  # the launcher starts them in order
             "autorestart=true",
-            "startsecs=1",  # one that ends earlier is started again with growing pauses
+            "startsecs=1",  # a program that ends earlier is restarted with growing pauses
             "startretries=20",
             f"stopsignal={program.stop_signal}",
             f"stopwaitsecs={STOP_SECONDS}",
@@ -115,7 +115,7 @@ class Supervisor:
         with output.open("wb") as file:
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "supervisor.supervisord", "-n", "-c", "supervisor.conf"],
-                # Its own session: a Ctrl-C in the terminal reaches the launcher, which stops things in order.
+                # A separate session, so that Ctrl-C reaches only the launcher, which stops everything in order.
                 cwd=self.home.folder, env=variables, start_new_session=True,
                 stdin=subprocess.DEVNULL, stdout=file, stderr=file,
             )  # fmt: skip
@@ -143,7 +143,7 @@ class Supervisor:
         return True
 
     def is_alive(self) -> bool:
-        """Return whether the supervisor that this process started runs."""
+        """Return whether the supervisor started by this process is running."""
         return self._process is not None and self._process.poll() is None
 
     def states(self) -> dict[str, State]:
@@ -155,7 +155,7 @@ class Supervisor:
         }
 
     def run(self, *names: str) -> None:
-        """Start programs without waiting; one that runs is left alone."""
+        """Start programs that are not running, without waiting."""
         for name in names:
             try:
                 self._call("startProcess", name, False)
@@ -166,20 +166,20 @@ class Supervisor:
                     ) from fault
 
     def reap(self) -> None:
-        """Take the exit status of a supervisor that this process started and that was killed."""
+        """Collect the exit status of a killed supervisor that this process started."""
         if self._process:
             self._process.wait(timeout=10)
 
 
 class Watch:
-    """Detector of processes that do not stay up while others are waited for."""
+    """Detects processes that do not stay up while the launcher waits for others."""
 
     def __init__(self, names: list[str], *, tries: int = 3):
-        self._tries = tries  # PostgreSQL may need two after a crash; a worker may start before its server answers
+        self._tries = tries  # PostgreSQL may need two after a crash; workers may start before the servers answer
         self._seen: dict[str, set[int]] = {name: set() for name in names}
 
     def check(self, states: dict[str, State]) -> None:
-        """Raise ProcessFailed when one has ended too often."""
+        """Raise ProcessFailed if a process has ended too often."""
         for name, pids in self._seen.items():
             state = states[name]
             if state.pid:
@@ -189,16 +189,16 @@ class Watch:
 
 
 def marked(environment: Mapping[str, str], home: Home) -> dict[str, str]:
-    """Return the environment for processes of this home, also below another home's process."""
+    """Return the environment for processes of this home; homes may be nested."""
     return {**environment, MARK: f"{environment.get(MARK, '')}\n{home.folder}".lstrip()}
 
 
 def survivors(home: Home) -> list[psutil.Process]:
-    """Return the processes of this home that run, save this process and its parents."""
+    """Return the running processes of this home, except this process and its parents."""
     kin = {os.getpid(), *(parent.pid for parent in psutil.Process().parents())}
     found = []
     for process in psutil.process_iter():
-        with contextlib.suppress(psutil.Error, OSError):  # another account's, or gone meanwhile
+        with contextlib.suppress(psutil.Error, OSError):  # another account's, or already gone
             marks = process.environ().get(MARK, "").split("\n")
             if process.pid not in kin and str(home.folder) in marks and is_running(process):
                 found.append(process)
@@ -206,9 +206,9 @@ def survivors(home: Home) -> list[psutil.Process]:
 
 
 def end_processes(home: Home, *, last: Collection[str] = ()) -> int:
-    """End this home's processes in order, those named in `last` after the others. Return how many there were."""
+    """Stop this home's processes, the ones named in `last` after the others. Return how many there were."""
     found = survivors(home)
-    # The supervisor first: it would start the others again.
+    # The supervisor first, because it would restart the others.
     _kill([process for process in found if _is_supervisor(process)])
     pids = {process.pid for process in found if not _is_supervisor(process)}
     for final in (False, True):
@@ -217,7 +217,7 @@ def end_processes(home: Home, *, last: Collection[str] = ()) -> int:
             with contextlib.suppress(psutil.Error):
                 if process.ppid() in pids:
                     continue  # its parent ends it
-                # SIGTERM would have PostgreSQL wait for its clients.
+                # On SIGTERM PostgreSQL would wait for its clients.
                 is_postgres = process.name() == "postgres"
                 process.send_signal(signal.SIGINT if is_postgres else signal.SIGTERM)
         deadline = time.monotonic() + STOP_SECONDS
@@ -229,7 +229,7 @@ def end_processes(home: Home, *, last: Collection[str] = ()) -> int:
 
 
 def kill_processes(home: Home) -> None:
-    """End this home's processes at once, those too that start meanwhile. No signal interrupts it."""
+    """Kill this home's processes, including ones that start in the meantime. Signals do not interrupt it."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
     try:
         deadline = time.monotonic() + 5
@@ -250,7 +250,7 @@ def _kill(targets: list[psutil.Process]) -> None:
 
 
 def is_running(process: psutil.Process) -> bool:
-    """Whether it has not ended; a zombie has, and may stay one where no init reaps it."""
+    """Return whether the process is running. A zombie is not; without an init process it may stay one."""
     try:
         return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
     except psutil.Error:
@@ -258,7 +258,7 @@ def is_running(process: psutil.Process) -> bool:
 
 
 def _name(process: psutil.Process) -> str:
-    """Return the name that supervisor gave it, or its parent."""
+    """Return the supervisor's name of the process or of its parent."""
     try:
         return process.environ().get("SUPERVISOR_PROCESS_NAME", "")
     except (psutil.Error, OSError):

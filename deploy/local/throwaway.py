@@ -1,4 +1,4 @@
-"""PostgreSQL and Redis for one command: in a temporary folder, nothing synced to disk, removed afterwards."""
+"""Temporary PostgreSQL and Redis for one command: in a temporary folder, not synced to disk, removed afterwards."""
 
 import os
 import secrets
@@ -19,14 +19,14 @@ PREFIX = f"retort-servers-{os.getuid()}-"
 
 
 def run(command: list[str]) -> int:
-    """Run `command` with servers of its own and return its exit code. Nothing that it started outlives it."""
+    """Run `command` with its own servers and return its exit code. All processes that it started are ended."""
     process: subprocess.Popen[bytes] | None = None
 
     def stop(received: int, _: object) -> None:
         if process is None:  # still starting the servers
             ignore_signals()
             raise KeyboardInterrupt
-        if received != signal.SIGINT:  # the terminal sent that one to the command as well
+        if received != signal.SIGINT:  # which the terminal sends to the command as well
             process.send_signal(received)
 
     for number in STOP_SIGNALS:
@@ -47,7 +47,7 @@ def run(command: list[str]) -> int:
             servers.postgres.remove_foreign_data()
         for folder in (home.sockets(), home.folder):
             shutil.rmtree(folder, ignore_errors=True)
-    return code if code >= 0 else 128 - code  # as a shell says that a signal ended it
+    return code if code >= 0 else 128 - code  # a shell's exit code after a signal
 
 
 def ignore_signals() -> None:
@@ -56,16 +56,16 @@ def ignore_signals() -> None:
 
 
 def remove_abandoned() -> None:
-    """End the processes and remove the folders of earlier runs that were killed before they could."""
+    """End the processes and remove the folders of killed runs."""
     for folder in Path(tempfile.gettempdir()).glob(f"{PREFIX}*"):
         home = Home(folder)
         try:
             if time.time() - folder.stat().st_mtime < 5:
-                continue  # just being made
+                continue  # being created
             home.lock()
             end_processes(home, last=NAMES)
             PostgreSQL(home.postgres, port=0, password="", throw_away=True).remove_foreign_data()
             shutil.rmtree(folder, ignore_errors=True)
             home.unlock()
         except (AlreadyRunning, OSError):
-            continue  # in use, or half removed by another run
+            continue  # in use, or being removed by another run

@@ -1,7 +1,7 @@
-"""Audit log of changes to keys, releases, the catalogue, runs and periodic tasks, in the transaction of the change.
+"""Audit log of changes to keys, releases, the catalogue, runs and periodic tasks, written in the same transaction.
 
-The actor is a context variable: set by `generation.api.middleware` in requests, by signals in Celery tasks; any other
-process is a command run by a user of the operating system.
+The actor is a context variable, set by `generation.api.middleware` in requests and by signals in Celery tasks. In any
+other process it is the operating system's user, who runs a command.
 """
 
 import getpass
@@ -27,7 +27,7 @@ BACKUPS = BACKUP_WRITTEN, BACKUP_RESTORED = "backup_written", "backup_restored"
 
 @dataclass(frozen=True)
 class Actor:
-    """name: username, "" for a process of the system; via: one of the constants above."""
+    """Who makes a change. name: username, "" for the schedule; via: one of the constants above."""
 
     name: str
     via: str
@@ -36,7 +36,7 @@ class Actor:
 def _of_this_process() -> Actor:
     try:
         name = getpass.getuser()
-    except (KeyError, OSError):  # a container's user may have no name
+    except (KeyError, OSError):  # the user of a container may have no name
         name = f"uid {os.getuid()}"
     return Actor(name, COMMAND)
 
@@ -46,7 +46,7 @@ _who: ContextVar[Callable[[], Actor]] = ContextVar("who", default=_of_this_proce
 
 @contextmanager
 def acting(who: Callable[[], Actor]) -> Iterator[None]:
-    """Set the actor of the changes inside. `who` is called at a change: a request has its user only by then."""
+    """Set the actor inside the block. `who` is called at each change, since a request's user is known late."""
     token = _who.set(who)
     try:
         yield
@@ -76,18 +76,18 @@ def record(action: str, subject: object, **detail: object) -> AuditEntry:
 
 
 def record_backup(action: str, subject: object, *, made_at: str, **detail: object) -> None:
-    """Record a backup or a restoration, unless the database is of a revision that had no audit log.
+    """Record a backup or a restoration, unless the database is too old to have an audit log.
 
-    made_at: when the archive was begun, in ISO format.
+    made_at: time when the backup was started, in ISO format.
     """
     if AuditEntry._meta.db_table in connection.introspection.table_names():
         record(action, subject, made_at=made_at, **detail)
 
 
 def last_backup() -> datetime | None:
-    """Return the begin of the latest archive that was written or restored; None if none is known.
+    """Return the start time of the latest backup that was written or restored, or None.
 
-    An archive does not have its own entry, so a restored database names the archive that it came from.
+    A backup does not contain its own entry, so a restoration records its backup too.
     """
     last = AuditEntry.objects.filter(action__in=BACKUPS).first()
     return datetime.fromisoformat(last.detail["made_at"]) if last else None

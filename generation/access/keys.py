@@ -1,4 +1,4 @@
-"""Life cycle of API keys: issue, limit, rotate, revoke, each with an audit entry."""
+"""Life cycle of API keys: issue, limit, rotate and revoke, each with an audit entry."""
 
 from collections.abc import Mapping
 from datetime import datetime, timedelta
@@ -13,7 +13,7 @@ from generation.access import audit
 from generation.errors import KeyRefused
 from generation.models import APIKey
 
-# Fields of an existing key that may be changed.
+# Fields of a key that can be changed later.
 LIMITS = (
     "weight",
     "requests_per_minute",
@@ -35,7 +35,7 @@ Limits = Mapping[str, int | None]
 
 
 def scopes_of(person: Any) -> list[str]:
-    """Return the scopes that a key of the person may have: those that their own permissions cover."""
+    """Return the scopes that the person may give to a key, by their own permissions."""
     return [scope for scope in APIKey.Scope.values if is_covered(scope, person)]
 
 
@@ -53,7 +53,7 @@ def issue(
     secret: str = "",
     limits: Limits | None = None,
 ) -> tuple[APIKey, str]:
-    """Create a key. Return it with its plain text, which is not stored. limits: of LIMITS; secret: for tests."""
+    """Create a key. Return it with its plain text, which is not stored. limits: values of LIMITS; secret: for tests."""
     with transaction.atomic():
         key, plain = APIKey.objects.issue(
             owner, name, scopes, secret=secret, expires_at=expires_at, limits=limits

@@ -1,6 +1,6 @@
 """Limits of failed attempts to log in, by account and by address.
 
-They are counted in Redis, for all web processes, and in this process, which holds while Redis is away.
+They are counted in Redis for all web processes, and also in this process for times when Redis is unreachable.
 """
 
 import hashlib
@@ -23,7 +23,7 @@ log = structlog.get_logger(__name__)
 
 PREFIX = "retort:logins"
 MINUTES = 15
-# A stranger can use up the limit of an account from one address, and so lock out nobody elsewhere.
+# An attacker who exhausts an account's limit from one address does not lock its owner out elsewhere.
 OF_ACCOUNT_AND_ADDRESS = RateLimitItemPerMinute(10, MINUTES)
 OF_ADDRESS = RateLimitItemPerMinute(50, MINUTES)
 OF_ACCOUNT = RateLimitItemPerMinute(200, MINUTES)
@@ -32,7 +32,7 @@ _here = FixedWindowRateLimiter(MemoryStorage())
 
 
 def seconds_until_allowed(account: str, address: str) -> int:
-    """Return 0 if somebody may try to log in, else the seconds until then."""
+    """Return the seconds until a login may be attempted; 0 = now."""
     counters = list(_counters(account, address))
     waits = [_wait(_here, counters)]
     waits.append(attempt(lambda client: _wait(_limiter(client.connection_pool), counters), 0))
@@ -60,8 +60,7 @@ Counter = tuple[RateLimitItem, str, str]
 
 
 def _counters(account: str, address: str) -> Iterator[Counter]:
-    # Hashed: people type passwords into the wrong field.
-    # Without what the form of login drops, too: spaces at the ends.
+    # Hashed, since people type passwords into the wrong field; stripped and case-folded like in the login form.
     name = unicodedata.normalize("NFKC", account).strip().casefold().encode()
     account = hashlib.sha256(name).hexdigest()[:32]
     network = _network(address)
@@ -71,7 +70,7 @@ def _counters(account: str, address: str) -> Iterator[Counter]:
 
 
 def _network(address: str) -> str:
-    """Return the address; of IPv6 the /64, which one client has whole."""
+    """Return the address, or the /64 network of an IPv6 address, which belongs to one client."""
     try:
         parsed = ipaddress.ip_address(address)
     except ValueError:  # a Unix socket
@@ -96,5 +95,5 @@ def _hit(limiter: FixedWindowRateLimiter, counters: list[Counter]) -> None:
 
 @lru_cache(maxsize=1)
 def _limiter(pool: redis.ConnectionPool) -> FixedWindowRateLimiter:
-    # The library wants a URL although the pool has one.
+    # The library requires a URL even with a pool.
     return FixedWindowRateLimiter(RedisStorage("redis://", connection_pool=pool, key_prefix=PREFIX))

@@ -1,7 +1,7 @@
 """Quotas and limits: daily quotas and queued jobs per person and per key, queued jobs in total.
 
-The usage of what has a quota is a row per UTC day. It is counted by a guarded update in the transaction that inserts
-the job, so concurrent requests never exceed the quota, and a refused one uses nothing. Without limits no query is made.
+Usage is a row per UTC day for each person or key with a quota. A conditional update in the transaction that inserts the
+job counts it, so concurrent requests never exceed the quota, and refused ones use nothing. No limits, no queries.
 """
 
 import math
@@ -23,19 +23,19 @@ from generation.errors import QueueFull, QuotaExceeded, RateLimited
 from generation.models import APIKey, Job, OwnerLimits, OwnerUsage, Usage
 
 MAX_RETRY_SECONDS = 120  # OpenAI's clients ignore longer waits
-COUNT_SECONDS = 0.5
-RATE_SECONDS = 60.0  # window in which the throughput of the queue is measured
-RETURN_SHARE = 0.1  # share of a full queue that has drained when refused clients return
-JITTER = 0.25  # so that they do not return at the same time
+COUNT_SECONDS = 0.5  # how long counts are cached
+RATE_SECONDS = 60.0  # window over which the throughput of the queue is measured
+RETURN_SHARE = 0.1  # refused clients are to retry when this share of a full queue has ended
+JITTER = 0.25  # so that they do not retry at the same time
 
 
 LIMITS = ("requests_per_minute", "images_per_day", "device_seconds_per_day", "max_queued_jobs")
-# What has limits: a person, for all their keys and the page together, and each key, which may be narrower.
+# A person's limits apply to all their keys and the page together; each key may have narrower ones.
 Limited = OwnerLimits | APIKey
 
 
 def limits_of(owner: Any) -> OwnerLimits | None:
-    """Return the limits of a person, None without any. Authentication by key has read them with the key."""
+    """Return the limits of a person, or None. Authentication by key has loaded them with the key."""
     try:
         return owner.limits
     except OwnerLimits.DoesNotExist:
@@ -49,12 +49,12 @@ def record(limits: OwnerLimits, *, is_removed: bool = False) -> None:
 
 
 def _limited(owner: Any, key: APIKey | None) -> list[Limited]:
-    """Return what limits a job, in the order in which rows are locked."""
+    """Return the rows whose limits apply to a job, in lock order."""
     return [one for one in (limits_of(owner), key) if one is not None]
 
 
 def refusal(job: Job) -> QueueFull | RateLimited | None:
-    """Return why this job must not be inserted now, or None. Called in the transaction of the insert."""
+    """Return the error if this job exceeds a queue limit, or None. Call it in the transaction of the insert."""
     found: QueueFull | RateLimited | None = _refusal_of_queue()
     for one in _limited(job.owner, job.api_key):
         if found is None and one.max_queued_jobs is not None:
@@ -63,14 +63,14 @@ def refusal(job: Job) -> QueueFull | RateLimited | None:
 
 
 def use(job: Job) -> None:
-    """Count this job in the transaction that inserts it. Raises QuotaExceeded."""
+    """Charge this job to the quotas. Call it in the transaction that inserts the job. Raises QuotaExceeded."""
     for one in _limited(job.owner, job.api_key):
         if has_quota(one):
             _use(one, job.n)
 
 
 def is_limited(owner: Any, key: APIKey | None) -> bool:
-    """Return whether the person's jobs, or those of the key, are counted."""
+    """Return whether limits of the person or of the key apply."""
     return any(one.max_queued_jobs is not None or has_quota(one) for one in _limited(owner, key))
 
 
@@ -79,9 +79,9 @@ def has_quota(one: Limited) -> bool:
 
 
 def spend(*, owners: Mapping[int, float], keys: Mapping[int, float]) -> None:
-    """Add device seconds of finished jobs, by pk of what has a quota. Call at the end of their transaction."""
+    """Add device seconds of finished jobs, by pk of owner and of key. Call it at the end of their transaction."""
     for kind, seconds in ((OwnerUsage, owners), (Usage, keys)):
-        for pk in sorted(seconds):  # in a fixed order, against deadlocks
+        for pk in sorted(seconds):  # a fixed order prevents deadlocks
             _add(kind, pk, device_seconds=seconds[pk])
 
 
@@ -90,7 +90,7 @@ Kind = type[Usage] | type[OwnerUsage]
 
 
 def today() -> date:
-    """Return the day that usage is counted for."""
+    """Return the current UTC day, for which usage is counted."""
     return timezone.now().astimezone(UTC).date()
 
 
@@ -104,7 +104,7 @@ def _usage_of(one: Limited) -> Kind:
 
 
 def _row(kind: Kind, pk: int) -> dict[str, Any]:
-    """Return what identifies today's row of a key or a person."""
+    """Return the lookup of today's row of a key or a person."""
     return {"api_key_id" if kind is Usage else "owner_id": pk, "day": today()}
 
 
@@ -121,7 +121,7 @@ def _use(one: Limited, images: int) -> None:
 def _add(
     kind: Kind, pk: int, *, images: int = 0, device_seconds: float = 0.0, left: Q | None = None
 ) -> bool:
-    """Add to the day's row if it meets `left`. Return whether it did."""
+    """Add to today's row if it meets the condition `left`. Return whether it did."""
     row = _row(kind, pk)
     rows = kind.objects.filter(left or Q(), **row)
     more = {"images": F("images") + images, "device_seconds": F("device_seconds") + device_seconds}
@@ -159,9 +159,9 @@ def _exceeded(one: Limited, images: int) -> QuotaExceeded:
     )
 
 
-# --- what is left ---------------------------------------------------------------------------------
+# --- limits and usage -----------------------------------------------------------------------------
 def standing(one: Limited) -> dict[str, Any]:
-    """Return the limits of a person or a key by name, and how much of each is used."""
+    """Return the limits of a person or a key by name, and their usage."""
     kind = _usage_of(one)
     used = kind.objects.filter(**_row(kind, one.pk)).first() or kind()
     counted = has_quota(one)
@@ -174,7 +174,7 @@ def standing(one: Limited) -> dict[str, Any]:
 
 
 def standing_of_person(key: APIKey) -> dict[str, Any]:
-    """Return the same of the key's owner, who may have no limits. Requests are limited as `throttling` limits them."""
+    """Return `standing` of the key's owner, with the default limit of requests if `throttling` applies it."""
     own = limits_of(key.owner) or OwnerLimits(owner=key.owner)
     found = standing(own)
     if own.requests_per_minute is None and key.requests_per_minute is None:
@@ -184,7 +184,7 @@ def standing_of_person(key: APIKey) -> dict[str, Any]:
 
 # --- queues ---------------------------------------------------------------------------------------
 def _refusal_of(one: Limited, most: int) -> RateLimited | None:
-    # The lock makes concurrent requests wait, so that together they keep the limit.
+    # The lock serialises concurrent requests, so that together they do not exceed the limit.
     type(one).objects.select_for_update(no_key=True).only("pk").filter(pk=one.pk).first()
     jobs = _queued(one)
     if jobs[:most].count() < most:
@@ -207,7 +207,7 @@ def _refusal_of_queue() -> QueueFull | None:
 
 
 def seconds_until_gone(count: int) -> int:
-    """Return the seconds until RETURN_SHARE of so many jobs has ended at the current throughput, bounded."""
+    """Estimate the seconds until RETURN_SHARE of `count` jobs has ended at the current throughput, bounded."""
     per_second = ended() / RATE_SECONDS
     if not per_second:
         return MAX_RETRY_SECONDS
@@ -215,18 +215,18 @@ def seconds_until_gone(count: int) -> int:
     return min(MAX_RETRY_SECONDS, max(1, math.ceil(seconds)))
 
 
-# Counts for many requests at once: while one thread counts, the others wait for its result.
+# Cached for concurrent requests: one thread counts while the others wait for its result.
 @cached(TTLCache(maxsize=1, ttl=COUNT_SECONDS), condition=Condition())
 def queued() -> int:
-    """Return how many jobs are queued, at most MAX_QUEUED_JOBS: no more rows of the partial index are read."""
+    """Return the number of queued jobs, up to MAX_QUEUED_JOBS, which bounds the rows read from the index."""
     rows = Job.objects.filter(status=Job.Status.QUEUED).order_by()
     return rows[: settings.MAX_QUEUED_JOBS].count()
 
 
 @cached(TTLCache(maxsize=1, ttl=COUNT_SECONDS), condition=Condition())
 def ended() -> int:
-    """Return how many jobs left the queue within RATE_SECONDS."""
+    """Return how many computed jobs ended within the last RATE_SECONDS."""
     since = Now() - timedelta(seconds=RATE_SECONDS)
-    # The conditions on purged_at and finished_at are those of the index job_kept.
+    # The conditions on purged_at and finished_at match the partial index job_kept.
     rows = Job.objects.filter(finished_at__gte=since, finished_at__isnull=False, purged_at=None)
     return rows.exclude(cache=Job.Cache.HIT).order_by().count()

@@ -1,4 +1,4 @@
-"""Groups of permissions that `manage.py bootstrap` makes for people of the admin. It keeps later changes to them."""
+"""Default groups of permissions, which `manage.py bootstrap` creates. It does not overwrite later changes."""
 
 from django.contrib.auth.models import Group, Permission
 from django.db.models import Value
@@ -10,7 +10,7 @@ VIEWED = (
     "distillation.evaluation", "distillation.decision", "distillation.imagesource", "distillation.example",
     "distillation.detector", "django_celery_beat.periodictask", "generation.auditentry",
 )  # fmt: skip
-# The admin shows a person's own keys alone, except to superusers.
+# The admin shows only a person's own keys, except to superusers.
 KEYS = ("generation.view_apikey", "generation.add_apikey", "generation.change_apikey")
 REVIEWS = ("distillation.change_example",)
 EDITS = (
@@ -32,7 +32,7 @@ ROLES: dict[str, tuple[str, ...]] = {
 
 
 def create_missing() -> list[str]:
-    """Create the groups that do not exist, with their permissions, and return their names; others stay as they are."""
+    """Create the missing groups with their permissions, and return their names. Existing ones are not changed."""
     present = set(Group.objects.filter(name__in=ROLES).values_list("name", flat=True))
     missing = [name for name in ROLES if name not in present]
     for name in missing:

@@ -34,16 +34,17 @@ class KeyForm(forms.ModelForm):
         model = APIKey
         fields = ("name", "owner", "scopes", "expires_at", *keys.LIMITS)
 
-    person: Any = None  # who fills in the form
+    person: Any = None  # the user who fills in the form
 
     def clean(self) -> dict[str, Any] | None:
-        """Refuse limits beyond those of the page to people who may not set the limits of persons."""
+        """Refuse a key with wider limits than its owner's, unless the user may change the limits of persons."""
         data = super().clean() or self.cleaned_data
         if not self.person.has_perm("generation.change_ownerlimits"):
             for field in ("weight", "requests_per_minute", "retention_days"):
                 if field in self.changed_data and not _is_narrower(field, data.get(field)):
                     self.add_error(
-                        field, "Only people who may change the limits of persons give a key more."
+                        field,
+                        "This exceeds the default. Only people who may change owner limits can set it.",
                     )
         return data
 
@@ -55,7 +56,7 @@ class KeyForm(forms.ModelForm):
 
 
 def _is_narrower(field: str, value: int | None) -> bool:
-    """Return whether the limit of a key gives no more than there is without a key."""
+    """Return whether the key's limit is at most the default limit without a key."""
     if field == "weight":
         return value == 1
     most = (
@@ -70,7 +71,7 @@ LIMIT_ROWS = [
     ("max_queued_jobs", "retention_days"),
 ]
 USAGE_DAYS = 7
-# Ticked in the form of a new key: enough to make pictures.
+# Preselected in the form of a new key: enough to make pictures.
 USUAL = (APIKey.Scope.JOBS_WRITE, APIKey.Scope.JOBS_READ, APIKey.Scope.VARIANTS_READ)
 
 
@@ -150,7 +151,7 @@ class APIKeyAdmin(ReadOnlyMixin, ObjectActionsMixin, ModelAdmin):
     def _show_once(
         self, request: HttpRequest, key: APIKey, plain: str, *, replaced: APIKey | None = None
     ) -> HttpResponse:
-        """Show the key. No redirect, so that the key is stored neither in a session nor in a cookie."""
+        """Show the key, without a redirect, which would store it in a session or cookie."""
         context = {
             **self.admin_site.each_context(request),
             "title": f"API key “{key.name}”",
@@ -201,7 +202,7 @@ class APIKeyAdmin(ReadOnlyMixin, ObjectActionsMixin, ModelAdmin):
     def confirmation(self, name: str, obj: Any) -> str:
         if name == "rotate":
             return (
-                f"A new key with the same scopes and limits is made. {obj.prefix} remains valid for "
+                f"This creates a new key with the same scopes and limits. {obj.prefix} remains valid for "
                 f"{keys.GRACE.days} days, or until it is revoked."
             )
         if name == "revoke":
@@ -230,9 +231,9 @@ class APIKeyAdmin(ReadOnlyMixin, ObjectActionsMixin, ModelAdmin):
         )
 
 
-# --- users and groups in unfold's dress -----------------------------------------------------------
+# --- users and groups in unfold's theme -----------------------------------------------------------
 class OwnerLimitsInline(StackedInline):
-    """Limits of a person. Who may change users alone does not see them."""
+    """Limits of a person, hidden from users without the permission on limits."""
 
     model = OwnerLimits
     extra = 0

@@ -1,4 +1,4 @@
-"""Action buttons on an object's page: the list's actions, sent by POST."""
+"""Buttons on an object's page for the actions of the list, sent by POST."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -15,14 +15,14 @@ from django.urls import URLPattern, path, reverse
 
 from generation.errors import GenerationError
 
-CONFIRMED = "confirmed"  # field of the form that follows a question
-SHOWN = 20  # questions on the page of an action on many rows
+CONFIRMED = "confirmed"  # field of the confirmation form
+SHOWN = 20  # questions on the confirmation page of an action on many rows
 
 
 def selection(request: HttpRequest, pks: Sequence[Any]) -> dict[str, Any]:
-    """Return the context of a form that selects the same rows of the list again.
+    """Return the context of a form that submits the same selection of rows again.
 
-    All rows of a list are selected by one field: a form may have 1000.
+    All rows of a list are selected by one field, since a form may have only 1000.
     """
     is_all = request.POST.get("select_across") == "1"
     return {
@@ -34,7 +34,7 @@ def selection(request: HttpRequest, pks: Sequence[Any]) -> dict[str, Any]:
 
 
 class ObjectActionsMixin:
-    """For a ModelAdmin. object_actions: names of its actions (unfold's links would change state by GET)."""
+    """Mixin of ModelAdmin. object_actions: names of its actions (unfold's own buttons would change state by GET)."""
 
     object_actions: tuple[str, ...] = ()
     change_form_outer_before_template = "generation/admin/object.html"
@@ -48,7 +48,7 @@ class ObjectActionsMixin:
         return True
 
     def confirmation(self, name: str, obj: Any) -> str:
-        """Return the question to ask before the action runs; "" runs it at once."""
+        """Return the confirmation question of the action, or "" to run it without."""
         return ""
 
     def panel(self, request: HttpRequest, obj: Any) -> dict[str, Any]:
@@ -56,7 +56,7 @@ class ObjectActionsMixin:
         return {}
 
     def get_actions(self, request: HttpRequest) -> dict[str, Any]:
-        """Return the actions of the list. Those with a question ask it first."""
+        """Return the actions of the list, with a confirmation page for those that need it."""
         actions = super().get_actions(request)  # type: ignore[misc]
         return {
             name: (self._after_question(name, run) if name in self.object_actions else run, *rest)
@@ -105,9 +105,10 @@ class ObjectActionsMixin:
         logged: str = "{status} in the admin.",
         select_one: str = "",
     ) -> None:
-        """Change the objects, and log and report each change or its error.
+        """Call `change` for each object, and log and report the result or the error.
 
-        said, logged: formats of what `change` returns. select_one: the error unless one object is selected.
+        said, logged: format strings for the object that `change` returns. select_one: the error message unless exactly
+        one object is selected; "" allows more.
         """
         chosen = list(queryset)
         if select_one and len(chosen) != 1:
@@ -181,7 +182,7 @@ class ObjectActionsMixin:
         try:
             return super().changeform_view(request, object_id, form_url, context)  # type: ignore[misc]
         except GenerationError as error:
-            # A concurrent change between the form's check and the write.
+            # The object changed between validation and write.
             messages.error(request, error.detail)
             return redirect(request.get_full_path())
 
@@ -199,9 +200,9 @@ class ObjectActionsMixin:
 
 
 class ReadOnlyMixin:
-    """For a ModelAdmin whose rows are written by the system: shown, not edited. Actions may need `change`.
+    """Mixin of ModelAdmin for rows that the system writes: shown, not edited. Actions may need `change`.
 
-    editable: fields that people may set; only these are written.
+    editable: fields that users may set; only these are written.
     """
 
     editable: tuple[str, ...] = ()
@@ -244,7 +245,7 @@ class ReadOnlyMixin:
 
 
 class RequestedMixin(ReadOnlyMixin):
-    """For a ModelAdmin whose rows people request by a form, and the system writes from then on.
+    """Mixin of ModelAdmin for rows that a user creates by a form and that only the system changes later.
 
     add_form: the form, without the model's own fields; add_fields: its fields, in order.
     """

@@ -1,4 +1,4 @@
-"""What needs a person today: servers, workers, disk, jobs, prompts and webhooks. For the first page of the admin."""
+"""Open issues for the first page of the admin: servers, workers, disk, jobs, prompts and webhooks."""
 
 import shutil
 from collections.abc import Iterator
@@ -14,13 +14,13 @@ from django.utils import timezone
 from django.utils.formats import date_format
 
 from generation.access import audit
-from generation.catalogue.standing import Board, Standing
+from generation.catalogue.standing import Overview, Standing
 from generation.infra import beat_lock, heartbeat
 from generation.models import Delivery, Job, Release
 from generation.releases import quality
 
 LEAST_FREE = 0.1  # of the disk
-# Queue → what does not happen without a worker of it.
+# Queue → consequence of having no worker for it.
 QUEUES = {
     "generation": "no job runs",
     "light": "no job is rescued, and nothing is distilled",
@@ -32,11 +32,11 @@ CRITICAL_QUEUES = ("generation", "light")
 
 
 class Level(IntEnum):
-    """Order of the list. css: class of an item."""
+    """Severity of an item, in the order of the list. css: its class."""
 
     CRITICAL = 1  # something does not work
     WARNING = 2
-    DECISION = 3  # a person is to decide
+    DECISION = 3  # needs a person's decision
 
     @property
     def css(self) -> str:
@@ -45,7 +45,7 @@ class Level(IntEnum):
 
 @dataclass(frozen=True)
 class Item:
-    """text: what needs a person. advice: what to do. url: where."""
+    """An open issue. advice: what to do. url: where to do it."""
 
     level: Level
     text: str
@@ -54,15 +54,13 @@ class Item:
 
 
 def items(request: HttpRequest) -> Iterator[Item]:
-    """Yield what needs a person, of what this one may see."""
+    """Yield the issues that the user may see."""
     may = request.user.has_perm
     if may("generation.view_worker"):
         yield from _processes()
         yield from _disk()
     if may("generation.view_auditentry") and (fault := backup_fault()):
-        advice = (
-            "Run manage.py backup every night; BACKUP_MAX_AGE_DAYS=0 if you back up by other means."
-        )
+        advice = "Run manage.py backup every night, or set BACKUP_MAX_AGE_DAYS=0 if you back up by other means."
         yield Item(Level.WARNING, fault, advice, page("auditentry", "?q=backup"))
     if may("generation.view_release"):
         yield from _releases()
@@ -99,8 +97,8 @@ def _processes() -> Iterator[Item]:
             text = "Beat does not run: nothing is rescued or distilled by schedule"
             yield Item(Level.CRITICAL, text, "Start it.", page("worker"))
     for worker in heartbeat.alive().exclude(fault="").order_by("name"):
-        text = f"{worker.name} takes no jobs: {worker.fault}"
-        advice = worker.fault_detail or "Its row says why. It tries again by itself."
+        text = f"{worker.name} accepts no jobs: {worker.fault}"
+        advice = worker.fault_detail or "The cause is on its page. It retries automatically."
         yield Item(Level.CRITICAL, text, advice, page("worker"))
 
 
@@ -108,20 +106,20 @@ def _disk() -> Iterator[Item]:
     try:
         disk = shutil.disk_usage(settings.DATA_DIR)
     except OSError:
-        return  # it is made with the first file
+        return  # created with the first file
     if disk.free < LEAST_FREE * disk.total:
         text = f"{disk.free / 2**30:,.1f} GiB of {disk.total / 2**30:,.1f} GiB are free for images"
-        advice = "Set RETENTION_DAYS, or give it more space."
+        advice = "Set RETENTION_DAYS, or add disk space."
         yield Item(Level.CRITICAL, text, advice, page("job"))
 
 
 def backup_fault() -> str:
-    """Return what is wrong with the last backup, "" if nothing is."""
+    """Return what is wrong with the last backup, or ""."""
     if not settings.BACKUP_MAX_AGE_DAYS:
         return ""
     last = audit.last_backup()
     if last is None:
-        return "No backup is known: what is lost now is lost for good"
+        return "No backup is known: lost data could not be recovered"
     if timezone.now() - last > timedelta(days=settings.BACKUP_MAX_AGE_DAYS):
         return f"The last backup is of {date_format(last, 'DATE_FORMAT')}"
     return ""
@@ -139,33 +137,33 @@ def _jobs() -> Iterator[Item]:
     if number := failed.count():
         codes = failed.order_by("error_code").values_list("error_code", flat=True).distinct()
         text = f"{count(number, 'job')} failed in 24 hours: {', '.join(codes[:3])}"
-        advice = "Their pages say why. Retry them when the reason is gone."
+        advice = "The errors are on their pages. Retry them when the cause is fixed."
         yield Item(Level.WARNING, text, advice, page("job", "?status__exact=failed"))
 
 
 def _catalogue() -> Iterator[Item]:
-    board = Board.now()
-    if number := board.counts[Standing.FAILING]:
-        text = f"{count(number, 'prompt')} not encoded, or made by no release"
+    overview = Overview.now()
+    if number := overview.counts[Standing.FAILING]:
+        text = f"{count(number, 'prompt')} not encoded, or served by no release"
         where = page("promptvariant", f"?standing={Standing.FAILING}")
-        yield Item(Level.WARNING, text, "Their pages say why.", where)
-    if board.serving.student is None:
+        yield Item(Level.WARNING, text, "The reasons are on their pages.", where)
+    if overview.serving.student is None:
         return
-    if number := board.counts[Standing.WAITING]:
+    if number := overview.counts[Standing.WAITING]:
         text = f"{count(number, 'prompt')} not covered by the student"
-        advice = "Start a run, or let the schedule do it."
+        advice = "Start a run, or wait for the schedule."
         where = page("promptvariant", f"?standing={Standing.WAITING}")
         yield Item(Level.DECISION, text, advice, where)
-    if number := board.counts[Standing.WEAK]:
+    if number := overview.counts[Standing.WEAK]:
         share = f"{quality.limit():.0%}"
         text = f"{count(number, 'prompt')} weak: fewer than {share} of the pictures are right"
-        advice = "Look at their pictures; train on, or change the text."
+        advice = "Look at their pictures. Start another run, or change their texts."
         where = page("promptvariant", f"?standing={Standing.WEAK}")
         yield Item(Level.DECISION, text, advice, where)
 
 
 def _webhooks() -> Iterator[Item]:
     if number := Delivery.objects.filter(status=Delivery.Status.DEAD).count():
-        text = f"{count(number, 'webhook')} given up"
-        advice = "Send them again when their receiver answers."
+        text = f"{count(number, 'webhook delivery', 'webhook deliveries')} given up"
+        advice = "Send them again when the receiver answers."
         yield Item(Level.WARNING, text, advice, page("delivery", "?status__exact=dead"))

@@ -1,4 +1,4 @@
-"""First page of the admin: what needs a person, a week, figures and images, each for users with the permission."""
+"""First page of the admin: open issues, trends, figures and images, each for users with the permission."""
 
 import shutil
 from datetime import timedelta
@@ -23,7 +23,7 @@ LATEST_PICTURES = 18
 
 
 def summary(request: HttpRequest, context: dict[str, Any]) -> dict[str, Any]:
-    """unfold's DASHBOARD_CALLBACK; `distillation.admin.dashboard` adds what is its own."""
+    """Return the context of the page. `distillation.admin.dashboard`, unfold's DASHBOARD_CALLBACK, extends it."""
     context["attention"] = list(attention.items(request))
     cards: list[dict[str, Any]] = []
     may = request.user.has_perm
@@ -64,7 +64,7 @@ def _card(
 def _jobs() -> list[dict]:
     day = timezone.now() - timedelta(days=1)
     Status = Job.Status
-    # Two counts use partial indexes and one the last day, none the whole table.
+    # Each count reads a partial index or the last day, none the whole table.
     queued = Job.objects.filter(status=Status.QUEUED).count()
     running = Job.objects.filter(status=Status.RUNNING).count()
     ended = Job.objects.filter(created_at__gte=day).aggregate(
@@ -101,7 +101,7 @@ def _disk() -> list[dict]:
     try:
         disk = shutil.disk_usage(settings.DATA_DIR)
     except OSError:
-        return []  # it is made with the first file
+        return []  # created with the first file
     free, total = f"{disk.free / 2**30:,.1f} GiB", f"{disk.total / 2**30:,.1f} GiB"
     is_bad = disk.free < attention.LEAST_FREE * disk.total
     return [_card("Disk", free, f"free of {total} for images", "job", is_bad=is_bad)]
@@ -115,7 +115,7 @@ def _backup() -> dict:
 
 
 def _schedule() -> dict:
-    """Return the card of beat and the light worker: without them no job is rescued and nothing is distilled."""
+    """Return the card of beat and the light worker, which rescue jobs and start redistillations."""
     try:
         is_beating = beat_lock.is_held()
     except redis.RedisError:

@@ -124,7 +124,7 @@ class JobAdmin(ReadOnlyMixin, ObjectActionsMixin, ModelAdmin):
         return rows.annotate(image_ids=ArraySubquery(ids))
 
     def get_urls(self) -> list:
-        # cacheable: otherwise the admin forbids caching, and a list loads its thumbnails again each time.
+        # cacheable: by default the admin forbids caching, and a list would reload its thumbnails each time.
         image = "image/<uuid:image_id>/<str:size>/"
         return [
             self.page(image, self.image_view, "generation_job_image", cacheable=True),
@@ -136,7 +136,7 @@ class JobAdmin(ReadOnlyMixin, ObjectActionsMixin, ModelAdmin):
         return pictures.respond(request, image_id, size)
 
     def now_view(self, request: HttpRequest, job_id: UUID) -> HttpResponse:
-        """Return the state that the job's page polls."""
+        """Return the job's state as a fragment, which its page polls."""
         return JsonResponse(self._now(get_object_or_404(Job, pk=job_id)))
 
     def _now(self, job: Job) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from django.http import HttpRequest
 from django.urls import reverse_lazy
 from django.utils.text import capfirst
 
-# Title of a group → icon and model of each link, which has the name of the model.
+# Title of a group → icon and model of each link. A link is titled by its model.
 GROUPS = {
     "Pictures": (
         ("menu_book", "generation_promptvariant"),
@@ -39,7 +39,7 @@ GROUPS = {
 
 
 def navigation(request: HttpRequest) -> list[dict[str, Any]]:
-    """Return the groups of links to what this person may see, as Unfold expects them."""
+    """Return the groups of links that the user may follow, in unfold's format."""
     groups = [
         {
             "title": title,
@@ -60,13 +60,13 @@ def navigation(request: HttpRequest) -> list[dict[str, Any]]:
 
 
 def _name(model: str) -> str:
-    """Return the name that the model's pages have too."""
+    """Return the title of the model's pages."""
     app, _, name = model.rpartition("_")
     return capfirst(apps.get_model(app, name)._meta.verbose_name_plural)
 
 
 def may_view(request: HttpRequest, model: str) -> bool:
-    """Return whether the person may view or change rows of the model, such as generation_job."""
+    """Return whether the user may view or change rows of the model, such as generation_job."""
     app, _, name = model.rpartition("_")
     may = request.user.has_perm
     return may(f"{app}.view_{name}") or may(f"{app}.change_{name}")

@@ -22,7 +22,7 @@ from generation.images import storage
 from generation.images import store as images
 from generation.models import Image
 
-# The content of a URL never changes; private, since it is for staff only.
+# The content of a URL never changes. Private, since only staff may see it.
 CACHE_CONTROL = "private, max-age=31536000, immutable"
 
 KINDS = {
@@ -85,7 +85,7 @@ def badge(text: str, title: str = "") -> SafeString:
 
 
 def wording(text: str, below: str) -> SafeString:
-    """Return two lines for a list: a title, and a detail in small letters."""
+    """Return a list cell of two lines: a title, and a detail in small letters."""
     return format_html(
         '<span class="rt-wording"><strong>{}</strong><span>{}</span></span>', text, below
     )
@@ -96,7 +96,7 @@ def nowrap(text: str) -> SafeString:
 
 
 def when(moment: datetime | None) -> SafeString | str:
-    """Return the time in the format of all pages, with the second and how long ago as a tooltip."""
+    """Return the time in the format of all pages. The tooltip has the seconds and the age."""
     if moment is None:
         return "–"
     return format_html(
@@ -109,7 +109,7 @@ def when(moment: datetime | None) -> SafeString | str:
 
 
 def when_column(field: str, description: str) -> Callable[[Any, Any], SafeString | str]:
-    """Return a method of a ModelAdmin: the column of a field with a time."""
+    """Return a ModelAdmin method that displays a time field as a column."""
 
     @display(description=description, ordering=field)
     def column(self: Any, row: Any) -> SafeString | str:
@@ -152,8 +152,8 @@ def respond(request: HttpRequest, image_id: UUID, size: str) -> HttpResponse:
 def respond_file(
     request: HttpRequest, file: str, size: str, *, title: str, pixels: int, master: str = ""
 ) -> HttpResponse:
-    """Serve a stored file, or a thumbnail of it. title: file name for a download; pixels: longest side; master: the
-    lossless file, if another."""
+    """Serve a stored file or its thumbnail. title: file name for a download; pixels: longest side of the thumbnail;
+    master: the lossless file to make it from, if different."""
     if size not in ("full", "thumbnail"):
         raise Http404
     # Named by content hash.

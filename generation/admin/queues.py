@@ -43,7 +43,7 @@ class QueueAdmin(ReadOnlyMixin, ObjectActionsMixin, ModelAdmin):
 
     def confirmation(self, name: str, obj: Any) -> str:
         if name == "pause":
-            return "Its workers take no more jobs until it is resumed. Clients' jobs are accepted and wait."
+            return "Its workers start no more jobs until it is resumed. New jobs are accepted and wait."
         return ""
 
     @action(description="Pause", icon="pause", permissions=["change"])

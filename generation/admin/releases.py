@@ -142,8 +142,8 @@ class ReleaseAdmin(ReadOnlyMixin, ObjectActionsMixin, ModelAdmin):
         return {
             "activate": f"New jobs will use {obj.name}"
             + (f" instead of {active.name}, which is retired." if active else "."),
-            "specialist": f"New jobs will use {obj.name} for prompts that no other student covers, and for those "
-            "that it is known to make better. Others stay as they are.",
+            "specialist": f"New jobs will use {obj.name} for prompts that no other student covers, and for prompts "
+            "that it makes measurably better. Other prompts keep their release.",
             "retire": f"New jobs will use other releases for the prompts of {obj.name}.",
             "rollback": f"New jobs will use {obj.replaced} again, and {obj.name} is retired.",
             "reject": f"{obj.name} can never be served after this. This cannot be undone.",
@@ -195,7 +195,7 @@ class ReleaseAdmin(ReadOnlyMixin, ObjectActionsMixin, ModelAdmin):
 
 
 def _changes(name: str, release: Release) -> str:
-    """Return the sentences on the prompt variants that another release serves after the action; "" for none."""
+    """Return sentences about the prompt variants whose release the action changes, or ""."""
     after = {
         "activate": reassignment.activated,
         "specialist": reassignment.beside,

@@ -1,4 +1,4 @@
-"""Admin of stocked images: what idle workers have made ahead."""
+"""Admin of stocked images, which idle workers make before a job requests them."""
 
 from django.contrib import admin
 from unfold.admin import ModelAdmin
@@ -12,7 +12,7 @@ from generation.models import StockedImage
 
 @admin.register(StockedImage)
 class StockedImageAdmin(ReadOnlyMixin, ModelAdmin):
-    when_empty = "Idle workers make images ahead if the setting STOCK is above 0."
+    when_empty = "Idle workers make images in advance if the setting STOCK is above 0."
     list_display = ("seed", "prompt", "release", "size", "format", "size_bytes", "made")
     list_filter = (("variant", AutocompleteSelectFilter), "format")
     list_filter_submit = True

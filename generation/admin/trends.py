@@ -1,4 +1,4 @@
-"""Trends of the last week, day by day, for the first page of the admin."""
+"""Daily trends of the last week, for the first page of the admin."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,9 +13,9 @@ from django.utils import timezone
 from generation.models import Image, Job
 
 DAYS = 7
-KEPT_SECONDS = 60  # the queries read all rows of a week
+KEPT_SECONDS = 60  # cache time: the queries read all rows of a week
 KEY = "admin-week"
-WIDTH, HEIGHT, GAP = 28, 80, 8  # of a bar, in units of the drawing
+WIDTH, HEIGHT, GAP = 28, 80, 8  # of a bar, in SVG units
 
 
 class Median(Aggregate):
@@ -26,7 +26,7 @@ class Median(Aggregate):
 
 @dataclass(frozen=True)
 class Bar:
-    """A bar of a drawing. height, y: of it; bad_height: of its part in red, on top. text: for people."""
+    """A bar of the chart. bad_height: of its red part, on top. text: tooltip."""
 
     x: int
     y: float
@@ -38,7 +38,7 @@ class Bar:
 
 @dataclass(frozen=True)
 class Trend:
-    """title, latest: of today. bars: one for each day, the last one today's."""
+    """A bar chart. latest: text of today's value. bars: one per day, the last is today's."""
 
     title: str
     latest: str
@@ -54,7 +54,7 @@ class Trend:
 
 
 def week() -> list[Trend]:
-    """Return the trends of jobs and pictures. They may be a minute old."""
+    """Return the trends of jobs and pictures, cached for KEPT_SECONDS."""
     return cache.get_or_set(KEY, _week, KEPT_SECONDS) or []
 
 
@@ -130,7 +130,7 @@ def _drawn(
     bad: Mapping[date, float] | None = None,
     most: float = 0.0,
 ) -> Trend:
-    """Return the drawing. most: the value of a full bar, 0: the largest one."""
+    """Return the chart. most: value of a bar of full height; 0 = the largest value."""
     full = most or max(values.values(), default=0) or 1
     bars = []
     for number, day in enumerate(days):

@@ -30,7 +30,7 @@ Status = PromptVariant.Status
 
 
 class VariantActionsMixin:
-    """For the ModelAdmin of prompt variants."""
+    """Mixin of the ModelAdmin of prompt variants."""
 
     actions: tuple[str, ...] = ("put_tags", "preview", "encode_again", "activate", "archive")
     object_actions: tuple[str, ...] = ("compare", "preview", "encode_again", "activate", "archive")
@@ -72,7 +72,7 @@ class VariantActionsMixin:
 
     @action(description="Compare student and teacher", icon="compare", permissions=["preview"])
     def compare(self, request: HttpRequest, queryset: QuerySet) -> None:
-        """Generate the same seeds by the active releases."""
+        """Generate the same seeds with the active student and teacher."""
         asked = [
             JobRequest(variant=variant.slug, model=kind, n=COMPARED_IMAGES, seed=COMPARED_SEED)
             for variant in queryset[:MAX_PREVIEWS]
@@ -98,7 +98,7 @@ class VariantActionsMixin:
         self._say(request, editing.set_status(rows(queryset), Status.ARCHIVED), "archived")
 
     def _say(self, request: HttpRequest, change: Change, status: str) -> None:
-        """Report a change of status, with a button that takes it back."""
+        """Report a change of status, with an Undo button."""
         verb = "is" if change.count == 1 else "are"
         said = f"{editing.named(change.count)} {verb} now {status}."
         if change.entry is None:
@@ -150,13 +150,13 @@ class VariantActionsMixin:
 
 
 def rows(queryset: QuerySet) -> QuerySet[PromptVariant]:
-    """Return the rows of a list's query without its annotations."""
+    """Return the same rows without the annotations of the list's query."""
     ids = list(queryset.order_by().values_list("pk", flat=True))
     return PromptVariant.objects.filter(pk__in=ids)
 
 
 def _submit(request: HttpRequest, asked: list[JobRequest]) -> list[Any]:
-    """Submit jobs of the user. Report those that were refused, with the reason."""
+    """Submit jobs of the user and return them. Report refused ones with the reason."""
     started = []
     for one in asked:
         try:

@@ -9,7 +9,7 @@ from django.utils.html import format_html, format_html_join
 from django.utils.safestring import SafeString
 
 from generation.admin import pictures
-from generation.catalogue.standing import Board, Standing
+from generation.catalogue.standing import Overview, Standing
 from generation.catalogue.text_rules import NOT
 from generation.models import PromptVariant
 from generation.releases import quality
@@ -19,7 +19,7 @@ IN_THE_LIST = 8  # tags of a variant
 
 
 def chips(tags: list[str], bits: Collection[str]) -> SafeString | str:
-    """Return tags as links to the list of their variants. bits: those that the detector checks in images."""
+    """Return tags as links to the list filtered by them. bits: tags that the detector checks in images."""
     place = reverse("admin:generation_promptvariant_changelist")
     shown = [
         (
@@ -35,19 +35,19 @@ def chips(tags: list[str], bits: Collection[str]) -> SafeString | str:
     return format_html('<span class="rt-chips">{}{}</span>', found, more) if found else "–"
 
 
-def served(board: Board, variant: Any, waits: str) -> SafeString | str:
-    """Return who serves a variant and why, and when a student will. waits: the last of these, "" if unknown."""
+def served(overview: Overview, variant: Any, waits: str) -> SafeString | str:
+    """Return which release serves a variant and why. waits: when a student will cover it, "" if unknown."""
     if variant.status != PromptVariant.Status.ACTIVE:
         return "–"
-    release = board.serving.release(variant)
+    release = overview.serving.release(variant)
     label = pictures.badge(release.kind if release else "nobody", release.name if release else "")
-    lines = [board.reason(variant), "" if variant.is_covered else waits]
+    lines = [overview.reason(variant), "" if variant.is_covered else waits]
     said = format_html_join("", "<span>{}</span>", ((line,) for line in lines if line))
     return format_html('<span class="rt-reason">{}{}</span>', label, said)
 
 
 def right(judged: Judged | None, slug: str = "") -> SafeString:
-    """Return the share of right pictures with its interval and its count. slug: for a link to the wrong ones."""
+    """Return the share of right pictures with interval and count. slug: variant of the link to the wrong ones."""
     if judged is None:
         return format_html('<span class="rt-quiet">{}</span>', "not judged yet")
     share = judged.share
@@ -72,24 +72,24 @@ def right(judged: Judged | None, slug: str = "") -> SafeString:
     )
 
 
-def bar(board: Board) -> dict[str, Any]:
-    """Return the context of the bar above the list: parts of the active variants, with links."""
-    total, place = board.counts[""], reverse("admin:generation_promptvariant_changelist")
+def bar(overview: Overview) -> dict[str, Any]:
+    """Return the context of the bar above the list: counts of active variants by standing, with links."""
+    total, place = overview.counts[""], reverse("admin:generation_promptvariant_changelist")
     parts, left = [], 0.0
     for standing in (Standing.COVERED, Standing.WAITING, Standing.FAILING):
-        count = board.counts[standing]
+        count = overview.counts[standing]
         width = 1000 * count / total if total else 0.0
         facts = {"x": f"{left:.1f}", "width": f"{width:.1f}"}
         name = "not covered" if standing is Standing.WAITING else standing.value
         parts.append(_link(place, f"standing={standing}", name, count, standing) | facts)
         left += width
-    unknown = len(board.with_unknown_words)
+    unknown = len(overview.with_unknown_words)
     return {
         "total": total,
         "parts": parts,
         "others": [
-            _link(place, "standing=weak", "weak", board.counts[Standing.WEAK], "weak"),
-            _link(place, "standing=hard", "hard", board.counts[Standing.HARD], "hard"),
+            _link(place, "standing=weak", "weak", overview.counts[Standing.WEAK], "weak"),
+            _link(place, "standing=hard", "hard", overview.counts[Standing.HARD], "hard"),
             _link(place, "unknown=yes", "with unknown words", unknown, "unknown"),
         ],
         "limit": f"{quality.limit():.0%}",

@@ -1,4 +1,4 @@
-"""Page of the prompt catalogue by tags of two kinds: what exists, is missing, is weak."""
+"""Admin page: cross table of the prompt catalogue by two kinds of tags, with missing and weak variants."""
 
 from typing import Any
 from urllib.parse import urlencode
@@ -8,14 +8,14 @@ from django.template.response import TemplateResponse
 from django.urls import reverse
 from unfold.decorators import action
 
-from generation.admin.variant_forms import board_of
+from generation.admin.variant_forms import overview_of
 from generation.catalogue import crosstab
 from generation.catalogue.crosstab import ALL, Cell
 from generation.releases import quality
 
 
 class VariantCrosstabMixin:
-    """For the ModelAdmin of prompt variants."""
+    """Mixin of the ModelAdmin of prompt variants."""
 
     actions_list: tuple[str, ...] = ("by_tags",)
     admin_site: Any
@@ -24,11 +24,11 @@ class VariantCrosstabMixin:
 
     @action(description="By tags", url_path="by-tags", icon="grid_on", permissions=["view"])
     def by_tags(self, request: HttpRequest) -> HttpResponse:
-        """Show ?rows=KIND&columns=KIND, of the variants with each ?tag=TAG; a kind is named by its first tag."""
-        board = board_of(request)
-        variants = crosstab.read(board)
+        """Show ?rows=KIND&columns=KIND for variants with all of ?tag=TAG. A kind is named by its first tag."""
+        overview = overview_of(request)
+        variants = crosstab.read(overview)
         kinds = crosstab.kinds(variants)
-        has_student = bool(board.serving.students)
+        has_student = bool(overview.serving.students)
         context = self.admin_site.each_context(request) | {
             "title": "Prompt variants by tags",
             "opts": self.opts,
@@ -60,7 +60,7 @@ class VariantCrosstabMixin:
 
 
 def _shown(cell: Cell, *, has_student: bool) -> dict[str, Any]:
-    """Return a cell with the links to its variants and to the form of a new one, and how far they are covered."""
+    """Return a cell's counts, its coverage, and links to its variants and to the form of a new one."""
     tags = ",".join(cell.tags)
     listed = {"status__exact": "active"} | ({"tag": tags} if tags else {})
     is_covered = cell.covered == cell.count

@@ -22,18 +22,18 @@ from unfold.widgets import (
 
 from generation.catalogue import editing, objections, text_rules
 from generation.catalogue import variants as catalogue
-from generation.catalogue.standing import Board, Standing
+from generation.catalogue.standing import Overview, Standing
 from generation.catalogue.variants import EmbeddingState
 from generation.engine.prompts.texts import tidy
 from generation.errors import PromptInvalid
 from generation.models import AuditEntry, PromptVariant
 
 # --- tags -----------------------------------------------------------------------------------------
-MOST_TAGS = 500  # suggested ones
+MOST_TAGS = 500  # suggestions
 
 
 def known_tags() -> list[str]:
-    """Return the tags of the catalogue."""
+    """Return tags of the catalogue in alphabetical order, at most MOST_TAGS."""
     table = connection.ops.quote_name(PromptVariant._meta.db_table)
     with connection.cursor() as cursor:
         cursor.execute(f"SELECT DISTINCT unnest(tags) FROM {table} ORDER BY 1 LIMIT {MOST_TAGS}")
@@ -41,18 +41,18 @@ def known_tags() -> list[str]:
 
 
 def near_tags(tags: Iterable[str]) -> list[str]:
-    """Return a sentence for each of these tags that only the variants just changed have, and that is near another."""
+    """Return a warning for each of these tags that looks like a typo of a more frequent one."""
     counts = {tag: PromptVariant.objects.filter(tags__contains=[tag]).count() for tag in tags}
     found = []
     for tag, count in counts.items():
-        near = [other for other in known_tags() if other != tag and objections.is_slip(tag, other)]
+        near = [other for other in known_tags() if other != tag and objections.is_typo(tag, other)]
         if near and PromptVariant.objects.filter(tags__contains=near[:1]).count() > count:
             found.append(f"The tag “{tag}” is new. Did you mean “{near[0]}”?")
     return found
 
 
 class TagsWidget(UnfoldAdminTextInputWidget):
-    """Text with commas; `tags.js` makes chips of it, with the known tags as suggestions. bits: of the detector."""
+    """Comma-separated text, shown as chips by `tags.js`, with suggestions. bits: tags that the detector checks."""
 
     bits: Collection[str] = ()
 
@@ -98,7 +98,7 @@ class TagsForm(forms.Form):
 
 # --- forms ----------------------------------------------------------------------------------------
 class VariantForm(forms.ModelForm):
-    bits: Collection[str] = ()  # of the detector
+    bits: Collection[str] = ()  # tags that the detector checks
 
     slug = forms.SlugField(
         max_length=120,
@@ -111,7 +111,7 @@ class VariantForm(forms.ModelForm):
         help_text=f"1 to {text_rules.MAX_WORDS} words.",
     )
     tags = TagsField(
-        help_text="Separated by commas. Tags that the detector knows are checked in images; "
+        help_text="Separated by commas. The detector checks tags that it supports in images; "
         "with the prefix not-, the image must not show them.",
     )
     new_revision = forms.BooleanField(
@@ -177,15 +177,15 @@ class VariantConfirmImportForm(ConfirmImportForm):
 
 
 # --- filters --------------------------------------------------------------------------------------
-def board_of(request: HttpRequest) -> Board:
-    """Return the counts of the catalogue, read once for a request."""
+def overview_of(request: HttpRequest) -> Overview:
+    """Return the overview of the catalogue, made once per request."""
     if not hasattr(request, "retort_board"):
-        request.retort_board = Board.now()  # type: ignore[attr-defined]
+        request.retort_board = Overview.now()  # type: ignore[attr-defined]
     return request.retort_board  # type: ignore[attr-defined]
 
 
 class TagFilter(DropdownFilter):
-    """A tag; or, in a link, several separated by commas, of which a variant has all."""
+    """Filter by a tag or, in links, by several comma-separated tags, all of which a variant must have."""
 
     title = "tag"
     parameter_name = "tag"
@@ -216,13 +216,13 @@ class UnknownWordsFilter(DropdownFilter):
     parameter_name = "unknown"
 
     def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
-        count = len(board_of(request).with_unknown_words)
+        count = len(overview_of(request).with_unknown_words)
         return [("yes", f"with words that the encoder does not know ({count})"), ("no", "without")]
 
     def queryset(self, request: HttpRequest, queryset: QuerySet) -> QuerySet:
         if self.value() not in ("yes", "no"):
             return queryset
-        found = board_of(request).with_unknown_words
+        found = overview_of(request).with_unknown_words
         return (
             queryset.filter(pk__in=found)
             if self.value() == "yes"
@@ -231,23 +231,23 @@ class UnknownWordsFilter(DropdownFilter):
 
 
 class StandingFilter(DropdownFilter):
-    """Covered, not covered, failing, weak, hard; each with its count."""
+    """Filter by standing, with counts."""
 
     title = "standing"
     parameter_name = "standing"
 
     def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
-        counts = board_of(request).counts
+        counts = overview_of(request).counts
         return [(one.value, f"{one.label} ({counts[one.value]})") for one in Standing]
 
     def queryset(self, request: HttpRequest, queryset: QuerySet) -> QuerySet:
         if self.value() not in Standing.values:
             return queryset
-        return queryset.filter(board_of(request).condition(str(self.value())))
+        return queryset.filter(overview_of(request).condition(str(self.value())))
 
 
 class ChangeFilter(admin.SimpleListFilter):
-    """Prompt variants that a change of the audit log touched: a link, not a choice of the list."""
+    """Filter by an audit entry: the variants that it changed. Reached by links only, without choices in the list."""
 
     title = "change"
     parameter_name = "change"

@@ -1,4 +1,4 @@
-"""Preview of an import in the admin: its first rows are shown, its file is kept. The import is `VariantResource`."""
+"""Preview of an import in the admin: its first rows, and its file until the import. `VariantResource` does the import."""
 
 import base64
 from typing import Any
@@ -42,7 +42,7 @@ class PreviewedFile(BaseStorage):
 
 
 class PreviewResult(Result):
-    """Import result that keeps only the rows shown: the first rows, or the first errors."""
+    """Import result that keeps only the first rows and errors, for display."""
 
     def valid_rows(self) -> list:
         return super().valid_rows()[:PREVIEW_ROWS]
@@ -53,7 +53,7 @@ class PreviewResult(Result):
 
 
 class PreviewDiff(resources.Diff):
-    """Differences as HTML, for the rows that are shown: 10,000 of them would be 27 MB."""
+    """Differences as HTML, only for displayed rows: 10,000 would take 27 MB."""
 
     def as_html(self) -> list:
         if self.left == self.right and not self.new:

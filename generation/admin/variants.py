@@ -1,4 +1,4 @@
-"""Admin of the prompt catalogue: who serves each variant and how well, edit, import, export."""
+"""Admin of the prompt catalogue: serving release and quality of each variant; edit, import, export."""
 
 from typing import Any
 
@@ -19,7 +19,7 @@ from unfold.contrib.filters.admin import ChoicesDropdownFilter
 from unfold.contrib.import_export.forms import ExportForm
 from unfold.decorators import display
 
-from generation.admin import pictures, variant_columns, variant_story
+from generation.admin import pictures, variant_columns, variant_page
 from generation.admin.actions import ObjectActionsMixin
 from generation.admin.variant_actions import VariantActionsMixin
 from generation.admin.variant_crosstab import VariantCrosstabMixin
@@ -32,8 +32,8 @@ from generation.admin.variant_forms import (
     VariantConfirmImportForm,
     VariantForm,
     VariantImportForm,
-    board_of,
     near_tags,
+    overview_of,
 )
 from generation.admin.variant_import import PreviewedFile, PreviewResource
 from generation.catalogue import import_export, unknown_words
@@ -88,25 +88,25 @@ class PromptVariantAdmin(
     readonly_fields = ("unknown", "embeddings", "revision", "created_at", "updated_at")
 
     def waits(self, request: HttpRequest, variant: Any) -> str:
-        """Return when a student will cover a variant; "" if nobody can say."""
+        """Return when a student will cover a variant, or "" if unknown."""
         return ""
 
     def next_run(self, request: HttpRequest) -> str:
-        """Return when the next student is made, as a sentence; "" if nobody can say."""
+        """Return a sentence on when the next student will be made, or "" if unknown."""
         return ""
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[PromptVariant]:
-        board = board_of(request)
+        overview = overview_of(request)
         latest = Image.objects.filter(job__variant=OuterRef("pk"))
         newest = latest.order_by("-job__created_at", "index").values("pk")
         cases = [
             When(
-                board.serving.serves(release),
+                overview.serving.serves(release),
                 then=ArraySubquery(newest.filter(job__release=release)[:1]),
             )
-            for release in board.serving.all
+            for release in overview.serving.all
         ]
-        rows = board.annotated(super().get_queryset(request))
+        rows = overview.annotated(super().get_queryset(request))
         return rows.annotate(
             latest_images=Case(*cases, default=Value([], output_field=_PICTURES))
             if cases
@@ -123,7 +123,7 @@ class PromptVariantAdmin(
         return [(None, {"fields": wording}), ("Embeddings", {"fields": facts})]
 
     def get_form(self, request: HttpRequest, obj: Any = None, **kwargs: Any) -> Any:
-        # `new_revision` is a field of the form only; the admin would look for it on the model.
+        # `new_revision` is a field of the form only; the admin would look it up on the model.
         kwargs["fields"] = [*VariantForm.Meta.fields]
         if not self.has_change_permission(request, obj) and obj is not None:
             kwargs["fields"] = []
@@ -141,13 +141,13 @@ class PromptVariantAdmin(
 
     def get_changelist_instance(self, request: HttpRequest) -> Any:
         found = super().get_changelist_instance(request)
-        board = board_of(request)
-        found.bar = variant_columns.bar(board) | {"next_run": self.next_run(request)}
-        judged, bits = board.judged(found.result_list), self.known_bits()
+        overview = overview_of(request)
+        found.bar = variant_columns.bar(overview) | {"next_run": self.next_run(request)}
+        judged, bits = overview.judged(found.result_list), self.known_bits()
         for variant in found.result_list:
-            variant.unknown_words = board.vocabulary.unknown(variant.text)
+            variant.unknown_words = overview.vocabulary.unknown(variant.text)
             variant.shown = {
-                "served": variant_columns.served(board, variant, self.waits(request, variant)),
+                "served": variant_columns.served(overview, variant, self.waits(request, variant)),
                 "right": variant_columns.right(judged.get(variant.normalized_text), variant.slug)
                 if variant.status == Status.ACTIVE
                 else "–",
@@ -157,20 +157,21 @@ class PromptVariantAdmin(
 
     def panel(self, request: HttpRequest, obj: Any) -> dict[str, Any]:
         may_see = request.user.has_perm("generation.view_job")
-        board = board_of(request)
-        story = variant_story.of(obj, board, waits=self.waits(request, obj), may_see=may_see)
-        return {"story": story | {"blocks": self.blocks(request, obj)}}
+        overview = overview_of(request)
+        details = variant_page.of(obj, overview, waits=self.waits(request, obj), may_see=may_see)
+        return {"details": details | {"blocks": self.blocks(request, obj)}}
 
     def blocks(self, request: HttpRequest, obj: Any) -> list[dict[str, Any]]:
-        """Return further parts of the page: title and content."""
+        """Return further sections of the page, each with title and content."""
         return []
 
     def delete_view(self, request: HttpRequest, object_id: str, extra_context: Any = None) -> Any:
-        """Ask before a variant is deleted; one that jobs refer to can only be archived."""
+        """Show the confirmation page, or an error if jobs refer to the variant, which can then only be archived."""
         variant = self.get_object(request, unquote(object_id))
         if variant is not None and variant.jobs.exists():
             messages.error(
-                request, f"Jobs refer to {variant.slug}, so it stays. Archive it instead."
+                request,
+                f"Jobs refer to {variant.slug}, so it cannot be deleted. Archive it instead.",
             )
             return redirect("admin:generation_promptvariant_change", variant.pk)
         return super().delete_view(request, object_id, extra_context)
@@ -199,7 +200,7 @@ class PromptVariantAdmin(
 
     @display(description="status", ordering="status")
     def state(self, variant: Any) -> str:
-        """Return the state of the embedding; of a variant that is not active, its status."""
+        """Return the state of the embedding of an active variant, otherwise the variant's status."""
         if variant.embedding_state is None or variant.status != Status.ACTIVE:
             return pictures.badge(variant.status)
         state, reason = variant.embedding_state, variant.embedding_reason or ""
@@ -266,7 +267,7 @@ class PromptVariantAdmin(
         if not self.has_import_permission(request):
             raise PermissionDenied
         headers = {"Content-Disposition": 'attachment; filename="catalogue.csv"'}
-        # The mark tells spreadsheets that it is UTF-8.
+        # With a byte order mark, by which spreadsheets recognise UTF-8.
         text = import_export.template().encode("utf-8-sig")
         return HttpResponse(text, content_type="text/csv; charset=utf-8", headers=headers)
 
@@ -276,7 +277,7 @@ class PromptVariantAdmin(
             return super().process_import(request, **kwargs)
         except FileNotFoundError:
             return self._upload_again(
-                request, "The file is not kept any more: it was imported, or is a day old."
+                request, "The file is no longer stored: it was imported, or is a day old."
             )
         except redis.RedisError:
             return self._upload_again(request, NOT_KEPT)
@@ -289,7 +290,7 @@ class PromptVariantAdmin(
             return self._upload_again(request, NOT_KEPT)
 
     def process_result(self, result: Any, request: HttpRequest) -> HttpResponse:
-        """Report the import. An error, of which the preview knew nothing, has undone it."""
+        """Report the import, which is rolled back if an error occurred since the preview."""
         if result.has_errors() or result.has_validation_errors():
             return self._upload_again(
                 request, "Nothing was imported: the catalogue changed after the preview."
@@ -301,7 +302,7 @@ class PromptVariantAdmin(
         return redirect("admin:generation_promptvariant_import")
 
     def add_success_message(self, result: Any, request: HttpRequest) -> None:
-        """Report the import, with a link to the list of what it brought."""
+        """Report the import, with a link to the list of changed variants."""
         totals, change = result.totals, getattr(result, "change", None)
         said = f"Imported: {totals['new']} new, {totals['update']} changed, {totals['skip']} unchanged."
         if change is not None:

@@ -101,7 +101,7 @@ class WebhookEndpointAdmin(ReadOnlyMixin, ObjectActionsMixin, ModelAdmin):
 
     # --- actions
     def action_applies(self, name: str, obj: Any) -> bool:
-        # A paused endpoint can be enabled too: it is then tried at once.
+        # Enabling a paused endpoint retries its deliveries at once.
         return (
             obj.state != WebhookEndpoint.State.ACTIVE if name == "enable" else not obj.disabled_at
         )
@@ -117,7 +117,7 @@ class WebhookEndpointAdmin(ReadOnlyMixin, ObjectActionsMixin, ModelAdmin):
             messages.error(request, error.detail)
             return None
         self.log_change(request, endpoint, "Test sent.")
-        messages.success(request, "A test event is sent now. Reload this page to see its result.")
+        messages.success(request, "A test event is being sent. Reload this page to see the result.")
         return redirect("admin:generation_delivery_change", delivery.pk)
 
     @action(description="Enable", icon="play_circle", permissions=["change"])
@@ -125,9 +125,7 @@ class WebhookEndpointAdmin(ReadOnlyMixin, ObjectActionsMixin, ModelAdmin):
         for endpoint in queryset:
             webhooks.enable(endpoint)
             self.log_change(request, endpoint, "Enabled.")
-        messages.success(
-            request, "The webhooks are enabled. Deliveries that were given up can be sent again."
-        )
+        messages.success(request, "The webhooks are enabled. Dead deliveries can be sent again.")
 
     @action(description="Disable", icon="block", permissions=["change"])
     def disable(self, request: HttpRequest, queryset: QuerySet[WebhookEndpoint]) -> None:
@@ -169,7 +167,7 @@ class DeliveryAdmin(ReadOnlyMixin, ObjectActionsMixin, ModelAdmin):
         return super().get_queryset(request).defer("body")
 
     def lookup_allowed(self, lookup: str, value: Any, request: HttpRequest | None = None) -> bool:
-        """Allow the filter by endpoint that an endpoint's page links to."""
+        """Allow the filter by endpoint, which links on an endpoint's page use."""
         return lookup == "endpoint__id__exact" or super().lookup_allowed(lookup, value, request)
 
     @display(description="webhook")
@@ -198,7 +196,7 @@ class DeliveryAdmin(ReadOnlyMixin, ObjectActionsMixin, ModelAdmin):
     def shown_body(self, delivery: Delivery) -> Any:
         try:
             text = json.dumps(json.loads(delivery.body), indent=2, ensure_ascii=False)
-        except ValueError:  # not made yet
+        except ValueError:  # no body yet
             text = delivery.body
         return format_html('<pre class="rt-body">{}</pre>', text) if text else "–"
 

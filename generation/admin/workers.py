@@ -43,7 +43,7 @@ class WorkerAdmin(ReadOnlyMixin, ModelAdmin):
 
     @display(description="time of batches")
     def batches(self, worker: Worker) -> str:
-        """Return the measured times of the release used last: images in a batch, milliseconds, and the batch size."""
+        """Return measured times per batch size, in milliseconds, of the release used last, and its batch size."""
         lines = []
         for key in sorted(worker.batch_seconds):
             if not key.startswith(f"{worker.release_id}:"):

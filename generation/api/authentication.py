@@ -20,7 +20,7 @@ if TYPE_CHECKING:  # REST framework imports this module while it imports its vie
     from rest_framework.views import APIView
 
 SCHEME = "Bearer"
-# Read at every request, so no more than is needed.
+# Read at every request, so only needed columns.
 COLUMNS = (
     "sha256",
     "scopes",
@@ -36,8 +36,8 @@ COLUMNS = (
     "owner__is_superuser",
     *(f"owner__limits__{field.name}" for field in OwnerLimits._meta.concrete_fields),
 )
-REMEMBERED_SECONDS = 0.25  # a revoked key works for so long
-# By the digest of the plain text.
+REMEMBERED_SECONDS = 0.25  # cache time of valid keys; a revoked key may work this long
+# Cache of valid keys by the SHA-256 of their plain text.
 remembered: TTLCache[str, APIKey] = TTLCache(maxsize=1000, ttl=REMEMBERED_SECONDS)
 _guard = Lock()
 _KEYS = APIKey.objects.select_related("owner__limits").only(*COLUMNS)
@@ -54,7 +54,7 @@ class APIKeyAuthentication(BaseAuthentication):
             raise AuthenticationFailed("Send the key as: Authorization: Bearer rt_…")
         key = find(plain.strip())
         if key is None:
-            # One answer for unknown, wrong, revoked and expired keys: it must not help to guess one.
+            # The same answer for unknown, wrong, revoked and expired keys gives no hint for guessing.
             raise AuthenticationFailed("The API key is not valid, was revoked or has expired.")
         try:
             key.touch()
@@ -68,7 +68,7 @@ class APIKeyAuthentication(BaseAuthentication):
 
 
 def find(plain: str) -> APIKey | None:
-    """Return the valid key with this plain text, None without one or if its owner is not active."""
+    """Return the valid key with this plain text, or None. A key of an inactive owner is not valid."""
     if not re.fullmatch(r"[!-~]{1,200}", plain):
         return None
     digest = hashlib.sha256(plain.encode()).hexdigest()
@@ -86,7 +86,7 @@ def find(plain: str) -> APIKey | None:
 
 
 class HasScope(BasePermission):
-    """Check `required_scopes = {"GET": …}` of the view. A method that it does not name is refused, except OPTIONS."""
+    """Check `required_scopes = {"GET": …}` of the view. Methods without an entry are refused, except OPTIONS."""
 
     def has_permission(self, request: Request, view: "APIView") -> bool:
         if not isinstance(request.auth, APIKey):
@@ -97,7 +97,7 @@ class HasScope(BasePermission):
             return True
         needed = scopes.get("GET" if method == "HEAD" else method)
         if needed is None:
-            # Either the view has no such method, which DRF answers later; or its scope was forgotten: refuse.
+            # Without such a method in the view DRF answers 405 later; otherwise its scope was forgotten: refuse.
             return not hasattr(view, method.lower())
         if needed not in request.auth.scopes:
             raise PermissionDenied(f"The API key lacks the scope {needed}.")

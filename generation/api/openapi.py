@@ -1,4 +1,4 @@
-"""OpenAPI document: summaries, groups by resource, and an example of each body that works when it is tried."""
+"""OpenAPI document: summaries, groups by resource, and an executable example for each body."""
 
 import json
 from typing import Any
@@ -11,7 +11,7 @@ from generation.infra import database
 from generation.models import PromptVariant
 from generation.releases.default_release import Serving
 
-# Group of the operations whose path begins so; the first that fits. In the order of the page.
+# Path prefix → group of operations; the first match counts. In the order of the page.
 GROUPS = (
     ("/v1/images/generations", "OpenAI"),
     ("/v1/models/{owner}", "Replicate"),
@@ -29,7 +29,7 @@ GROUPS = (
 )
 OTHER = "Other"
 
-# Of the starter's catalogue. `with_own_example` puts a prompt variant of this server in their place.
+# A prompt variant of the starter. `with_own_example` replaces it by one of this server.
 SLUG, TEXT = "red-glass-vase-table", "a red glass vase on a wooden table"
 
 # Body of an operation by its id.
@@ -63,7 +63,7 @@ class Operation(AutoSchema):
 
 
 def with_own_example(document: bytes) -> bytes:
-    """Return the rendered document with an active prompt variant of this server in the examples, if there is one."""
+    """Return the rendered document with an active prompt variant of this server, if any, in the examples."""
     active = PromptVariant.objects.filter(status=PromptVariant.Status.ACTIVE)
     try:
         variant = Serving.now().annotated(active).order_by("-is_covered", "slug").first()

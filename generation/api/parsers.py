@@ -10,7 +10,7 @@ from rest_framework.parsers import JSONParser
 from generation.infra.database import UNSTORABLE
 
 LARGEST = 2**63 - 1
-MOST_VALUES = 1000  # each may be an error of its own, which takes longer to report than to read
+MOST_VALUES = 1000  # each may be a separate error, slow to report
 
 
 class StrictJSON(JSONParser):

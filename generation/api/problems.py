@@ -1,6 +1,6 @@
-"""Explanations of all error codes that a client can meet: data of the problem pages and titles.
+"""Explanations of all error codes in responses and jobs, for the problem pages and titles.
 
-A code with an exception class is explained in the class. Apps built on this one add their own.
+A code with an exception class is explained in the class. Other apps add their own.
 """
 
 from collections.abc import Iterable
@@ -51,7 +51,7 @@ def add_errors(module: ModuleType) -> None:
     add(
         Problem(
             error.code,
-            # The first sentence: some docstrings go on with a remedy.
+            # Only the first sentence: some docstrings continue with a remedy.
             (error.__doc__ or "").split(".")[0],
             getattr(error, "status", None),
             error.retryable,

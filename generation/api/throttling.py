@@ -1,7 +1,7 @@
 """Rate limits of persons and of API keys, counted in Redis, with their headers.
 
-A person's limit is for all their keys and the page together; a key may have one of its own beside it. While Redis is
-unreachable nothing is limited. Without a limit there is no round trip.
+A person's limit is for all their keys and the page together; a key may have its own in addition. While Redis is
+unreachable nothing is limited. Without a limit Redis is not queried.
 """
 
 import math
@@ -34,7 +34,7 @@ WINDOW_SECONDS = 60
 
 
 @dataclass(frozen=True)
-class Standing:
+class LimitState:
     """State of a limit. limit: requests per minute; left: still allowed; seconds: until more are allowed."""
 
     limit: int
@@ -51,12 +51,12 @@ class Standing:
 
 
 class KeyThrottle(BaseThrottle):
-    """Throttle of all views that need a key."""
+    """Throttle of all views that require a key."""
 
     def allow_request(self, request: Request, view: "APIView") -> bool:
-        """Return True, or raise RateLimited, which is answered like our other errors."""
-        standing = of(request._request)
-        _check(standing, "key")
+        """Return True, or raise RateLimited, which is rendered like our other errors."""
+        state = of(request._request)
+        _check(state, "key")
         return True
 
 
@@ -65,33 +65,33 @@ def check_person(person: Any) -> None:
     _check(_count_all(_limits(person, None), counts=True), "account")
 
 
-def _check(standing: Standing | None, what: str) -> None:
-    if standing is not None and not standing.is_allowed:
+def _check(state: LimitState | None, what: str) -> None:
+    if state is not None and not state.is_allowed:
         raise RateLimited(
-            f"This {what} may send {standing.limit} request{pluralize(standing.limit)} a minute. The next one is "
-            f"possible in {standing.seconds} s.",
-            retry_after=standing.seconds,
+            f"This {what} may send {state.limit} request{pluralize(state.limit)} a minute. Send the next one "
+            f"in {state.seconds} s.",
+            retry_after=state.seconds,
         )
 
 
-def of(request: HttpRequest) -> Standing | None:
-    """Return the state of the nearest limit; the first call counts the request. None without a key or a limit."""
-    if not hasattr(request, "_standing"):
-        request._standing = _ask(request)  # type: ignore[attr-defined]
-    return request._standing  # type: ignore[attr-defined]
+def of(request: HttpRequest) -> LimitState | None:
+    """Return the state of the tightest limit, or None without a key or a limit. The first call counts the request."""
+    if not hasattr(request, "_limit_state"):
+        request._limit_state = _count_request(request)  # type: ignore[attr-defined]
+    return request._limit_state  # type: ignore[attr-defined]
 
 
-def _ask(request: HttpRequest) -> Standing | None:
-    key = getattr(request, "auth", None)  # put there by REST framework
+def _count_request(request: HttpRequest) -> LimitState | None:
+    key = getattr(request, "auth", None)  # set by REST framework
     if not isinstance(key, APIKey):
         return None
-    # A repeated request of the shell is none of the client.
+    # The shell's repetition of a request is not counted.
     is_repeated = bool(request.META.get("asgi.scope", {}).get(SHELL))
     return _count_all(_limits(key.owner, key), counts=not is_repeated)
 
 
 def _limits(owner: Any, key: APIKey | None) -> list[tuple[str, int]]:
-    """Return the limits by the name of their counter. The setting is the person's where neither row says anything."""
+    """Return (name of the counter, limit) pairs. The setting is the person's limit if neither row has one."""
     own = quotas.limits_of(owner)
     of_owner = None if own is None else own.requests_per_minute
     of_key = None if key is None else key.requests_per_minute
@@ -102,30 +102,30 @@ def _limits(owner: Any, key: APIKey | None) -> list[tuple[str, int]]:
     return [(name, limit) for name, limit in limits if limit]
 
 
-def _count_all(limits: list[tuple[str, int]], *, counts: bool) -> Standing | None:
+def _count_all(limits: list[tuple[str, int]], *, counts: bool) -> LimitState | None:
     """Count the request towards each limit until one refuses it. Return the state with the fewest requests left."""
-    found: list[Standing] = []
+    found: list[LimitState] = []
     for name, limit in limits:
-        standing = attempt(partial(_count, name=name, limit=limit, counts=counts), None)
-        if standing is not None:
-            found.append(standing)
-            if not standing.is_allowed:
-                return standing
-    return min(found, key=lambda standing: standing.left, default=None)
+        state = attempt(partial(_count, name=name, limit=limit, counts=counts), None)
+        if state is not None:
+            found.append(state)
+            if not state.is_allowed:
+                return state
+    return min(found, key=lambda state: state.left, default=None)
 
 
-def _count(client: redis.Redis, *, name: str, limit: int, counts: bool) -> Standing:
+def _count(client: redis.Redis, *, name: str, limit: int, counts: bool) -> LimitState:
     limiter = _limiter(client.connection_pool)
     item = RateLimitItemPerMinute(limit)
     is_allowed = limiter.hit(item, name) if counts else True
     now = limiter.get_window_stats(item, name)
     seconds = min(WINDOW_SECONDS, max(1, math.ceil(now.reset_time - time.time())))
-    return Standing(limit, now.remaining, seconds, is_allowed)
+    return LimitState(limit, now.remaining, seconds, is_allowed)
 
 
 @lru_cache(maxsize=1)
 def _limiter(pool: redis.ConnectionPool) -> SlidingWindowCounterRateLimiter:
-    # The library wants a URL although the pool has one.
+    # The library requires a URL even with a pool.
     return SlidingWindowCounterRateLimiter(
         RedisStorage("redis://", connection_pool=pool, key_prefix=PREFIX)
     )

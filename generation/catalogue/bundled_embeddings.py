@@ -1,6 +1,6 @@
-"""Embeddings that a release brings along, stored for the prompt variants of the same text.
+"""Embeddings contained in releases, stored for the prompt variants with the same texts.
 
-With them a machine that serves only a student needs no text encoder, and a first start waits for none.
+With them a machine that serves only a student needs no text encoder, and the first start does not wait for one.
 """
 
 import structlog
@@ -21,7 +21,7 @@ BATCH = 200  # rows of one transaction
 
 
 def store_missing() -> int:
-    """Call `store` for every candidate and release in service, logging its errors. Returns how many were stored."""
+    """Call `store` for every candidate and release in service and log errors. Return how many were stored."""
     stored = 0
     needed = Release.objects.filter(Q(status=Release.Status.CANDIDATE) | releases.IN_SERVICE)
     for release in needed.order_by("registered_at", "pk"):
@@ -33,10 +33,10 @@ def store_missing() -> int:
 
 
 def store(release: Release) -> int:
-    """Store what the release brings for active variants of the same slug and text that lack an embedding.
+    """Store the release's embeddings for active variants with the same slug and text that lack one.
 
-    Texts are compared as the catalogue compares them. Returns how many were stored. Raises ReleaseInvalid and
-    ReleaseRefused if the folder is damaged.
+    Texts are compared in normalised form. Return how many were stored. Raises ReleaseInvalid and ReleaseRefused if the
+    folder is damaged.
     """
     brought = release.coverage.filter(
         slug=OuterRef("slug"), normalized_text=OuterRef("normalized_text")

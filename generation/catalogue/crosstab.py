@@ -1,4 +1,4 @@
-"""Cross table of active prompt variants by tags of two kinds: how many there are, are covered, are weak."""
+"""Cross table of active prompt variants by two kinds of tags, with the numbers of covered and weak ones."""
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -9,13 +9,13 @@ from typing import NamedTuple
 from django.db.models import Case, Q, Value, When
 
 from generation.catalogue import tags
-from generation.catalogue.standing import Board, Standing
+from generation.catalogue.standing import Overview, Standing
 from generation.catalogue.text_rules import NOT
 from generation.models import PromptVariant
 
-MOST_OTHERS = 500  # tags of no known kind
-MOST_SHOWN = 40  # tags of a kind as rows, or as columns
-NAMED = 3  # tags in the name of a kind
+MOST_OTHERS = 500  # tags without a known kind
+MOST_SHOWN = 40  # rows, and columns
+NAMED = 3  # how many tags the name of a kind lists
 OTHER = "other"
 ALL = ""  # in place of a tag
 
@@ -30,7 +30,7 @@ class Variant(NamedTuple):
 
 @dataclass(frozen=True)
 class Kind:
-    """Tags of a known kind in its order; or those of none, the most frequent first, with the key OTHER."""
+    """A kind's tags in its order. The kind OTHER has the tags without a known kind, most frequent first."""
 
     key: str
     tags: tuple[str, ...]
@@ -48,7 +48,7 @@ class Kind:
 
 @dataclass(frozen=True)
 class Choice:
-    """rows, columns: their kinds; filters: the tag that all variants must have, ALL for any, by each other kind."""
+    """Layout of a table. rows, columns: kinds; filters: other kind → tag that all variants must have, or ALL."""
 
     rows: Kind
     columns: Kind
@@ -57,7 +57,7 @@ class Choice:
 
 @dataclass(frozen=True)
 class Cell:
-    """tags: which all of these variants have, in the order of the kinds."""
+    """A cell of the table. tags: all tags that its variants share, in the order of the kinds."""
 
     tags: tuple[str, ...]
     count: int
@@ -66,14 +66,14 @@ class Cell:
 
     @property
     def is_possible(self) -> bool:
-        """Return whether a variant may have these tags."""
+        """Return whether the rules allow a variant with these tags."""
         return not any(NOT + tag in self.tags for tag in self.tags)
 
 
-def read(board: Board) -> list[Variant]:
-    """Return the active prompt variants, by one query."""
-    active = board.annotated(PromptVariant.objects.filter(status=PromptVariant.Status.ACTIVE))
-    covered, weak = (_is(board.condition(one)) for one in (Standing.COVERED, Standing.WEAK))
+def read(overview: Overview) -> list[Variant]:
+    """Return the active prompt variants with one query."""
+    active = overview.annotated(PromptVariant.objects.filter(status=PromptVariant.Status.ACTIVE))
+    covered, weak = (_is(overview.condition(one)) for one in (Standing.COVERED, Standing.WEAK))
     rows = active.order_by().annotate(covered=covered, weak=weak)
     return [Variant(*row) for row in rows.values_list("tags", "covered", "weak")]
 
@@ -83,7 +83,7 @@ def _is(condition: Q) -> Case:
 
 
 def kinds(variants: Iterable[Variant]) -> list[Kind]:
-    """Return the kinds with a tag that a variant has, in the project's order; those of no known kind are the last."""
+    """Return the kinds of tags that the variants have, in the order of the setting; OTHER is the last."""
     counts = Counter(tag for variant in variants for tag in variant.tags)
     known = [Kind(kind[0], kind) for kind in tags.kinds() if not counts.keys().isdisjoint(kind)]
     placed = {tag for kind in known for tag in kind.tags}
@@ -93,10 +93,10 @@ def kinds(variants: Iterable[Variant]) -> list[Kind]:
 
 
 def choose(found: Sequence[Kind], *, rows: str, columns: str, wanted: Iterable[str]) -> Choice:
-    """Return what a person chose among one kind or more. rows, columns: keys; wanted: tags of the other kinds.
+    """Return the requested layout. rows, columns: keys of kinds; wanted: tags of the other kinds.
 
-    The default is the kind with the most tags, those of no known kind last. Unknown keys and tags are ignored; so are
-    the same columns as rows, unless there is one kind only.
+    Defaults are the kinds with the most tags, OTHER last. Unknown keys and tags are ignored, and so are columns equal
+    to the rows, unless there is only one kind.
     """
     ranked = sorted(found, key=lambda kind: (kind.key == OTHER, -len(kind.tags)))
     by_key = {kind.key: kind for kind in found}
@@ -114,7 +114,7 @@ def choose(found: Sequence[Kind], *, rows: str, columns: str, wanted: Iterable[s
 def table(
     variants: Iterable[Variant], found: Sequence[Kind], choice: Choice
 ) -> list[tuple[str, list[Cell]]]:
-    """Return the rows, each with its tag and a cell for each column. The last row and the last column are ALL."""
+    """Return the rows, each a tag and a cell per column. The last row and the last column are ALL."""
     rows, columns = (*choice.rows.shown, ALL), (*choice.columns.shown, ALL)
     filters = [tag for tag in choice.filters.values() if tag]
     total: Counter[tuple[str, str]] = Counter()

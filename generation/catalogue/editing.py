@@ -17,13 +17,13 @@ from generation.models import AuditEntry, PromptVariant
 log = structlog.get_logger(__name__)
 
 Status = PromptVariant.Status
-MANY = "variants_changed"  # action of an entry whose detail has the statuses before
+MANY = "variants_changed"  # action of an audit entry whose detail has the previous statuses
 IMPORTED = "catalogue_imported"
 
 
 @dataclass(frozen=True)
 class Change:
-    """count: of variants that changed; entry: of the audit log, None if nothing changed."""
+    """Result of an edit. count: changed variants; entry: audit entry, None if nothing changed."""
 
     count: int
     entry: AuditEntry | None = None
@@ -38,7 +38,7 @@ def edit(
     notes: str | None = None,
     new_revision: bool = False,
 ) -> PromptVariant:
-    """Change some fields of the variant, whatever its status. Raises VariantNotFound, PromptInvalid."""
+    """Change the given fields of the variant, which may have any status. Raises VariantNotFound, PromptInvalid."""
     with transaction.atomic():
         variant = PromptVariant.objects.select_for_update(no_key=True).filter(slug=slug).first()
         if variant is None:
@@ -50,9 +50,9 @@ def edit(
 
 
 def set_status(variants: QuerySet[PromptVariant], status: PromptVariant.Status) -> Change:
-    """Set the status of variants. `undo` takes it back."""
+    """Set the status of variants. `undo` reverts it."""
     with transaction.atomic():
-        # NO KEY, here and below: an insert of a job locks the key of its variant.
+        # NO KEY, here and below: inserting a job takes a KEY SHARE lock on its variant.
         other = variants.exclude(status=status).order_by("pk").select_for_update(no_key=True)
         before: dict[str, list[int]] = {}
         for pk, was in other.values_list("pk", "status"):
@@ -66,9 +66,9 @@ def set_status(variants: QuerySet[PromptVariant], status: PromptVariant.Status) 
 
 
 def undo(entry: AuditEntry) -> int:
-    """Give variants the status from before the change, if they still have the one that it set. Return how many.
+    """Restore the previous status of variants that still have the status set by the change. Return how many.
 
-    Raises InvalidRequest if the entry is not of such a change.
+    Raises InvalidRequest if the entry is not a change of status.
     """
     if entry.action != MANY or "before" not in entry.detail:
         raise InvalidRequest("This change cannot be undone. Change the prompt variants themselves.")
@@ -103,7 +103,7 @@ def change_tags(
 
 
 def touched(entry: AuditEntry) -> Q:
-    """Return the condition on prompt variants that this change touched."""
+    """Return the query condition for the prompt variants that this change modified."""
     before = entry.detail.get("before", {}).values()
     return Q(pk__in=[pk for some in before for pk in some] or entry.detail.get("variants", []))
 

@@ -1,4 +1,4 @@
-"""Rows of embeddings: inserted once, filled in place where they had failed."""
+"""Rows of embeddings: inserted once; failed ones are updated in place."""
 
 from collections.abc import Sequence
 
@@ -17,13 +17,13 @@ def store(
     fingerprint: str,
     results: Sequence[StoredEmbedding | Exception],
 ) -> list[Embedding]:
-    """Store each variant's embedding under this encoder, or the reason why there is none. Return the rows."""
+    """Store each variant's embedding under this encoder, or its error. Return the rows."""
     rows = [
         _row(variant, fingerprint, result) for variant, result in zip(batch, results, strict=True)
     ]
     with transaction.atomic():
         _insert(rows)
-        # A row that failed earlier or was found damaged is filled in place: jobs may refer to it.
+        # A failed or damaged row is updated in place, since jobs may refer to it.
         earlier = {
             row.variant_id: row
             for row in Embedding.objects.select_for_update().filter(
@@ -40,7 +40,7 @@ def store(
 
 
 def mark_missing(fingerprint: str, reason: str) -> int:
-    """Store the reason for every variant that waits for this encoder. Return the number of rows."""
+    """Store the reason for every variant without an embedding of this encoder. Return the number of rows."""
     error = reason[:500]
     waiting = catalogue.missing(fingerprint)
     rows = [_row(variant, fingerprint, error) for variant in waiting.iterator()]
@@ -69,7 +69,7 @@ def _row(
 
 
 def _insert(rows: Sequence[Embedding]) -> None:
-    """Insert rows. Those that another encode worker has inserted stay; variants deleted meanwhile are left out."""
+    """Insert rows, except rows that another encode worker has inserted and rows of deleted variants."""
     alive = set(
         PromptVariant.objects.select_for_update(no_key=True)
         .filter(pk__in=[row.variant_id for row in rows])
@@ -83,7 +83,7 @@ def _insert(rows: Sequence[Embedding]) -> None:
 
 def _fill(old: Embedding, new: Embedding) -> None:
     if new.data is not None and old.sha256 and old.sha256 != new.sha256:
-        # Not wrong, but pictures made before and after may differ by a rounding.
+        # Acceptable, but pictures made before and after may differ by rounding.
         log.warning("embedding_not_identical", variant=new.variant.slug, revision=new.revision)
     old.data, old.shape, old.dtype = new.data, new.shape, new.dtype
     old.sha256, old.error = new.sha256 or old.sha256, new.error

@@ -1,7 +1,7 @@
-"""Missing embeddings of the catalogue: taken from releases that bring them, else computed in batches on the CPU.
+"""Missing embeddings of the catalogue: taken from releases that contain them, else computed in batches on the CPU.
 
-A text encoder, and torch with it, is loaded when there is a text to encode, not before: while releases bring every
-embedding, this process stays small.
+A text encoder, and torch with it, is loaded when the first text must be encoded: while releases contain all embeddings,
+the process stays small.
 """
 
 import time
@@ -24,9 +24,9 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger(__name__)
 
-# Texts encoded between two calls of `between`: a second of a large text encoder on one thread.
+# Texts encoded between two calls of `between`: one second for a large text encoder on one thread.
 TEXTS_AT_ONCE = 8
-_encoders: "dict[str, Encoder]" = {}  # of this process, by fingerprint
+_encoders: "dict[str, Encoder]" = {}  # loaded in this process, by fingerprint
 
 
 def encode_missing(
@@ -35,11 +35,11 @@ def encode_missing(
     on_progress: Callable[[int], None] | None = None,
     between: Callable[[], None] | None = None,
 ) -> int:
-    """Encode every active variant that lacks an embedding, for every encoder in use. Returns how many remain.
+    """Encode every active variant that lacks an embedding, for every encoder in use. Return how many remain.
 
-    seconds: stop after the batch in which they are over. on_progress: called with the size of each finished batch.
-    between: called every TEXTS_AT_ONCE texts, for work that cannot wait until all are encoded. What cannot be encoded
-    is stored with the reason and does not remain.
+    seconds: time limit, checked after each batch. on_progress: called with the size of each finished batch. between:
+    called every TEXTS_AT_ONCE texts, for work that cannot wait. The error of a text that cannot be encoded is stored;
+    such texts do not count as remaining.
     """
     deadline = time.monotonic() + seconds if seconds is not None else float("inf")
     if taken := bundled_embeddings.store_missing():
@@ -79,7 +79,7 @@ def encode_missing(
 
 
 def load(release: Release) -> "Encoder | None":
-    """Return the release's encoder, kept in this process. None: it cannot be loaded, and its variants say why."""
+    """Return the release's encoder, cached in this process. None if it fails to load; its variants get the error."""
     fingerprint = release.encoder_fingerprint
     if fingerprint in _encoders:
         return _encoders[fingerprint]
@@ -87,8 +87,8 @@ def load(release: Release) -> "Encoder | None":
     from generation.engine.prompts import encoder as engine_encoder
 
     started = time.monotonic()
-    # One thread unless told otherwise: a text is so little work that two threads only wait for each other on a busy
-    # machine (measured on two loaded cores: 475 texts/s with one thread, 100 with two).
+    # One thread by default: a text is so little work that on a busy machine two threads mostly wait for each other
+    # (measured on two loaded cores: 475 texts/s with one thread, 100 with two).
     devices.choose("cpu", "float32", threads=settings.TORCH_THREADS or 1)
     try:
         encoder = engine_encoder.load(releases.folder(release))
@@ -112,7 +112,7 @@ def load(release: Release) -> "Encoder | None":
 
 
 def _mark_unavailable(fingerprint: str, reason: str) -> None:
-    """Store the reason with every variant that waits. They stay in `catalogue.missing` for the next try."""
+    """Store the reason with every waiting variant. They stay in `catalogue.missing` and are tried again."""
     marked = embeddings.mark_missing(fingerprint, f"{catalogue.ENCODER_UNAVAILABLE}{reason}")
     metrics.increment("retort_encoded_total", marked, outcome="failed")
 
@@ -120,7 +120,7 @@ def _mark_unavailable(fingerprint: str, reason: str) -> None:
 def _encode(
     encoder: "Encoder", batch: Sequence[PromptVariant], between: Callable[[], None] | None
 ) -> list[StoredEmbedding | Exception]:
-    """Return for each variant its embedding, or the error."""
+    """Return the embedding or the error of each variant."""
     started = time.monotonic()
     results: list[StoredEmbedding | Exception] = []
     for start in range(0, len(batch), TEXTS_AT_ONCE):
@@ -148,7 +148,7 @@ def _results(
             if not isinstance(error, EngineError):
                 log.exception("encoding_crashed", variant=variants[0].slug)
             return [error]
-        # One of the texts causes the error: each is encoded alone.
+        # One of the texts causes the error: encode each separately.
         return [_results(encoder, [variant])[0] for variant in variants]
 
 

@@ -1,4 +1,4 @@
-"""File formats of the catalogue, CSV and JSON, as spreadsheets and programs write them."""
+"""File formats of the catalogue: CSV and JSON, in the variants that spreadsheets and programs write."""
 
 import codecs
 import json
@@ -19,7 +19,7 @@ COLUMNS = ("slug", "text", "tags", "status", "notes")
 
 
 class TagList(list):
-    """Tags of a variant: a list in JSON, `a|b` in CSV, which writes str() of a cell."""
+    """Tags of a variant: a list in JSON; `a|b` in CSV, whose writer calls str()."""
 
     def __str__(self) -> str:
         return "|".join(self)
@@ -38,7 +38,7 @@ class TagsWidget(widgets.Widget):
 
 
 def checked(dataset: tablib.Dataset) -> tablib.Dataset:
-    """Return the dataset, with a column for slugs. Raises ValueError if it has other columns, or other than text."""
+    """Return the dataset with a column for slugs. Raises ValueError for unknown columns and values other than text."""
     headers = [str(header or "").strip() for header in dataset.headers or []]
     _check_texts("The head", headers)
     unknown = [header or "(without a name)" for header in headers if header not in COLUMNS]
@@ -49,7 +49,7 @@ def checked(dataset: tablib.Dataset) -> tablib.Dataset:
     if len(dataset) and "text" not in headers:
         raise ValueError("The column text is missing.")
     for number, row in enumerate(dataset, 1):
-        # `TagsWidget` takes a list of tags, or says what to give instead.
+        # `TagsWidget` checks tags.
         _check_texts(
             f"Row {number}",
             [
@@ -74,14 +74,14 @@ def _check_texts(where: str, texts: Iterable[Any]) -> None:
 
 _FORMULA = re.compile(
     r"'*[=+\-@\t\r\n]"
-)  # the beginnings that a spreadsheet computes, also quoted ones
+)  # beginnings that spreadsheets evaluate as formulas, also quoted
 
 
 SEPARATORS = ",;\t"
 
 
 def decoded(content: str | bytes) -> str:
-    """Return the text of a file in UTF-8, in UTF-16 with its mark, or in Windows-1252. Raises ValueError."""
+    """Decode a file in UTF-8, UTF-16 with byte order mark, or Windows-1252. Raises ValueError."""
     if isinstance(content, str):
         return content
     if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
@@ -97,16 +97,16 @@ def decoded(content: str | bytes) -> str:
 
 
 def separator(text: str) -> str:
-    """Return the mark between the columns of the header."""
+    """Return the column separator of the header."""
     header = text.lstrip().partition("\n")[0]
     return max(SEPARATORS, key=header.count)
 
 
 class CatalogueCSV(base_formats.CSV):
-    """Rows of cells. A cell that a spreadsheet would compute gets a quotation mark; the import removes it."""
+    """CSV. The export escapes cells that a spreadsheet would evaluate with an apostrophe; the import removes it."""
 
     def is_binary(self) -> bool:
-        return True  # so that `decoded` gets the bytes of an upload
+        return True  # so that `decoded` receives the bytes of an upload
 
     def get_read_mode(self) -> str:
         return "rb"
@@ -134,7 +134,7 @@ def _with_cells(dataset: tablib.Dataset, change: Callable[[str], str]) -> tablib
 
 
 class CatalogueJSON(base_formats.JSON):
-    """A list of objects. A key that an object lacks keeps the stored value."""
+    """JSON: a list of objects. A missing key keeps the stored value."""
 
     def is_binary(self) -> bool:
         return True

@@ -29,7 +29,7 @@ BATCH_SIZE = 1000  # rows per INSERT or UPDATE
 
 # --- the resource ---------------------------------------------------------------------------------
 class VariantResource(resources.ModelResource):
-    """Import of rows as variants, found by slug, or by text if the slug is empty.
+    """Import of rows as variants, which are found by slug, or by text if the slug is empty.
 
     new_revisions: whether texts of variants with images may change.
     """
@@ -61,8 +61,8 @@ class VariantResource(resources.ModelResource):
         self._saved: list[PromptVariant] = []
 
     def before_import(self, dataset: tablib.Dataset, **kwargs: Any) -> None:
-        # Locked against concurrent changes between reading and writing; by id, the lock order of the encode worker.
-        # NO KEY: an insert of a job locks the key of its variant, and must not wait for the import.
+        # Lock against concurrent changes between reading and writing; by id, the lock order of the encode worker.
+        # NO KEY: inserting a job takes a KEY SHARE lock on its variant, and must not wait for the import.
         for variant in PromptVariant.objects.select_for_update(no_key=True).order_by("pk"):
             self._variants[variant.slug] = variant
             self._texts[variant.normalized_text] = variant.slug
@@ -82,7 +82,7 @@ class VariantResource(resources.ModelResource):
         return PromptVariant(slug=slug), True
 
     def import_instance(self, instance: PromptVariant, row: dict, **kwargs: Any) -> None:
-        """Set the values of a row. Raises ValidationError with all its errors."""
+        """Set the values of a row. Raises ValidationError with all errors of the row."""
         number, errors = kwargs["row_number"], {}
         old_text, old_notes = instance.text, instance.notes
         cells = {
@@ -120,7 +120,7 @@ class VariantResource(resources.ModelResource):
         if instance.pk and instance.text == old_text:
             return
         normalized = text_rules.check_text(instance.text, self._limits)
-        # A text that an earlier row of this file replaced stays taken: a second import may use it.
+        # A text that an earlier row of this file replaced stays taken; it can be used in a second import.
         owner = self._texts.setdefault(normalized, instance.slug)
         if owner != instance.slug:
             raise text_rules.duplicate(owner)
@@ -157,7 +157,7 @@ class VariantResource(resources.ModelResource):
         batch_size: int | None = None,
         result: Any = None,
     ) -> None:
-        # Not Django's bulk_update, whose CASE expressions took 30 s for 10,000 rows; this takes one.
+        # Not Django's bulk_update, whose CASE expressions took 30 s for 10,000 rows; this takes one second.
         try:
             PromptVariant.objects.bulk_create(
                 self.update_instances,
@@ -176,7 +176,7 @@ class VariantResource(resources.ModelResource):
             self._on_progress(1)
 
     def after_import(self, dataset: tablib.Dataset, result: Any, **kwargs: Any) -> None:
-        # Discarded with the transaction after a dry run or an error.
+        # Rolled back after a dry run or an error.
         catalogue.publish_encode()
         if self._saved:
             slugs = [variant.slug for variant in self._saved]
@@ -218,7 +218,7 @@ def import_dataset(
     new_revisions: bool = False,
     on_progress: Callable[[int], None] | None = None,
 ) -> Report:
-    """Import in one transaction; on any error nothing is written. on_progress: called with 1 for every row."""
+    """Import in one transaction; any error rolls it back. Return the report. on_progress: called with 1 per row."""
     started = time.monotonic()
     resource = VariantResource(new_revisions=new_revisions, on_progress=on_progress)
     result = resource.import_data(
@@ -244,7 +244,7 @@ def import_file(
     new_revisions: bool = False,
     on_progress: Callable[[int], None] | None = None,
 ) -> Report:
-    """Import a file. Raises InvalidRequest if it cannot be read."""
+    """Import a file and return the report. Raises InvalidRequest if it cannot be read."""
     return import_dataset(
         read(path), dry_run=dry_run, new_revisions=new_revisions, on_progress=on_progress
     )

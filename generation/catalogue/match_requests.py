@@ -1,6 +1,6 @@
-"""Questions of web processes to the encode worker about texts, and its answers, in Redis lists that may be lost.
+"""Questions of web processes to the encode worker (which variants are nearest to a text?) and answers, over Redis.
 
-An answer is kept for an hour under its question, which includes the state of the catalogue.
+Both may be lost. Answers are cached for an hour; the key includes the state of the catalogue.
 """
 
 import hashlib
@@ -13,13 +13,13 @@ from dataclasses import asdict, astuple, dataclass
 from generation.engine.prompts.texts import normalize
 from generation.infra.redis_client import attempt, decoded, patient_client
 
-WAITING = "retort:match:waiting"  # list of ids, the newest first
-ASKED = "retort:match:asked:"  # id → question, as long as a client waits for the answer
+WAITING = "retort:match:waiting"  # list of ids of questions, newest first
+ASKED = "retort:match:asked:"  # id → question, while a client waits for the answer
 ANSWERED = "retort:match:answered:"  # id → list of one answer
-KNOWN = "retort:match:texts:"  # hash of a text → hash of a question about it → answer
+KNOWN = "retort:match:texts:"  # cache: hash of a text → hash of a question about it → answer
 KNOWN_SECONDS = 3600
 MOST_WAITING = 64
-UNREAD_SECONDS = 30  # until an answer that was not fetched expires
+UNREAD_SECONDS = 30  # lifetime of an answer that is not fetched
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Question:
 
     @property
     def key(self) -> str:
-        """Return the name of the answers about the text."""
+        """Return the Redis key of cached answers about the text."""
         return _key(self.text)
 
     @property
@@ -46,7 +46,7 @@ def _key(text: str) -> str:
 
 @dataclass(frozen=True)
 class Near:
-    """A variant (id), the cosine of the two texts' vectors, and why the words differ in meaning, if they do."""
+    """A near variant. score: cosine of the two texts' vectors. objection: why the meanings differ, or ""."""
 
     variant_id: int
     score: float
@@ -55,7 +55,7 @@ class Near:
 
 @dataclass(frozen=True)
 class Answer:
-    """The nearest variants, nearest first. failure: why there is no answer; such a one is not kept."""
+    """The nearest variants, nearest first. failure: why there are none; failures are not cached."""
 
     near: tuple[Near, ...] = ()
     failure: str = ""
@@ -63,13 +63,13 @@ class Answer:
 
 # --- in web processes -------------------------------------------------------------------------------------
 def known(question: Question) -> Answer | None:
-    """Return the answer of the last hour, if there is one."""
+    """Return the cached answer, or None."""
     kept = attempt(lambda redis: redis.hget(question.key, question.field), None)
     return _read(kept) if kept else None
 
 
 def put(question: Question, *, seconds: int) -> str | None:
-    """Queue a question for the encode worker. Returns its id, None without Redis. seconds: until it expires."""
+    """Queue a question for the encode worker. Return its id, None without Redis. seconds: until it expires."""
     asked = uuid.uuid4().hex
 
     def write(redis) -> str:
@@ -84,7 +84,7 @@ def put(question: Question, *, seconds: int) -> str | None:
 
 
 def wait(asked: str, *, seconds: int) -> Answer | None:
-    """Return the answer to this question, None if it does not come in time. Blocks the thread."""
+    """Return the answer to the question with this id, None after a timeout. Blocks the thread."""
     found = attempt(
         lambda _: patient_client(seconds).blpop([ANSWERED + asked], timeout=seconds), None
     )
@@ -92,7 +92,7 @@ def wait(asked: str, *, seconds: int) -> Answer | None:
 
 
 def forget(texts: Iterable[str]) -> None:
-    """Delete the answers about these texts, normalised or as they were asked."""
+    """Delete the cached answers about these texts, which need not be normalised."""
     names = [_key(normalize(text)) for text in texts]
     if names:
         attempt(lambda redis: redis.delete(*names), None)
@@ -100,17 +100,17 @@ def forget(texts: Iterable[str]) -> None:
 
 # --- in the encode worker ----------------------------------------------------------------------------------
 def are_waiting() -> bool:
-    """Return whether questions wait; False while Redis is unreachable."""
+    """Return whether there are waiting questions; False while Redis is unreachable."""
     return bool(attempt(lambda redis: redis.llen(WAITING), 0))
 
 
 def take() -> tuple[str, Question] | None:
-    """Take the question that waits longest off the list. Returns its id and the question."""
+    """Remove the oldest question from the list. Return its id and the question, None without one."""
 
     def read(redis) -> tuple[str, Question] | None:
         while asked := redis.rpop(WAITING):
-            if question := redis.getdel(ASKED + asked):  # else it has expired
-                with suppress(TypeError):  # of another version
+            if question := redis.getdel(ASKED + asked):  # None: expired
+                with suppress(TypeError):  # written by another version
                     return asked, Question(**decoded(question))
         return None
 
@@ -118,7 +118,7 @@ def take() -> tuple[str, Question] | None:
 
 
 def answer(asked: str, question: Question, answer: Answer) -> None:
-    """Send the answer to the web process, and keep it unless it is a failure."""
+    """Send the answer to the web process, and cache it unless it is a failure."""
     written = json.dumps(asdict(answer))
 
     def write(redis) -> None:
@@ -134,7 +134,7 @@ def answer(asked: str, question: Question, answer: Answer) -> None:
 
 
 def _read(written: str | bytes) -> Answer | None:
-    """Return the answer, None if another version wrote it."""
+    """Parse an answer. None if another version wrote it."""
     try:
         fields = decoded(written)
         return Answer(tuple(Near(**near) for near in fields["near"]), fields["failure"])

@@ -1,6 +1,6 @@
-"""Matching of texts to prompt variants: an exact match, or the most similar variant if it is similar enough.
+"""Matching of texts to prompt variants: the exact match, or the most similar variant if it is similar enough.
 
-The encode worker computes the similarities, since only it holds a text encoder; the decision is made here.
+The encode worker, which has the text encoder, computes the similarities; this module decides.
 """
 
 import threading
@@ -22,13 +22,13 @@ from generation.releases import lifecycle as releases
 log = structlog.get_logger(__name__)
 
 WAIT_SECONDS = 5
-WAITING_AT_ONCE = 2  # threads of the web process that may wait; the others remain free
+WAITING_AT_ONCE = 2  # at most so many threads of the web process wait
 _places = threading.BoundedSemaphore(WAITING_AT_ONCE)
 
 
 @dataclass(frozen=True)
 class Match:
-    """asked, score: for a text that is not the variant's own: the text, and its cosine similarity, 1 = equal."""
+    """The variant for a text. asked, score: the text and its cosine similarity (1 = equal) if the variant's differs."""
 
     variant: PromptVariant
     asked: str = ""
@@ -45,7 +45,7 @@ def find(text: str, *, exactly: bool = False) -> Match:
     try:
         return Match(catalogue.find(text=text))
     except VariantNotFound:
-        # The text of an archived variant is not matched to another one.
+        # The text of an archived variant is not matched to another variant.
         is_known = PromptVariant.objects.filter(normalized_text=normalized).exists()
         if exactly or is_known or settings.MATCH_THRESHOLD >= 1:
             raise
@@ -65,13 +65,13 @@ def find(text: str, *, exactly: bool = False) -> Match:
 
 
 def _fingerprint() -> str | None:
-    """Return the fingerprint of the active teacher's encoder, else of the student's, if a release has its files."""
+    """Return the fingerprint of the active teacher's encoder, or else the student's, with files here; else None."""
     held = {release.encoder_fingerprint for release in releases.encoders_in_use()}
     served = (release.encoder_fingerprint for release in reversed(releases.serving()))
     return next((fingerprint for fingerprint in served if fingerprint in held), None)
 
 
-# --- what is compared -----------------------------------------------------------------------------
+# --- compared embeddings --------------------------------------------------------------------------
 def encoded(fingerprint: str) -> QuerySet[Embedding]:
     """Return the embeddings of the current texts of active variants."""
     return Embedding.objects.filter(
@@ -83,7 +83,7 @@ def encoded(fingerprint: str) -> QuerySet[Embedding]:
 
 
 def stamp(fingerprint: str) -> str:
-    """Return a string that changes with the rows of `encoded`, which are never updated."""
+    """Return a string that changes whenever the set of rows of `encoded` changes."""
     of = encoded(fingerprint).aggregate(
         rows=Count("pk"), ids=Sum("pk"), squares=Sum(F("pk") * F("pk"))
     )

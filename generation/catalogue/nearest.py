@@ -1,4 +1,4 @@
-"""Answers of the encode worker to questions about texts: which prompt variants are nearest."""
+"""Search of the encode worker for the prompt variants nearest to a text."""
 
 import numpy as np
 import numpy.typing as npt
@@ -18,11 +18,11 @@ log = structlog.get_logger(__name__)
 SHOWN = 3
 READ_AT_ONCE = 1000
 
-_indexes: "dict[str, Index]" = {}  # of this process, by encoder fingerprint
+_indexes: "dict[str, Index]" = {}  # in this process, by encoder fingerprint
 
 
 def begin() -> None:
-    """Begin the heartbeat of an encode worker. An encoder is loaded when there is a text to encode."""
+    """Start the heartbeat of an encode worker. The encoder is loaded later, for the first text."""
     watchdog = Watchdog(
         is_work_waiting=match_requests.are_waiting,
         send=lambda: notifications.match(CHECK_SECONDS),
@@ -31,14 +31,14 @@ def begin() -> None:
 
 
 def answer_waiting() -> None:
-    """Answer every question that waits. Raises nothing."""
+    """Answer all waiting questions. Raises nothing."""
     while taken := match_requests.take():
         asked, question = taken
         try:
             found = _answer(question)
         except Exception:
             log.exception("question_failed")
-            found = Answer(failure="The encode worker failed; its log says why.")
+            found = Answer(failure="The encode worker failed; the reason is in its log.")
         match_requests.answer(asked, question, found)
 
 
@@ -51,7 +51,7 @@ def _answer(question: Question) -> Answer:
     encoder = encoding.load(release) if release else None
     if release is None or encoder is None:
         return Answer(
-            failure="The text encoder cannot be loaded; the encode worker's log says why."
+            failure="The text encoder cannot be loaded; the reason is in the encode worker's log."
         )
     index = _indexes.get(fingerprint)
     if index is None:
@@ -76,7 +76,7 @@ class Index:
         return len(self._rows)
 
     def refresh(self) -> None:
-        """Read embeddings that are new and drop those that are gone."""
+        """Read new embeddings and drop deleted ones."""
         fingerprint = self._texts.fingerprint
         self.stamp = matching.stamp(fingerprint)
         rows = {
@@ -101,7 +101,7 @@ class Index:
         log.info("catalogue_read", encoder=fingerprint[:12], variants=len(self), read=len(read))
 
     def _read(self, texts: dict[int, str]) -> dict[int, Vector]:
-        """Return the vectors of these embeddings, without those that have not the encoder's shape."""
+        """Return the vectors of these embeddings, except ones whose shape is not the encoder's."""
         found = {}
         ids = list(texts)
         for start in range(0, len(ids), READ_AT_ONCE):
@@ -119,7 +119,7 @@ class Index:
         return found
 
     def nearest(self, text: str) -> tuple[Near, ...]:
-        """Return the SHOWN nearest variants to a normalised text, nearest first."""
+        """Return the SHOWN variants nearest to a normalised text, nearest first."""
         count = self._texts.count(text)
         too_long = (
             f"the text is too long: {count} words or parts of words, and the text encoder reads"
@@ -127,14 +127,14 @@ class Index:
             if count > self._texts.max_tokens
             else ""
         )
-        ways = dict.fromkeys((text, objections.plain(text) or text))  # the better of the two counts
+        ways = dict.fromkeys((text, objections.plain(text) or text))  # the higher score counts
         scores = np.max([self._vectors @ self._texts.encode(way) for way in ways], axis=0)
         variants = list(self._rows.values())
         near = []
         for place in np.argsort(-scores, kind="stable")[:SHOWN]:
             variant_id, normalized = variants[place]
             said = too_long or objections.objection(
-                text, normalized, vocabulary=self._vocabulary, is_spelt=self._texts.is_spelt
+                text, normalized, vocabulary=self._vocabulary, is_split=self._texts.is_split
             )
             near.append(Near(variant_id, round(float(scores[place]), 4), said))
         return tuple(near)

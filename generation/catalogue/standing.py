@@ -1,4 +1,4 @@
-"""Standing of the active prompt variants: covered by a student, waiting for a run, failing; or weak, or hard."""
+"""Standing of active prompt variants: covered by a student, waiting for a run or failing; also weak or hard."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,11 +17,11 @@ from generation.releases.quality import Judged
 
 
 class Standing(TextChoices):
-    """What a list of prompt variants is filtered by. The first three are each active variant's, exactly one."""
+    """Filter of the list of prompt variants. Each active variant has exactly one of the first three."""
 
     COVERED = "covered", "covered by a student"
     WAITING = "waiting", "not covered"
-    FAILING = "failing", "failing: not encoded, or nobody serves them"
+    FAILING = "failing", "failing: not encoded, or served by no release"
     WEAK = "weak", "weak"
     HARD = "hard", "hard: no student makes them well"
 
@@ -31,24 +31,24 @@ _FAILING = Q(embedding_state=EmbeddingState.FAILED) | Q(served_by="")
 
 
 @dataclass(frozen=True)
-class Board:
-    """The active releases, and the counts of the catalogue, each read once. For one page."""
+class Overview:
+    """Active releases and counts of the catalogue, each read at most once. Create one per page."""
 
     serving: Serving
 
     @classmethod
-    def now(cls) -> "Board":
+    def now(cls) -> "Overview":
         return cls(Serving.now())
 
     def annotated(self, variants: QuerySet[PromptVariant]) -> QuerySet[Any, Any]:
-        """Annotate what `condition`, `Serving` and the list read."""
+        """Annotate the variants for `condition`, `Serving` and the admin's list."""
         student = self.serving.student
         older = Coverage.objects.filter(slug=OuterRef("slug"), release=student)
         rows = self.serving.annotated(catalogue.with_states(variants))
         return rows.annotate(had_other_text=Exists(older) if student else Exists(older.none()))
 
     def condition(self, standing: str) -> Q:
-        """Return the condition on annotated variants."""
+        """Return the query condition for annotated variants with this standing."""
         weak = Q(served_by="student", student_share__lt=quality.limit())
         weak |= Q(served_by="teacher", teacher_share__lt=quality.limit())
         return {
@@ -61,7 +61,7 @@ class Board:
 
     @cached_property
     def counts(self) -> Mapping[str, int]:
-        """Return the number of variants by standing; "" is the number of all active ones."""
+        """Return the number of variants by standing; "" for all active ones."""
         active = self.annotated(PromptVariant.objects.filter(_ACTIVE).order_by())
         found = active.aggregate(
             all=Count("pk"),
@@ -75,13 +75,13 @@ class Board:
 
     @cached_property
     def with_unknown_words(self) -> list[int]:
-        """Return the ids of the variants, archived ones left out, with words that an encoder does not know."""
+        """Return the ids of non-archived variants with words that are unknown to an encoder."""
         texts = PromptVariant.objects.exclude(status=PromptVariant.Status.ARCHIVED)
         rows = texts.order_by().values_list("pk", "text")
         return [pk for pk, text in rows if self.vocabulary.unknown(text)]
 
     def judged(self, variants: list[Any]) -> dict[str, Judged]:
-        """Return the counts of the release that serves each of these, by normalised text."""
+        """Return the judged images by normalised text, each of the release that serves the variant."""
         found: dict[str, Judged] = {}
         for release in self.serving.all:
             served = (row for row in variants if self.serving.release(row) == release)
@@ -90,7 +90,7 @@ class Board:
         return found
 
     def reason(self, variant: Any) -> str:
-        """Return why the variant is served as it is."""
+        """Return why this release serves the variant."""
         if variant.had_other_text and not variant.is_covered and self.serving.student:
             return f"Its text changed after {self.serving.student} was made."
         return self.serving.reason(variant)

@@ -1,4 +1,4 @@
-"""Tags by kind (objects, colours, materials): the setting TAG_KINDS names a function that returns the kinds."""
+"""Tags by kind (objects, colours, materials). The setting TAG_KINDS names the function that returns the kinds."""
 
 from collections.abc import Callable, Sequence
 from typing import TypeVar
@@ -9,7 +9,7 @@ from django.utils.module_loading import import_string
 
 from generation.models import PromptVariant
 
-MOST = 100  # of the catalogue, in the gallery's filter
+MOST = 100  # tags in the gallery's filter
 
 T = TypeVar("T")
 
@@ -25,7 +25,7 @@ def kinds() -> tuple[tuple[str, ...], ...]:
 
 
 def by_kind(found: Sequence[T], name: Callable[[T], str]) -> list[list[T]]:
-    """Return these by the kind of their tag, in the order of the kinds; all others come last."""
+    """Group items by the kind of their tag, in the order of the kinds; items without a kind come last."""
     known = kinds()
     places = {tag: place for place, kind in enumerate(known) for tag in kind}
     rows: list[list[T]] = [[] for _ in range(len(known) + 1)]

@@ -28,7 +28,7 @@ NOT = "not-"  # prefix of a tag whose subject must not be in the picture
 
 @dataclass(frozen=True)
 class Limit:
-    """A text encoder in use: the folder of its tokenizer and its limit in tokens, start and end included."""
+    """Limit of a text encoder: the folder of its tokenizer, and its maximum of tokens including start and end."""
 
     release_name: str
     folder: Path
@@ -36,7 +36,7 @@ class Limit:
 
 
 def limits() -> list[Limit]:
-    """Return the limit of every encoder in use whose tokenizer can be read. Read it once for many texts."""
+    """Return the limit of every encoder in use whose tokenizer can be read. Call it once for many texts."""
     found = []
     for release in releases.encoders_in_use():
         folder = releases.folder(release)
@@ -51,7 +51,7 @@ def limits() -> list[Limit]:
 
 
 def check_text(text: str, encoders: Iterable[Limit]) -> str:
-    """Return the normalised text if words, characters and tokens are within the limits. Raises PromptInvalid."""
+    """Return the normalised text. Raises PromptInvalid if it has too many words, characters or tokens."""
     normalized = normalize(text)
     words = len(normalized.split())
     if words == 0:
@@ -80,7 +80,7 @@ def check_text(text: str, encoders: Iterable[Limit]) -> str:
 
 
 def duplicate(slug: str) -> PromptInvalid:
-    """Return the error of a text that another variant has."""
+    """Return the error for a text that another variant has."""
     return PromptInvalid(
         f"The prompt variant “{slug}” already has this text (case, spaces and Unicode forms are ignored).",
         parameter="text",
@@ -97,7 +97,7 @@ def validate_text(text: str, *, pk: int | None = None) -> str:
 
 
 def tidy_tags(tags: Iterable[str]) -> list[str]:
-    """Return each tag once, in order. Raises PromptInvalid."""
+    """Return the tags without duplicates, in order. Raises PromptInvalid for forbidden or contradicting ones."""
     clean = list(dict.fromkeys(tag for tag in map(tidy, tags) if tag))
     for tag in clean:
         if len(tag) > MAX_TAG_CHARACTERS or any(mark in tag for mark in TAG_SEPARATORS):
@@ -123,8 +123,8 @@ def check_notes(notes: str, before: str = "") -> None:
 
 
 def slug_for(text: str, taken: Iterable[str] | None = None) -> str:
-    """Return a free slug made of the text. taken: slugs that are not free; by default those of the catalogue."""
-    limit = 110  # room for a number within the column's 120
+    """Return an unused slug made from the text. taken: used slugs; default: the catalogue's."""
+    limit = 110  # leaves space for a number within the column's 120
     stem = slugify(text)[:limit].rstrip("-") or hashlib.sha256(text.encode()).hexdigest()[:12]
     if taken is None:
         taken = set(

@@ -1,4 +1,4 @@
-"""Words that a text encoder in use does not know: its tokenizer splits them into several tokens.
+"""Words that are unknown to a text encoder in use: its tokenizer splits them into several tokens.
 
 The vectors of such words are little more than noise (figures in docs/experiments.md): the images show something else.
 """
@@ -12,38 +12,38 @@ from generation.catalogue import objections, text_rules
 from generation.engine.prompts import tokens
 from generation.engine.prompts.texts import normalize
 
-WITH_ONE_WORD = 3  # tokens: start, the word, end
-SHOWN = 10  # words of a sentence
+WITH_ONE_WORD = 3  # tokens: start, word, end
+SHOWN = 10  # words that `sentence` lists
 
 
 class Vocabulary:
-    """Words of all encoders in use, as of its creation. Make one for many texts."""
+    """Vocabulary of all encoders in use at the time of creation. Create one for many texts."""
 
     def __init__(self) -> None:
         self._folders = [limit.folder for limit in text_rules.limits()]
 
     def unknown(self, text: str) -> list[str]:
-        """Return the words of the text that an encoder does not know, each once."""
+        """Return the distinct words of the text that are unknown to an encoder."""
         words = dict.fromkeys(objections.words(normalize(text)))
         return [
             word
             for word in words
             if word not in objections.JOINING
-            and any(_is_spelt(folder, word) for folder in self._folders)
+            and any(_is_split(folder, word) for folder in self._folders)
         ]
 
     def count(self, texts: Iterable[str]) -> dict[str, int]:
-        """Return how many of the texts have each unknown word, the most frequent first."""
+        """Return unknown word → number of texts with it, most frequent first."""
         return dict(Counter(word for text in texts for word in self.unknown(text)).most_common())
 
 
 @lru_cache(maxsize=20_000)
-def _is_spelt(folder: Path, word: str) -> bool:
+def _is_split(folder: Path, word: str) -> bool:
     return tokens.count_tokens(folder, word) > WITH_ONE_WORD
 
 
 def sentence(words: Iterable[str]) -> str:
-    """Return what is wrong and what to do."""
+    """Return a warning about unknown words for people."""
     found = list(words)
     said = ", ".join(f"“{word}”" for word in found[:SHOWN]) + (" …" if len(found) > SHOWN else "")
     return (

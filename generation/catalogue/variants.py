@@ -35,7 +35,7 @@ ENCODER_UNAVAILABLE = "The text encoder could not be loaded: "
 
 
 class EmbeddingState(models.TextChoices):
-    """State of a variant over all encoders in use. A variant that is not active may have none: it is not encoded."""
+    """State of a variant over all encoders in use. Inactive variants are not encoded and may have none."""
 
     ENCODED = "encoded"
     PENDING = "pending"
@@ -49,9 +49,9 @@ def has_images(variant: PromptVariant) -> bool:
 
 
 def text_is_locked(slug: str) -> PromptInvalid:
-    """Return the error of changing a text that images were made of."""
+    """Return the error for changing a text that images were made from."""
     return PromptInvalid(
-        f"Images were generated from the text of “{slug}”. Ask for a new revision: they keep the old text.",
+        f"Images were generated from the text of “{slug}”. Request a new revision: they keep the old text.",
         parameter="text",
     )
 
@@ -99,7 +99,7 @@ def save(variant: PromptVariant, *, new_revision: bool = False) -> PromptVariant
 
 
 def _record(stored: PromptVariant | None, variant: PromptVariant) -> None:
-    """Write what changed to the audit log."""
+    """Write the changes to the audit log."""
     if stored is None:
         audit.record("variant_added", variant.slug, text=variant.text, status=variant.status)
         return
@@ -113,7 +113,7 @@ def _record(stored: PromptVariant | None, variant: PromptVariant) -> None:
 
 
 def _conflict(variant: PromptVariant) -> PromptInvalid:
-    """Return the error of a text or slug that another process saved between the check and the write."""
+    """Return the error for a text or slug that another process saved between the check and the write."""
     same = PromptVariant.objects.filter(normalized_text=variant.normalized_text)
     same = same.exclude(pk=variant.pk)
     if other := same.first():
@@ -122,8 +122,8 @@ def _conflict(variant: PromptVariant) -> PromptInvalid:
 
 
 def publish_encode() -> None:
-    """Ask for missing embeddings when this transaction commits, by one message for all variants that it changes."""
-    # An entry of a savepoint that is rolled back leaves this list with it.
+    """Publish a message to encode when this transaction commits, one for all variants that it changes."""
+    # Rolling back a savepoint also removes its entries from this list.
     if any(entry[1] is notifications.encode for entry in connection.run_on_commit):
         return
     # robust: the rows are committed, and beat publishes again every minute.
@@ -156,7 +156,7 @@ def find(*, slug: str | None = None, text: str | None = None) -> PromptVariant:
 def not_encoded(
     variant: PromptVariant, release: Release, row: Embedding | None
 ) -> VariantNotEncoded | EncodingFailed:
-    """Return the error of a variant whose embedding for this release, row, is missing or has failed."""
+    """Return the error for a variant whose embedding for this release is missing or has failed. row: the embedding."""
     if row is not None and not is_missing(row):
         return EncodingFailed(
             f"The prompt variant “{variant.slug}” cannot be encoded for the release {release.name}: {row.error}",
@@ -176,12 +176,12 @@ def not_encoded(
 
 # --- states and what is missing -------------------------------------------------------------------
 def is_missing(row: Embedding) -> bool:
-    """Return whether the encode worker will try this failed row again."""
+    """Return whether the encode worker will retry this failed row."""
     return row.error == ENCODE_AGAIN or row.error.startswith(ENCODER_UNAVAILABLE)
 
 
 def fingerprints() -> list[str]:
-    """Return the fingerprints of the encoders in use, those without files on this machine included."""
+    """Return the fingerprints of the encoders in use, including ones without files on this machine."""
     return sorted(releases.fingerprints_in_use())
 
 
@@ -227,7 +227,7 @@ def count_states(encoders: Sequence[str] | None = None) -> dict[str, int]:
 def missing(
     encoder_fingerprint: str, limit: int | None = None, *, after: int = 0
 ) -> QuerySet[PromptVariant]:
-    """Return active variants that are to be encoded for this encoder, ordered by id, with ids above `after`."""
+    """Return active variants to encode for this encoder, by id, with ids above `after`."""
     done = Embedding.objects.filter(
         variant=OuterRef("pk"),
         revision=OuterRef("revision"),
@@ -240,7 +240,7 @@ def missing(
 
 
 def usable(encoder_fingerprint: str) -> QuerySet[PromptVariant]:
-    """Return the active variants whose text this encoder has not refused, ordered by slug."""
+    """Return the active variants whose text this encoder has not refused, by slug."""
     refused = Embedding.objects.filter(
         variant=OuterRef("pk"),
         revision=OuterRef("revision"),
@@ -253,11 +253,11 @@ def usable(encoder_fingerprint: str) -> QuerySet[PromptVariant]:
 
 
 def tagged(variants: QuerySet[PromptVariant], tags: Collection[str]) -> QuerySet[PromptVariant]:
-    """Return those of the variants with at least one of the tags; all of them where no tag is given."""
+    """Return the variants with at least one of the tags; all variants if no tag is given."""
     return variants.filter(tags__overlap=list(tags)) if tags else variants
 
 
-# Computed by PostgreSQL: the data of an embedding has about 100 KB.
+# Computed by PostgreSQL, since the data of an embedding is about 100 KB.
 _SHA256_OF_DATA = Func(
     Coalesce("data", Value(b"")),
     template="encode(sha256(%(expressions)s), 'hex')",
@@ -266,9 +266,9 @@ _SHA256_OF_DATA = Func(
 
 
 def encode_again(variants: QuerySet[PromptVariant]) -> int:
-    """Have failed and damaged embeddings of these variants encoded again. Return the number of rows.
+    """Mark failed and damaged embeddings of these variants for encoding. Return the number of rows.
 
-    Intact rows stay: encoding is deterministic and jobs refer to them. Missing ones are encoded too.
+    Intact rows stay, since encoding is deterministic and jobs refer to them. Missing ones are encoded too.
     """
     rows = Embedding.objects.filter(
         variant__in=variants.order_by().values("pk"),

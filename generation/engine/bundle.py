@@ -1,4 +1,4 @@
-"""Writing of a trained student as a release: folded, int8 or fp16, with a small decoder and its own prompt embeddings.
+"""Writer of a trained student as a release: folded, int8 or fp16, with a small decoder and its prompt embeddings.
 
 A bundle is self-contained: no text encoder, no teacher. `docs/release-format.md` describes its files.
 """
@@ -106,7 +106,7 @@ def write(
     return manifest
 
 
-# --- what must fit --------------------------------------------------------------------------------
+# --- consistency checks ---------------------------------------------------------------------------
 def _check_timesteps(config: Mapping[str, Any], steps: list[int], teacher: Manifest) -> None:
     predicts = config.get("prediction_type", "epsilon")
     if predicts != teacher.prediction_type:

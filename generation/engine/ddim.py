@@ -1,7 +1,7 @@
-"""DDIM between given timesteps (Song et al. 2020, eq. 12, η = 0), for diffusers' configuration of a noise scheduler.
+"""DDIM over given timesteps (Song et al. 2020, eq. 12, η = 0), configured like diffusers' noise schedulers.
 
-diffusers' own goes to t − ⌊N ÷ steps⌋, which is the next timestep only if the spacing is even and whole. Without an
-import of diffusers a generation worker for students starts seconds earlier.
+diffusers' DDIM steps to t − ⌊N ÷ steps⌋, which is the next timestep only for an even, whole spacing. Without importing
+diffusers a generation worker for students starts seconds earlier.
 """
 
 import math
@@ -19,7 +19,7 @@ COSINE_OFFSET, LARGEST_BETA = 0.008, 0.999  # of squaredcos_cap_v2: Nichol & Dha
 
 
 class ExactDDIMScheduler:
-    """diffusers' interface, as far as the pipeline uses it."""
+    """The part of diffusers' scheduler interface that the pipeline uses."""
 
     init_noise_sigma = 1.0
 
@@ -54,7 +54,7 @@ class ExactDDIMScheduler:
 
 
 def _alphas_cumprod(config: Mapping[str, Any]) -> Tensor:
-    """Return ᾱ of each timestep of training, fp32."""
+    """Return ᾱ of each training timestep, fp32."""
     count = config.get("num_train_timesteps", 1000)
     start, end = config.get("beta_start", 0.0001), config.get("beta_end", 0.02)
     schedule = config.get("beta_schedule", "linear")

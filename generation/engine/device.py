@@ -9,13 +9,13 @@ import torch
 
 from generation.engine.errors import DeviceUnavailable
 
-DEFAULT_THREADS = torch.get_num_threads()  # torch's choice, before anybody sets another number
+DEFAULT_THREADS = torch.get_num_threads()  # torch's choice, read before it is changed
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
 
 @dataclass(frozen=True)
 class Device:
-    """A device and its dtypes. U-Net and VAE may differ: `release` states how its VAE must run in fp16."""
+    """A device and its dtypes. The VAE's may differ from the U-Net's."""
 
     place: torch.device
     dtype: torch.dtype
@@ -27,7 +27,7 @@ class Device:
 
     def describe(self) -> str:
         if self.place.type == "cuda":
-            # Cut: with dtype and runtime it has to fit into the row of a worker.
+            # Truncated, since with dtype and runtime it must fit into a worker's row.
             name = torch.cuda.get_device_name(self.place)[:34]
         elif self.place.type == "cpu":
             name = f"cpu, {torch.get_num_threads()} threads"
@@ -59,7 +59,8 @@ class Device:
 
 
 def choose(device: str = "auto", dtype: str = "auto", *, threads: int = 0) -> Device:
-    """Choose. device: "auto", "cpu", "cuda", "cuda:1", "mps"; dtype: "auto" or of DTYPES; threads: 0 = torch's choice.
+    """Return a device. device: "auto", "cpu", "cuda", "cuda:1", "mps"; dtype: "auto" or a key of DTYPES; threads: 0 =
+    torch's choice.
 
     Raises DeviceUnavailable.
     """
@@ -77,16 +78,16 @@ def choose(device: str = "auto", dtype: str = "auto", *, threads: int = 0) -> De
 def use_threads(count: int) -> None:
     """Set the number of CPU threads for torch in the calling thread; 0 = unchanged.
 
-    In a process that generates only one thread should have several: each thread has its own pool, and with more pool
-    threads than cores GNU OpenMP makes them sleep while waiting, which doubles a student's time per image.
+    In a generating process only one thread should use several: each thread has its own pool, and with more pool threads
+    than cores GNU OpenMP makes them sleep while waiting, which doubles a student's time per image.
     """
-    # Set even if it is unchanged: from then on this thread ignores the number set by others.
+    # Set even if unchanged: after that, this thread ignores numbers set in other threads.
     before = torch.get_num_threads()
     torch.set_num_threads(count or before)
 
 
 def thread_count(count: int) -> int:
-    """Return the number of CPU threads that a number of the settings stands for; 0 = torch's choice."""
+    """Return the number of CPU threads for a value of TORCH_THREADS; 0 = torch's choice."""
     return count or DEFAULT_THREADS
 
 

@@ -1,6 +1,6 @@
-"""Exceptions of the engine. The class docstring is the message; the other facts are class attributes.
+"""Exceptions of the engine. The class docstring is the message; other properties are class attributes.
 
-A code that failed jobs can have has `when` (its cause) and `remedy`, as in `generation.errors`.
+An error that can fail jobs has `when` (its cause) and `remedy`, as in `generation.errors`.
 """
 
 
@@ -9,7 +9,7 @@ class EngineError(Exception):
 
     code = "engine_error"
     retryable = False
-    is_infrastructure = False  # of the host or its device: not a failure of the job
+    is_infrastructure = False  # a fault of the host or its device, which does not fail the job
 
     def __init__(self, detail: str = "") -> None:
         message = (type(self).__doc__ or "").strip()

@@ -1,8 +1,8 @@
 """Export of a release to a folder for unmodified diffusers, in fp16.
 
-A student's folder gives the engine's images with StableDiffusionPipeline. For this it gets a time embedding
-(`folding.unfold`), a noise schedule whose DDIM steps are its timesteps, and a VAE encoder of zeros. A decoder that ends
-in a pixel shuffle, which diffusers' VAEs cannot do, is replaced by the VAE of its teacher.
+With a student's folder StableDiffusionPipeline gives the same images as the engine. For this the export adds a time
+embedding (`folding.unfold`), a noise schedule whose DDIM steps are the student's timesteps, and a VAE encoder of zeros.
+A decoder that ends in a pixel shuffle, which diffusers' VAEs do not support, is replaced by the teacher's VAE.
 """
 
 import json
@@ -40,7 +40,7 @@ SCHEDULERS = {
 def export(release_dir: Path, target: Path, *, encoder_dir: Path | None = None) -> None:
     """Write the new folder `target`, atomically.
 
-    encoder_dir: the folder of the teacher, for what a student lacks (the text encoder). Raises ReleaseInvalid.
+    encoder_dir: the teacher's folder, for the text encoder that a student lacks. Raises ReleaseInvalid.
     """
     release_dir, target = Path(release_dir), Path(target)
     manifest = release.verify(release_dir)
@@ -83,7 +83,10 @@ def _encoder(manifest: Manifest, release_dir: Path, encoder_dir: Path | None) ->
 
 # --- the noise schedule ---------------------------------------------------------------------------
 def _noise_schedule(manifest: Manifest, config: dict[str, Any]) -> tuple[dict[str, Any], list[int]]:
-    """Return scheduler_config.json, and the timesteps that diffusers then gives to the U-Net. Raises ReleaseInvalid."""
+    """Return the scheduler configuration, and the timesteps that diffusers then passes to the U-Net.
+
+    Raises ReleaseInvalid.
+    """
     name = SCHEDULERS[manifest.noise_scheduler]
     plain = {key: value for key, value in config.items() if not key.startswith("_")}
     exported = {
@@ -93,7 +96,7 @@ def _noise_schedule(manifest: Manifest, config: dict[str, Any]) -> tuple[dict[st
         "prediction_type": manifest.prediction_type,
         "clip_sample": False,
         "thresholding": False,
-        "steps_offset": 1,  # StableDiffusionPipeline sets it to 1 whatever the file has
+        "steps_offset": 1,  # StableDiffusionPipeline always overwrites it with 1
     }
     if _is_walked(exported, manifest.timesteps):
         return exported, manifest.timesteps
@@ -105,7 +108,7 @@ def _noise_schedule(manifest: Manifest, config: dict[str, Any]) -> tuple[dict[st
             f"{manifest.name}: diffusers' {name} cannot use the timesteps {manifest.timesteps[:8]} in "
             f"{len(manifest.timesteps)} steps. Only a release with evenly spaced timesteps can be exported."
         )
-    # A schedule with the noise levels of its timesteps only, so that DDIM uses all of it.
+    # A schedule of only the noise levels of the timesteps, so that DDIM uses all of them.
     steps = len(manifest.timesteps)
     levels = classes.make(DDIMScheduler, exported).alphas_cumprod.double()[
         list(reversed(manifest.timesteps))
@@ -121,7 +124,7 @@ def _noise_schedule(manifest: Manifest, config: dict[str, Any]) -> tuple[dict[st
 
 
 def _is_walked(config: dict[str, Any], timesteps: Sequence[int]) -> bool:
-    """Return whether diffusers' scheduler uses exactly these timesteps, with clean latents after the last."""
+    """Return whether diffusers' scheduler uses exactly these timesteps and ends at clean latents."""
     noise_scheduler = classes.make(getattr(diffusers, config["_class_name"]), config)
     noise_scheduler.set_timesteps(len(timesteps))
     if [float(timestep) for timestep in noise_scheduler.timesteps] != list(map(float, timesteps)):
@@ -178,7 +181,7 @@ def _in_fp16(source: Path, target: Path) -> None:
         save_file(tensors, copy, {"format": "pt"})
 
 
-# --- what stock diffusers and people read ---------------------------------------------------------
+# --- index and README -----------------------------------------------------------------------------
 def _index(folder: Path, scheduler: str) -> dict[str, Any]:
     text_encoder = _json(folder / "text_encoder" / "config.json").get("architectures")
     return {
@@ -216,8 +219,8 @@ def _readme(manifest: Manifest) -> str:
         count = len(manifest.covered_variants)
         prompts = "1 prompt" if count == 1 else f"{count} prompts"
         lines += [
-            f"Use exactly these num_inference_steps and this guidance: it was distilled for them from "
-            f"{manifest.parent}, and for {prompts}.",
+            f"Use exactly this num_inference_steps and guidance_scale: the student was distilled for them from "
+            f"{manifest.parent}, for {prompts}.",
             "A VAE of the class AutoencoderTiny can only decode: its encoder is all zeros, because text-to-image does "
             "not need it. Any other is the teacher's, because diffusers has no counterpart of this student's decoder.",
             "",

@@ -11,7 +11,7 @@ if TYPE_CHECKING:  # the web process also converts files, and has no NumPy
     import numpy as np
     import numpy.typing as npt
 
-# Chosen for speed without visible blocks: encoding the file is the longest CPU work of a job.
+# Fast settings without visible blocks: encoding the file is the longest CPU work of a job.
 SAVE_OPTIONS: dict[str, dict[str, Any]] = {
     "webp": {"quality": 90, "method": 1},
     "png": {"compress_level": 1},

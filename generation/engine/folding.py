@@ -52,9 +52,9 @@ _ACCEPTED_PER_LEVEL: dict[str, tuple[Any, ...]] = {
 
 
 def fold(unet: UNet2DConditionModel, timesteps: Sequence[int]) -> dict[str, Tensor]:
-    """Return the network's tensors in fp32 on the CPU without time embedding; biases of conv1 are [steps, channels].
+    """Return the network's tensors without time embedding, fp32 on the CPU; biases of conv1 are [steps, channels].
 
-    timesteps: of the network's steps, in order. Raises ReleaseInvalid, naming the field.
+    timesteps: those of the network's steps, in order. Raises ReleaseInvalid, naming the field.
     """
     check(unet.config)
     with torch.no_grad():
@@ -73,10 +73,10 @@ def fold(unet: UNet2DConditionModel, timesteps: Sequence[int]) -> dict[str, Tens
 def unfold(
     config: Mapping[str, Any], tensors: Mapping[str, Tensor], timesteps: Sequence[int]
 ) -> UNet2DConditionModel:
-    """Return a network with a time embedding, in fp32, that equals the folded one at each of the timesteps.
+    """Return a network with a time embedding, fp32, that equals the folded network at the timesteps.
 
-    The first layers of the time embedding are arbitrary; their projection into each residual block is the minimum-norm
-    one that gives its biases, so other timesteps give a mixture of them. Raises ReleaseInvalid.
+    The first layers of the time embedding are arbitrary. Their projection into each residual block is the minimum-norm
+    solution for its biases, so other timesteps give a mixture of the biases. Raises ReleaseInvalid.
     """
     check(config)
     with torch.random.fork_rng(devices=[]), torch.no_grad():
@@ -100,7 +100,7 @@ def unfold(
 
 
 def shapes(config: Mapping[str, Any], steps: int) -> dict[str, torch.Size]:
-    """Return name and shape of every tensor of a folded network. Raises ReleaseInvalid, naming the field."""
+    """Return name → shape of every tensor of a folded network. Raises ReleaseInvalid, naming the field."""
     check(config)
     try:
         with torch.device("meta"):
@@ -118,7 +118,7 @@ def shapes(config: Mapping[str, Any], steps: int) -> dict[str, torch.Size]:
 
 
 def check(config: Mapping[str, Any]) -> None:
-    """Raise ReleaseInvalid, naming the field, for a configuration that cannot be folded and served."""
+    """Raise ReleaseInvalid, naming the field, if the configuration cannot be folded and served."""
     for field, accepted in itertools.chain(_ACCEPTED.items(), _ACCEPTED_PER_LEVEL.items()):
         found = config.get(field, accepted[0])
         values = (
@@ -138,7 +138,7 @@ def check(config: Mapping[str, Any]) -> None:
 
 
 def _embedding(unet: UNet2DConditionModel, timesteps: Sequence[int]) -> Tensor:
-    """Return [steps, width of the time embedding], the input of every residual block's projection."""
+    """Return [steps, width of the time embedding], the input of the projections in the residual blocks."""
     projected = unet.time_proj(torch.tensor(list(timesteps), device=unet.device))
     embedding = unet.time_embedding(projected.to(unet.dtype))
     return embedding if unet.time_embed_act is None else unet.time_embed_act(embedding)

@@ -130,7 +130,7 @@ def _plan(source: Path) -> dict[str, Path]:
     for folder, base in WEIGHTS.items():
         plan[f"{folder}/config.json"] = source / folder / "config.json"
         for path in _weights(source / folder, base):
-            # Without the variant in its name, diffusers and transformers load it by default.
+            # Named without the variant, so that diffusers and transformers load it by default.
             plan[f"{folder}/{path.name.replace('.fp16', '')}"] = path
     for name in TOKENIZER_FILES:
         if (source / "tokenizer" / name).is_file():
@@ -142,7 +142,7 @@ def _plan(source: Path) -> dict[str, Path]:
 
 
 def _weights(folder: Path, base: str) -> list[Path]:
-    """Return the safetensors of a component, in fp16 if available; with the index if they are sharded."""
+    """Return the safetensors files of a component, fp16 ones if available, and the index if they are sharded."""
     for variant in (".fp16", ""):
         single = folder / f"{base}{variant}.safetensors"
         if single.is_file():

@@ -20,7 +20,7 @@ def image_to_latents(
 ) -> torch.Tensor:
     """Encode images (batch, 3, height, width) in [−1, 1] to latents (batch, channels, height ÷ 8, width ÷ 8) in fp32.
 
-    Without a generator the mean of the VAE's distribution, otherwise a sample.
+    Without a generator return the mean of the VAE's distribution, otherwise a sample.
     """
     distribution = vae.encode(images.to(vae.device, vae.dtype)).latent_dist
     latents = distribution.mode() if generator is None else distribution.sample(generator)
@@ -37,21 +37,21 @@ def latents_to_image(vae: "AutoencoderKL", latents: torch.Tensor) -> torch.Tenso
 
 
 def decoded(vae: "AutoencoderKL | AutoencoderTiny", latents: torch.Tensor) -> torch.Tensor:
-    """Return images (batch, 3, height, width) of latents as the VAE takes them, neither clamped nor converted."""
+    """Decode unscaled latents to images (batch, 3, height, width), neither clamped nor converted."""
     return as_images(vae.decode(latents).sample)
 
 
 def as_images(output: torch.Tensor) -> torch.Tensor:
-    """Return the images (batch, 3, height, width) of a decoder's output.
+    """Return a decoder's output as images (batch, 3, height, width).
 
-    Where it has 3·s² channels, those of one place are a block of s × s pixels: a pixel shuffle (arXiv 1609.05158).
-    Raises ReleaseInvalid.
+    An output of 3·s² channels is rearranged to blocks of s × s pixels: a pixel shuffle (arXiv 1609.05158). Raises
+    ReleaseInvalid.
     """
     return F.pixel_shuffle(output, _shuffle(output.shape[1]))
 
 
 def pixels_per_latent(config: Any) -> int:
-    """Return how many pixels a side a latent has. config: of an AutoencoderKL or AutoencoderTiny, diffusers' fields.
+    """Return the side length in pixels of one latent position. config: AutoencoderKL's or AutoencoderTiny's.
 
     Raises ReleaseInvalid.
     """
@@ -76,7 +76,7 @@ def to_pixels(images: torch.Tensor) -> npt.NDArray[np.uint8]:
 
 
 def as_uint8(images: torch.Tensor) -> torch.Tensor:
-    """Return the same values in the layout of the images, on their device."""
+    """Convert images to uint8, in the same layout and on the same device."""
     return ((images + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
 
 

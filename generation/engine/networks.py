@@ -21,7 +21,10 @@ WEIGHTS = "diffusion_pytorch_model.safetensors"
 
 
 def load_unet(folder: Path, device: Device) -> UNet2DConditionModel | FoldedUNet:
-    """Load, frozen, in its dtype. Raises OSError, ValueError, RuntimeError, SafetensorError, ReleaseInvalid."""
+    """Load a frozen U-Net in the device's dtype.
+
+    Raises OSError, ValueError, RuntimeError, SafetensorError and ReleaseInvalid.
+    """
     config = read_config(folder)
     if config["_class_name"] != FOLDED_UNET:
         return _placed(load_stock(UNet2DConditionModel, folder, device.dtype), device)
@@ -30,7 +33,7 @@ def load_unet(folder: Path, device: Device) -> UNet2DConditionModel | FoldedUNet
 
 
 def load_vae(folder: Path, device: Device) -> AutoencoderKL | AutoencoderTiny:
-    """Load, frozen. Raises as `load_unet`."""
+    """Load a frozen VAE. Raises the same as `load_unet`."""
     config = read_config(folder)
     if config["_class_name"] not in (TINY_VAE, SHUFFLED_VAE):
         return _placed(load_stock(AutoencoderKL, folder, _vae_dtype(device, config)), device)
@@ -42,7 +45,7 @@ def load_vae(folder: Path, device: Device) -> AutoencoderKL | AutoencoderTiny:
 
 
 def tiny_vae(config: Mapping[str, Any]) -> AutoencoderTiny:
-    """Return an untrained network. Drops the field `block_out_channels`, of which diffusers would warn."""
+    """Return an untrained network. Drop the field `block_out_channels`, about which diffusers would warn."""
     return classes.make(AutoencoderTiny, config)
 
 
@@ -51,7 +54,7 @@ def read_config(folder: Path) -> dict[str, Any]:
 
 
 def write_json(path: Path, value: Mapping[str, Any]) -> None:
-    """Write a JSON file; make its folder if it is missing."""
+    """Write a JSON file; create its folder if it is missing."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", "utf-8")
 
@@ -108,13 +111,13 @@ def _weight_files(folder: Path) -> list[Path]:
 
 def _placed(network: Any, device: Device) -> Any:
     network.requires_grad_(False).eval()
-    # The layout that convolutions on CPUs and tensor cores read directly.
+    # channels_last: the layout that convolutions on CPUs and tensor cores read directly.
     layout = torch.preserve_format if device.place.type == "mps" else torch.channels_last
     return network.to(device.place).to(memory_format=layout)
 
 
 def _vae_dtype(device: Device, config: dict[str, Any]) -> torch.dtype:
-    """Return the dtype. A VAE with force_upcast overflows in fp16 (activations above 65,504); bf16 has fp32's range."""
+    """Return the VAE's dtype. With force_upcast it would overflow in fp16 (above 65,504); bf16 has fp32's range."""
     if device.dtype == torch.float16 and config.get("force_upcast", True):
         return torch.float32
     return device.dtype

@@ -1,7 +1,7 @@
 """Batched inference with a loaded release: requests to pixels.
 
 A request gives the same image at any batch size: noise comes from one CPU generator per image. Only rounding depends on
-the shape of the batch: at most TOLERANCE of 255 in any pixel, by the dtype of the U-Net.
+the shape of the batch; pixels differ by at most TOLERANCE (of 255), depending on the U-Net's dtype.
 """
 
 import json
@@ -36,7 +36,7 @@ from generation.engine.request import GenerationRequest, GenerationResult, Timin
 from generation.engine.runtimes import Runtime, selection
 
 TOLERANCE = {"float32": 2, "bfloat16": 8, "float16": 8}
-DECODED_PIXELS = 8 * 512 * 512  # per VAE call: its activations are the memory peak
+DECODED_PIXELS = 8 * 512 * 512  # limit per VAE call, whose activations are the memory peak
 KEYVALUE_BYTES = 512 * 2**20  # resident; 2 MB per prompt variant of Stable Diffusion 1.5
 OnStep = Callable[[int, int], Collection[int]]
 Rows = list[int]
@@ -47,13 +47,13 @@ class Previews(Protocol):
     """Receiver of previews during generation. It has no effect on the images."""
 
     def wanted(self, step: int, steps: int) -> Collection[int]:
-        """Return the indexes of the requests to preview. Called after each step but the last."""
+        """Return the indexes of the requests to preview. Called after each step except the last."""
 
     def show(self, step: int, steps: int, pixels: Mapping[int, Pixels], seconds: float) -> None:
-        """Receive the images as if this step were the last, uint8 (height, width, 3), and the seconds it took."""
+        """Receive predicted final images, uint8 (height, width, 3), and the seconds that making them took."""
 
     def failed(self, error: Exception) -> None:
-        """Called if previews failed. `wanted` is not called again in this batch."""
+        """Handle a failure of previews. `wanted` is not called again in this batch."""
 
 
 def load(
@@ -68,8 +68,8 @@ def load(
 ) -> "Pipeline":
     """Load a release onto a device. Raises ReleaseInvalid, DeviceUnavailable and OutOfMemory.
 
-    threads: of the CPU, for torch in this thread, 0 = torch's choice; generating_threads: in the thread that will
-    generate, if it is another one. runtime: of `runtimes.NAMES`; cache: a folder for what they convert and measure.
+    threads: CPU threads for torch in this thread, 0 = torch's choice; generating_threads: the same for the thread that
+    will generate, if different. runtime: one of `runtimes.NAMES`; cache: folder for conversions and measurements.
     """
     folder = Path(release_dir)
     chosen = devices.choose(device, dtype, threads=threads)
@@ -97,7 +97,7 @@ def load(
         raise
     except torch.AcceleratorError as error:
         raise DeviceFailed(str(error)) from error
-    except Exception as error:  # a configuration may be anything, and end in any error
+    except Exception as error:  # an invalid configuration can raise anything
         if _is_out_of_memory(error):
             raise OutOfMemory(str(error)) from error
         raise ReleaseInvalid(f"{folder}: {str(error) or repr(error)}") from error
@@ -122,7 +122,7 @@ class Pipeline:
         self.manifest = manifest
         self.device = device
         self.runtime = runtime
-        # For a student keys and values are cached: they depend on the prompt only.
+        # For a student keys and values are cached, since they depend only on the prompt.
         derive = runtime.keyvalues
         self.embeddings = EmbeddingTable(
             device.place,
@@ -150,7 +150,7 @@ class Pipeline:
         previews: Previews | None = None,
         timings: Timings | None = None,
     ) -> list[GenerationResult]:
-        """Generate. Returns results in the order of the requests, which must all have the same size.
+        """Generate images of one size. Return results in the order of the requests.
 
         on_step(step, steps) is called after each step and returns the indexes of requests to drop; their results have
         neither pixels nor an error. An exception from it stops the batch. A request that is invalid, or too large for
@@ -227,7 +227,7 @@ class _Batch:
         return True
 
     def _halving(self, rows: Rows, work: Callable[[Rows], None]) -> None:
-        """Process the rows as one batch; split it in halves if the device runs out of memory."""
+        """Process the rows as one batch, or as two halves if the device runs out of memory."""
         waiting = [rows] if rows else []
         while waiting:
             part = waiting.pop(0)
@@ -240,7 +240,7 @@ class _Batch:
                 if not _is_out_of_memory(error):
                     raise
                 message = str(error).splitlines()[0]
-            # Outside `except`: the traceback would keep the tensors that did not fit.
+            # Outside `except`, whose traceback would keep the large tensors alive.
             self.device.empty_cache()
             if len(part) == 1:
                 self.errors[part[0]] = OutOfMemory(message)
@@ -249,7 +249,7 @@ class _Batch:
                 waiting[:0] = [part[:half], part[half:]]
 
     def _denoise(self, rows: Rows) -> None:
-        """Noise → latents, (4, height ÷ 8, width ÷ 8) per row, in fp32: small steps are lost in 8 bits of mantissa."""
+        """Denoise to latents, (4, height ÷ 8, width ÷ 8) per row, in fp32, since bf16 would lose small steps."""
         pipeline, manifest = self.pipeline, self.manifest
         self.timings.batches.append(len(rows))
         started = time.perf_counter()
@@ -297,9 +297,9 @@ class _Batch:
         return noise.to(self.device.place)
 
     def _prompt_embeds(self, rows: Rows) -> torch.Tensor:
-        """Return (batch, tokens, width); for a folded network keys and values instead.
+        """Return prompt embeddings (batch, tokens, width), or keys and values for a folded network.
 
-        With guidance twice as many rows, first those of the empty text.
+        With guidance there are twice as many rows; those of the empty text come first.
         """
         embeds = self.pipeline.embeddings.gather([self.requests[row].embedding for row in rows])
         negative = self.pipeline._negative
@@ -326,23 +326,23 @@ class _Batch:
         self.errors.update({row: NotFinite() for row in rows if row not in pixels})
 
     def _pixels(self, rows: Rows, latents: torch.Tensor) -> dict[int, Pixels]:
-        """Decode the rows whose latents are finite."""
+        """Decode the rows and return pixels by row; rows that are not finite get an error instead."""
         images = self.pipeline.runtime.decode(latents)
-        # Of both: a decoder may map NaN to a number.
+        # Check latents and images, since a decoder may map NaN to a number.
         is_finite = (_is_finite(images) & _is_finite(latents)).tolist()
         pixels = conversions.to_pixels(images)
         found = zip(rows, pixels, is_finite, strict=True)
         return {row: image for row, image, is_right in found if is_right}
 
     def _preview(self, rows: Rows, step: int, clean: Callable[[], torch.Tensor]) -> None:
-        """Send the requested previews. clean: predicted latents of all rows. A failure only ends the previews."""
+        """Send the requested previews. clean: returns predicted latents of all rows. A failure only ends previews."""
         previews, steps = self.previews, len(self.manifest.timesteps)
         if previews is None:
             return
         wanted = set(previews.wanted(step, steps)).intersection(rows) - self.dropped
         if not wanted:
             return
-        self.device.synchronize()  # so that earlier work is not counted
+        self.device.synchronize()  # so that earlier work is not timed
         started = time.perf_counter()
         pixels: dict[int, Pixels] = {}
         failure: Exception | None = None
@@ -351,7 +351,7 @@ class _Batch:
             for part in self._decoded_at_once(sorted(wanted)):
                 pixels |= self._pixels(part, torch.stack([latents[row] for row in part]))
         except Exception as error:
-            failure = error.with_traceback(None)  # it would keep the tensors that did not fit
+            failure = error.with_traceback(None)  # which would keep the large tensors alive
         seconds = time.perf_counter() - started
         self.timings.preview_seconds += seconds
         if failure is None:

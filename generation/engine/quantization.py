@@ -22,13 +22,13 @@ def covers(name: str, tensor: Tensor) -> bool:
 
 
 def scales(weight: Tensor) -> Tensor:
-    """Return fp32 [out]: max |w| ÷ 127 per output channel; 1 if all its weights are zero. weight: [out, …]."""
+    """Return fp32 [out]: max |w| ÷ 127 per output channel, 1 for an all-zero channel. weight: [out, …]."""
     largest = weight.detach().float().abs().flatten(1).amax(dim=1)
     return torch.where(largest > 0, largest / LEVELS, torch.ones_like(largest))
 
 
 def rounded(weight: Tensor, scale: Tensor) -> Tensor:
-    """Return int8 in the shape of the weight: the nearest levels. scale: fp32 [out]."""
+    """Return the weight rounded to the nearest levels, int8, same shape. scale: fp32 [out]."""
     levels = (weight.detach().float() / _along(scale, weight)).round()
     return levels.clamp(-LEVELS, LEVELS).to(torch.int8)
 
@@ -39,7 +39,7 @@ def multiplied_out(stored: Tensor, scale: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def quantise(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return the stored form of a network's tensors. Raises ReleaseInvalid for values outside fp16, by name."""
+    """Return the stored form of named tensors. Raises ReleaseInvalid for values outside the range of fp16."""
     stored: dict[str, Tensor] = {}
     for name, tensor in tensors.items():
         require_fp16(name, tensor)
@@ -70,7 +70,7 @@ def dequantise(stored: Mapping[str, Tensor], dtype: torch.dtype) -> dict[str, Te
 def require_fp16(name: str, tensor: Tensor) -> None:
     """Raise ReleaseInvalid if a value is NaN or outside the range of fp16."""
     largest = tensor.detach().abs().max() if tensor.numel() else torch.zeros(())
-    if not bool(largest <= FP16_MAX):  # this form also refuses NaN
+    if not bool(largest <= FP16_MAX):  # `not <=` is also true for NaN
         raise ReleaseInvalid(
             f"{name} has a value outside the range of fp16 ({float(largest):g}). The training diverged: "
             "use an earlier checkpoint."

@@ -39,7 +39,7 @@ _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 @dataclass(frozen=True)
 class ReleaseFile:
-    """path: relative to the release, with forward slashes."""
+    """A file of a release. path: relative to the release, with forward slashes."""
 
     path: str
     size_bytes: int
@@ -69,7 +69,7 @@ class Manifest:
     quantization: str | None
     image_sizes: list[tuple[int, int]]  # (width, height); the first is the default
     covered_variants: list[str]  # slugs; empty = the whole catalogue
-    files: list[ReleaseFile]  # everything but release.json
+    files: list[ReleaseFile]  # everything except release.json
     evaluation: dict[str, Any] | None
 
 
@@ -86,13 +86,13 @@ def read(folder: Path) -> Manifest:
         ) from None
     except (OSError, ValueError) as error:
         raise ReleaseInvalid(
-            f"{path} cannot be read: {error}. Copy the release again from where it came."
+            f"{path} cannot be read: {error}. Copy the release again from its source."
         ) from error
     return manifest_from_dict(value)
 
 
 def manifest_from_dict(value: Any) -> Manifest:
-    """Refuses an unknown version, an unknown or missing field, a value of the wrong kind. Raises ReleaseInvalid."""
+    """Parse a manifest. Raises ReleaseInvalid for an unknown version, unknown or missing fields and invalid values."""
     if not isinstance(value, dict):
         raise ReleaseInvalid(f"{MANIFEST} must be a JSON object.")
     version = value.get("format_version")
@@ -257,10 +257,10 @@ def verify(
     without: Collection[str] = (),
     hashes: bool = True,
 ) -> Manifest:
-    """Compare the folder with its manifest: no file is missing, changed or extra. Return the manifest.
+    """Check that no file of the folder is missing, changed or extra. Return the manifest.
 
-    without: sub-folders that are not hashed (generation does not read the text encoder). hashes: False compares names
-    and sizes only. Raises ReleaseInvalid.
+    without: sub-folders not to hash (generation does not read the text encoder). hashes: False compares only names
+    and sizes. Raises ReleaseInvalid.
     """
     folder = Path(folder)
     manifest = read(folder)
@@ -321,7 +321,7 @@ def _altered(folder: Path, path: str, how: str) -> ReleaseInvalid:
 
 
 def _walk(folder: Path) -> dict[str, int]:
-    """Return path → bytes of every file. Refuses links (they lead out of what was hashed) and pickles."""
+    """Return path → bytes of every file. Raises ReleaseInvalid for links, whose targets are not hashed, and pickles."""
     found: dict[str, int] = {}
     for place, folders, names in os.walk(folder):
         for name in [*folders, *names]:
@@ -339,11 +339,11 @@ def _walk(folder: Path) -> dict[str, int]:
 
 # --- writing --------------------------------------------------------------------------------------
 def write(folder: Path, manifest: Manifest) -> None:
-    """Write `release.json` atomically, as the last file, and only if the folder then verifies by names and sizes."""
+    """Write `release.json` atomically, as the last file, if names and sizes of all files match it."""
     folder = Path(folder)
     manifest_from_dict(manifest_to_dict(manifest))
     path = folder / MANIFEST
-    temporary = folder.parent / f".{folder.name}.{MANIFEST}"  # within it would be an extra file
+    temporary = folder.parent / f".{folder.name}.{MANIFEST}"  # inside it would be an extra file
     with temporary.open("w", encoding="utf-8") as file:
         json.dump(manifest_to_dict(manifest), file, indent=2, ensure_ascii=False)
         file.write("\n")
@@ -353,7 +353,7 @@ def write(folder: Path, manifest: Manifest) -> None:
 
 
 def list_files(folder: Path) -> list[ReleaseFile]:
-    """Return all files of a folder with hashes, for `Manifest.files`. Raises ReleaseInvalid for links and pickles."""
+    """Hash all files of a folder, for `Manifest.files`. Raises ReleaseInvalid for links and pickles."""
     folder = Path(folder)
     present = _walk(folder)
     present.pop(MANIFEST, None)

@@ -1,4 +1,4 @@
-"""Requests and results of the engine, frozen. Imports no torch, and NumPy for type names only."""
+"""Requests and results of the engine, frozen. Imports no torch; NumPy only for types."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class GenerationRequest:
 
 @dataclass(frozen=True)
 class GenerationResult:
-    """pixels: uint8, (height, width, 3); or the error of a failed row; or neither for a dropped row."""
+    """Pixels, uint8 (height, width, 3), or the error of a failed request, or neither for a dropped one."""
 
     request: GenerationRequest
     pixels: npt.NDArray[np.uint8] | None
@@ -45,7 +45,7 @@ class GenerationResult:
 
 @dataclass
 class Timings:
-    """Seconds of one call of `Pipeline.generate`, by part."""
+    """Seconds of one call of `Pipeline.generate` by phase."""
 
     unet_seconds: float = 0.0
     decoder_seconds: float = 0.0

@@ -15,7 +15,7 @@ from generation.engine import classes
 from generation.engine.ddim import ExactDDIMScheduler
 from generation.engine.errors import ReleaseInvalid
 
-# The manifest's timesteps are used unchanged: every option that would modify them is switched off.
+# Switches off every option that would modify the manifest's timesteps.
 _EXACT = {
     "use_karras_sigmas": False,
     "use_exponential_sigmas": False,
@@ -23,7 +23,7 @@ _EXACT = {
     "final_sigmas_type": "zero",
 }
 _PLAIN = {"clip_sample": False, "thresholding": False}  # for pixels, wrong for latents
-# Module and class of diffusers, and options. They are imported when they are used: that takes seconds.
+# diffusers' module and class, and options. Imported when used, since the import takes seconds.
 _CLASSES: dict[str, tuple[str, str, dict[str, Any]]] = {
     "dpmsolver++": (
         "scheduling_dpmsolver_multistep",
@@ -44,7 +44,7 @@ _CLASSES: dict[str, tuple[str, str, dict[str, Any]]] = {
     "tcd": ("scheduling_tcd", "TCDScheduler", _PLAIN),
 }
 NAMES = ("ddim", *_CLASSES)
-DRAWS_NOISE = ("lcm", "tcd")  # between steps, with the generators of the images
+DRAWS_NOISE = ("lcm", "tcd")  # these add noise between steps, drawn from the images' generators
 
 
 def make(name: str, config: dict[str, Any], timesteps: Sequence[int]) -> Any:
@@ -54,7 +54,7 @@ def make(name: str, config: dict[str, Any], timesteps: Sequence[int]) -> Any:
         return ExactDDIMScheduler(config, timesteps)
     module, kind, overrides = _CLASSES[name]
     if name in DRAWS_NOISE:
-        # Otherwise diffusers warns of every timestep that is not on a coarser grid.
+        # Otherwise diffusers warns about every timestep that is not on a coarser grid.
         overrides = {
             **overrides,
             "original_inference_steps": config.get("num_train_timesteps", 1000),
@@ -69,7 +69,7 @@ def make(name: str, config: dict[str, Any], timesteps: Sequence[int]) -> Any:
 
 
 def _set_timesteps(unipc: Any, timesteps: Sequence[int]) -> None:
-    """Set exactly these; its own `set_timesteps` accepts only their number."""
+    """Set exactly these timesteps; UniPC's own `set_timesteps` accepts only their number."""
     unipc.set_timesteps(len(timesteps))
     alphas = unipc.alphas_cumprod[list(timesteps)]
     unipc.sigmas = torch.cat([((1 - alphas) / alphas).sqrt(), torch.zeros(1)]).float()
@@ -79,9 +79,9 @@ def _set_timesteps(unipc: Any, timesteps: Sequence[int]) -> None:
 def predict_clean(
     noise_scheduler: Any, model_input: torch.Tensor, output: torch.Tensor, timestep: Any
 ) -> torch.Tensor:
-    """Return pred_x0, the image that the network predicts at the end, from its input and output.
+    """Return pred_x0, the predicted clean latents, from the network's input and output.
 
-    The same for every noise scheduler: scaled for the network, a sample is √ᾱ x₀ + √(1 − ᾱ) ε.
+    Valid for every noise scheduler: scaled for the network, a sample is √ᾱ x₀ + √(1 − ᾱ) ε.
     """
     alpha = float(noise_scheduler.alphas_cumprod[int(timestep)])
     signal, noise = alpha**0.5, (1 - alpha) ** 0.5
@@ -93,7 +93,7 @@ def predict_clean(
 
 
 def check(name: str, config: dict[str, Any], timesteps: Sequence[int]) -> None:
-    """Raise ReleaseInvalid for a configuration that no noise scheduler here handles correctly."""
+    """Raise ReleaseInvalid if the configuration is not supported."""
     if name not in NAMES:
         raise ReleaseInvalid(f"The noise scheduler {name!r} is not one of {', '.join(NAMES)}.")
     trained = config.get("num_train_timesteps", 1000)

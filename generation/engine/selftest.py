@@ -1,4 +1,4 @@
-"""Self-test of a loaded pipeline: one image, whose errors tell a broken device from a bad request."""
+"""Self-test of a loaded pipeline with one image: it fails on a broken device, but not because of a bad request."""
 
 import time
 from collections.abc import Collection
@@ -10,11 +10,11 @@ from generation.engine.pipeline import Pipeline
 from generation.engine.prompts.embeddings import pack
 from generation.engine.request import GenerationRequest
 
-SECONDS = 5.0  # after which the rest of the steps is left out: a slow device need not finish
+SECONDS = 5.0  # after which the remaining steps are skipped: a slow device need not finish
 
 
 def run(loaded: Pipeline, *, images: int = 1) -> None:
-    """Generate a batch of an embedding of zeros. Raises DeviceFailed, whatever the error is."""
+    """Generate a batch from an embedding of zeros. Raises DeviceFailed for any error."""
     ends = time.monotonic() + SECONDS
 
     def on_step(step: int, steps: int) -> Collection[int]:

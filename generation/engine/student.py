@@ -21,9 +21,9 @@ class FoldedUNet(nn.Module):
     """One student on one device, frozen. `config` has diffusers' fields."""
 
     def __init__(self, config: Mapping[str, Any], tensors: dict[str, Tensor]) -> None:
-        """tensors: those of `folding.fold`, on the device and in its dtype. Raises ReleaseInvalid.
+        """tensors: result of `folding.fold`, on the device and in its dtype. Raises ReleaseInvalid.
 
-        They are removed from the dictionary one by one, so that there is no second copy of all of them.
+        They are removed from the dictionary one by one, to avoid a second copy of all of them.
         """
         super().__init__()
         _require_shapes(config, tensors)
@@ -41,7 +41,7 @@ class FoldedUNet(nn.Module):
         )
         self.norm_out = take.norm("conv_norm_out")
         self.conv_out = take.convolution("conv_out")
-        # For all cross-attentions: one product gives keys and values of a prompt.
+        # One product gives the keys and values of all cross-attentions.
         self.keyvalue_weight = nn.Buffer(torch.cat(take.keyvalue_weights))
 
     @property
@@ -219,7 +219,7 @@ class _Linear(nn.Module):
 
 # --- from names to layers -------------------------------------------------------------------------
 class _Taking:
-    """Takes each tensor once, in the form used."""
+    """Builds layers from named tensors, taking each tensor once."""
 
     def __init__(self, config: Mapping[str, Any], tensors: dict[str, Tensor]) -> None:
         self.tensors = tensors
@@ -234,12 +234,12 @@ class _Taking:
         return self.tensors.pop(name)
 
     def linear(self, name: str) -> _Linear:
-        """Return a linear layer; a 1×1 convolution is one too."""
+        """Return a linear layer, also from a 1×1 convolution."""
         weight, bias = self._pair(name)
         return _Linear(weight.flatten(1), bias)
 
     def stacked(self, names: Sequence[str]) -> _Linear:
-        """Return linear layers of the same input, without bias, as one."""
+        """Return several linear layers without bias and with the same input as one layer."""
         return _Linear(torch.cat([self(f"{name}.weight") for name in names]), None)
 
     def convolution(self, name: str, *, stride: int = 1) -> _Convolution:

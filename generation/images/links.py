@@ -1,6 +1,6 @@
-"""Signed links to image files: the signature is the permission, so browsers and CDNs need no key.
+"""Signed links to image files. The signature is the permission, so browsers and CDNs need no key.
 
-A link to the thumbnail is not valid for the file, nor the reverse.
+A link to the thumbnail is not valid for the file, and vice versa.
 """
 
 import math
@@ -33,7 +33,7 @@ def thumbnail_path(image_id: UUID) -> str:
 
 
 def file_name(image: Image) -> str:
-    """Return the name of the image's file when it is saved: of its prompt variant and seed."""
+    """Return a name for downloads of the image, made from its prompt variant and seed."""
     return f"{image.job.variant.slug}-{image.seed}.{image.format}"
 
 
@@ -61,7 +61,7 @@ def check(image_id: UUID, expires: str, signature: str, *, to: str = FILE) -> in
     return int(left)
 
 
-# Cached: both cost more than the signature, and a job may have twenty links.
+# Both functions are cached: they take longer than the signature, and a job may have twenty links.
 @lru_cache(maxsize=8)
 def _signer(to: str, secret_key: str, fallback_keys: tuple[str, ...]) -> Signer:
     return Signer(key=secret_key, fallback_keys=[*fallback_keys], salt=_SALTS[to])

@@ -1,8 +1,8 @@
 """References of rows to stored files, and the lock between inserting a reference and removing a file.
 
-A writer of a row that refers to files first takes shared locks on them until the end of the transaction, then checks
-that they exist. A remover of files takes exclusive locks without waiting, then checks that no row refers to them. So
-either the remover sees the row, or the writer sees that the file is gone.
+A transaction that inserts references first takes shared locks on the files, then checks that they exist. Removal takes
+exclusive locks without waiting, then checks that no row refers to the files. So either the removal sees the row, or the
+transaction sees that the file is missing.
 """
 
 from collections.abc import Collection, Iterable, Sequence
@@ -20,7 +20,7 @@ from generation.models import Image, Job, StockedImage
 
 log = structlog.get_logger(__name__)
 
-AT_ONCE = 200  # files removed per transaction: writers that need one of them wait for so long
+AT_ONCE = 200  # files removed per transaction, for which transactions with references to them wait
 
 
 @dataclass(frozen=True)
@@ -32,13 +32,13 @@ class Removed:
 
 
 def hold(names: Collection[str]) -> None:
-    """Lock these files against removal until the transaction ends. Check afterwards that they exist."""
+    """Lock these files against removal until the transaction ends. The caller then checks that they exist."""
     if names:
         with connection.cursor() as cursor:
             cursor.execute(HOLD, {"files": list(names)})
 
 
-# For statements that also lock files.
+# The same lock, for use inside other statements.
 HOLD = "SELECT pg_advisory_xact_lock_shared(hashtextextended('file ' || name, 0)) FROM unnest(%(files)s::text[]) name"
 
 
@@ -52,7 +52,7 @@ def in_use(names: Sequence[str], *, without: QuerySet[Job] | None = None) -> set
 
 
 def _of_images(names: Sequence[str]) -> set[str]:
-    # EXISTS: one row is enough, however many jobs share a file.
+    # EXISTS stops at the first of many jobs that share a file.
     with connection.cursor() as cursor:
         cursor.execute(
             "SELECT name FROM unnest(%s::text[]) name"
@@ -85,7 +85,7 @@ def remove(names: Collection[str]) -> list[Removed]:
     found: list[Removed] = []
     for start in range(0, len(ordered), AT_ONCE):
         with transaction.atomic():
-            free = _lock_alone(ordered[start : start + AT_ONCE])
+            free = _lock_exclusively(ordered[start : start + AT_ONCE])
             used = in_use(free)
             gone = with_thumbnails(name for name in free if name not in used)
             found += [one for one in storage.at_once(_remove, gone) if one is not None]
@@ -99,15 +99,15 @@ def with_thumbnails(names: Iterable[str]) -> list[str]:
 
 
 def sizes(names: Sequence[str]) -> list[Removed]:
-    """Return the existing ones, as `remove` would if nothing referred to them."""
+    """Return the existing files with their sizes, without removing them."""
     found = storage.at_once(storage.size, names)
     return [
         Removed(name, size) for name, size in zip(names, found, strict=True) if size is not None
     ]
 
 
-def _lock_alone(names: Sequence[str]) -> list[str]:
-    """Return the files that could be locked exclusively. Without waiting, which could deadlock."""
+def _lock_exclusively(names: Sequence[str]) -> list[str]:
+    """Return the files that could be locked exclusively without waiting, which could deadlock."""
     with connection.cursor() as cursor:
         cursor.execute(
             "SELECT name FROM unnest(%s::text[]) name"

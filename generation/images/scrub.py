@@ -1,4 +1,4 @@
-"""Slow check of all stored images against the hashes in their names, a folder an hour."""
+"""Slow check of all stored images against the hashes in their names, one folder per hour."""
 
 import time
 from dataclasses import dataclass
@@ -14,16 +14,16 @@ from generation.models import Image
 
 log = structlog.get_logger(__name__)
 
-FOLDERS = 256  # one for each first byte of a hash: all are checked in about eleven days
+FOLDERS = 256  # one per first byte of a hash; checking all takes about eleven days
 BYTES_PER_SECOND = 20_000_000
 
 
 @dataclass
 class Report:
     files: int = 0
-    unreadable: int = 0  # damaged, now removed; or the storage refused
-    missing: int = 0  # files of rows
-    restored: int = 0  # of those, made again from the lossless master
+    unreadable: int = 0  # damaged and removed, or not readable
+    missing: int = 0  # files that rows refer to
+    restored: int = 0  # missing ones that were made again from the lossless master
 
 
 def folder_at(now: datetime) -> str:
@@ -32,7 +32,7 @@ def folder_at(now: datetime) -> str:
 
 
 def scrub(folder: str) -> Report:
-    """Check the files of a folder and those that rows expect there; restore what is lost from its lossless master."""
+    """Check the files of a folder, and restore missing ones of rows from their lossless master. Return the counts."""
     report = Report()
     for name in storage.files_in(f"{storage.IMAGES}/{folder}"):
         if heartbeat.stopping.is_set():

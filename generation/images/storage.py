@@ -2,8 +2,8 @@
 
 Names are content hashes, so a file is stored once; writes are atomic. Errors of the storage become StorageFailed.
 
-A file is synced to the disk by other threads, while the next one is encoded: many at once cost as much as one. Who
-writes a row that refers to files waits for it (`sync`). A file that has not the content of its name is never returned.
+Files are synced to the disk by other threads while the next one is encoded: many at once take as long as one. Before
+inserting a row that refers to files, wait with `sync`. A file whose content does not match its name is never returned.
 """
 
 import hashlib
@@ -53,7 +53,7 @@ class StoredFile:
 
 
 def save(content: bytes, extension: str) -> StoredFile:
-    """Store `content` under its hash. Raises StorageFailed."""
+    """Store `content` under its hash and return the file. Raises StorageFailed."""
     sha256 = hashlib.sha256(content).hexdigest()
     stored = StoredFile(_name(IMAGES, sha256, extension), sha256, len(content))
     keep(stored.name, content)
@@ -66,7 +66,7 @@ def thumbnail_name(file: str) -> str:
 
 
 def source_name(name: str) -> str:
-    """Return the file that a thumbnail was made from, always a PNG; any other name unchanged."""
+    """Return the name of the file that a thumbnail was made from, always a PNG; any other name unchanged."""
     folder, _, rest = name.partition("/")
     return f"{IMAGES}/{PurePosixPath(rest).with_suffix('.png')}" if folder == THUMBNAILS else name
 
@@ -76,7 +76,7 @@ def _name(folder: str, sha256: str, extension: str) -> str:
 
 
 def keep(name: str, content: bytes) -> None:
-    """Store `content` under this name unless it exists. Raises StorageFailed."""
+    """Store `content` under this name unless the file exists. Raises StorageFailed."""
     if _is_local():
         path = Path(settings.MEDIA_ROOT) / name
         is_new = not _has(path, content)
@@ -93,7 +93,7 @@ def keep(name: str, content: bytes) -> None:
 
 
 def _has(path: Path, content: bytes) -> bool:
-    """Return whether the file has this content: one that a crash left behind may have its size alone."""
+    """Compare the content: after a crash a file may have the right size and no content."""
     try:
         return path.stat().st_size == len(content) and path.read_bytes() == content
     except OSError:
@@ -112,7 +112,7 @@ def _write(path: Path, content: bytes) -> None:
     except OSError as error:
         if temporary is not None:
             with suppress(OSError):
-                os.unlink(temporary)  # on a full disk each try would leave its half
+                os.unlink(temporary)  # otherwise each try on a full disk would leave a partial file
         raise StorageFailed(
             f"{path.parent}: {error.strerror}. Check free space and permissions of DATA_DIR."
         ) from error
@@ -120,7 +120,7 @@ def _write(path: Path, content: bytes) -> None:
 
 # --- durability -----------------------------------------------------------------------------------
 def sync(names: Iterable[str]) -> None:
-    """Return when those of these files that this process stored are on the disk. One that cannot be is removed."""
+    """Wait until the files that this process stored are on the disk. A file that fails is removed."""
     wait([future for name in names if (future := _syncing.get(name)) is not None])
 
 
@@ -143,14 +143,14 @@ def _sync(name: str, path: Path, *, is_new: bool) -> None:
             finally:
                 os.close(handle)
     except FileNotFoundError:
-        pass  # removed meanwhile: the writer of the row finds out
+        pass  # removed in the meantime: the writer of the row detects it
     except OSError as error:
         log.error("file_not_synced", file=name, error=error.strerror)
         if is_new:
             path.unlink(missing_ok=True)
 
 
-# --- looking at files -----------------------------------------------------------------------------
+# --- reading and listing --------------------------------------------------------------------------
 
 
 def size(name: str) -> int | None:
@@ -170,7 +170,7 @@ def exists(name: str) -> bool:
 
 
 def is_there() -> bool:
-    """Return whether the folder of images exists. A row of an image without it means a storage that is not mounted."""
+    """Return whether the folder of images exists. If not, although images have rows, the storage is not mounted."""
     return not _is_local() or (Path(settings.MEDIA_ROOT) / IMAGES).is_dir()
 
 
@@ -184,11 +184,11 @@ def modified_at(name: str) -> datetime | None:
 
 
 def read(name: str) -> bytes:
-    """Return the content. A file that has not the content of its name is removed. Raises StorageFailed."""
+    """Return the content. A file whose content does not match its name is removed. Raises StorageFailed."""
     content = _read(name)
     if _is_whole(name, content):
         return content
-    content = _read(name)  # again: a network disk may have returned wrong bytes once
+    content = _read(name)  # second try: a network disk may return wrong bytes once
     if _is_whole(name, content):
         return content
     log.error("file_damaged", file=name, size_bytes=len(content))
@@ -207,19 +207,19 @@ def _read(name: str) -> bytes:
 
 def _is_whole(name: str, content: bytes) -> bool:
     path = PurePosixPath(name)
-    # Thumbnails are named after the file that they were made from.
+    # A thumbnail has the hash of its source in its name.
     return path.parts[0] != IMAGES or hashlib.sha256(content).hexdigest() == path.stem
 
 
 def copy(name: str, target: Path) -> None:
-    """Copy a file to a local path; as a hard link if possible."""
+    """Copy a file to a local path, as a hard link if possible."""
     if not _is_local():
         target.write_bytes(read(name))
         return
     source = Path(settings.MEDIA_ROOT) / name
     try:
         os.link(source, target)
-    except OSError:  # another file system, or one without hard links
+    except OSError:  # different file systems, or no hard links
         shutil.copyfile(source, target)
 
 

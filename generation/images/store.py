@@ -1,7 +1,7 @@
 """Store of generated images: image keys, lookup of existing images, conversion to file formats.
 
 A key hashes everything that determines the pixels. A file format is a conversion of the same image, made once and kept.
-A file with metadata belongs to one job: another job gets the pixels from the lossless master.
+A file with metadata belongs to one job; for other jobs the file is made from the lossless master.
 """
 
 import hashlib
@@ -26,7 +26,7 @@ class StoredImage:
     """A stored image. master: name of the lossless PNG, which never has metadata; file, format, sha256,
     size_bytes, has_metadata: of one file format.
 
-    seed: if it differs from the job's own for this index; tries: images generated for it; is_accepted, failing,
+    seed: set if it differs from the job's seed for this index; tries: images generated for it; is_accepted, failing,
     detector: verdict of the detector, None if not checked.
     """
 
@@ -51,7 +51,7 @@ _REQUIRED = {field.name for field in fields(StoredImage) if field.default is MIS
 
 
 def from_facts(facts: Mapping[str, Any]) -> StoredImage | None:
-    """Return the image whose `asdict` gave these facts; None if another version wrote them."""
+    """Return the image from the output of `asdict`; None if another version wrote it."""
     return StoredImage(**facts) if _REQUIRED <= facts.keys() <= _KNOWN else None
 
 
@@ -83,12 +83,12 @@ def keys(job: Job) -> list[str]:
 
 
 def job_key(image_keys: Iterable[str], *, max_tries: int = 0) -> str:
-    """Return one key for a job's images, equal for identical jobs. With several tries seeds vary: the key differs."""
+    """Return one key for a job's images, equal for identical jobs. It depends on max_tries, since tries vary seeds."""
     return _hash(*image_keys, *([f"tries {max_tries}"] if max_tries > 1 else []))
 
 
 def metadata(job: Job, seed: int) -> dict[str, object] | None:
-    """Return the metadata for the file of this image, without the owner; None if the job wants none."""
+    """Return the metadata for this image's file, without the owner; None if the job requests none."""
     if not job.has_metadata:
         return None
     return {
@@ -107,9 +107,9 @@ def metadata(job: Job, seed: int) -> dict[str, object] | None:
 def store(
     key: str, pixels: Any, output_format: str, *, metadata: Mapping[str, object] | None = None
 ) -> StoredImage:
-    """Store an image, pixels uint8 (height, width, 3), losslessly and as `output_format`. Raises StorageFailed.
+    """Store pixels, uint8 (height, width, 3), losslessly and as `output_format`. Raises StorageFailed.
 
-    metadata: written to the file of this format; None: nothing.
+    metadata: written to the file of this format, if given.
     """
     height, width, _ = pixels.shape
     file = master = storage.save(files.encode(pixels, "png"), "png")
@@ -130,7 +130,7 @@ def store(
 
 
 def render(job: Job, index: int, image: StoredImage) -> StoredImage:
-    """Return the image in the job's file format, with its metadata or none. Raises StorageFailed."""
+    """Return the image in the job's file format, with metadata if the job requests it. Raises StorageFailed."""
     embedded = metadata(job, job.seed + index if image.seed is None else image.seed)
     if embedded is None and _is_plain(image, job.output_format) and not gone([image]):
         return image
@@ -151,13 +151,13 @@ def _is_plain(image: StoredImage, output_format: str) -> bool:
 
 
 def answers(job: Job, stored: Iterable[StoredImage]) -> bool:
-    """Return whether these can be used for the job: one with quality control takes only judged images."""
+    """Return whether these images can answer the job. Jobs with quality control need judged images."""
     return not job.max_tries or all(image.is_accepted is not None for image in stored)
 
 
 def remember(images: Iterable[StoredImage]) -> None:
     """Cache stored images. Call after commit."""
-    # Only facts of the image, not what one job tried before it.
+    # Without the tries, which belong to one job.
     kept = [replace(image, seed=None, tries=1) for image in images if not image.has_metadata]
     cache.put({f"{image.key}.{image.format}": asdict(image) for image in kept})
 
@@ -177,7 +177,7 @@ def cached(wanted: Collection[str]) -> list[StoredImage]:
 
 
 def hold(images: Iterable[StoredImage]) -> set[str]:
-    """Lock their files until the transaction ends. Return the names of unusable ones. Raises StorageFailed."""
+    """Lock the files until the transaction ends. Return the names of unusable ones. Raises StorageFailed."""
     held = list(images)
     references.hold({name for image in held for name in (image.file, image.master)})
     return gone(held)
@@ -186,7 +186,7 @@ def hold(images: Iterable[StoredImage]) -> set[str]:
 def gone(images: Iterable[StoredImage]) -> set[str]:
     """Return the names of files that are missing, have another size, or could not be synced. Raises StorageFailed.
 
-    The others are on the disk afterwards, so that a row may refer to them.
+    The other files are synced to the disk, so that rows may refer to them.
     """
     seen = list(images)
     storage.sync({name for image in seen for name in (image.file, image.master)})
@@ -200,9 +200,9 @@ def gone(images: Iterable[StoredImage]) -> set[str]:
 
 
 def find(job: Job) -> list[StoredImage] | None:
-    """Return the job's images in order of index, or None if any is missing. Checks the files, and does not lock them.
+    """Return the job's images in order of index, or None if any is missing. Files are checked but not locked.
 
-    Before their rows are inserted: `hold` them in that transaction.
+    Call `hold` in the transaction that inserts their rows.
     """
     own = keys(job)
     found = {} if job.has_metadata else _cached(own, job.output_format)
@@ -240,7 +240,7 @@ def _cached(wanted: Collection[str], output_format: str) -> dict[str, StoredImag
     return {image.key: image for facts in found.values() if (image := from_facts(facts))}
 
 
-# Written by hand: it runs at every request with a seed, and the ORM takes longer than PostgreSQL.
+# Hand-written: it runs at every request with a seed, and the ORM takes longer than PostgreSQL.
 _STORED = """
 SELECT DISTINCT key, master, file, format, sha256, size_bytes, width, height, is_accepted, failing, detector,
                 has_metadata
@@ -261,7 +261,7 @@ def _rows(wanted: Collection[str]) -> dict[str, list[StoredImage]]:
 
 
 def _file(job: Job, index: int, candidates: Sequence[StoredImage]) -> StoredImage | None:
-    """Return one file as the job wants it: an existing one, or converted from the lossless master."""
+    """Return an image in the job's format: an existing file, or one converted from the lossless master."""
     if not job.has_metadata:
         for image in candidates:
             if _is_plain(image, job.output_format) and not gone([image]):
@@ -287,7 +287,7 @@ def content(image: Image) -> bytes:
             raise
         made = files.render(storage.read(image.master), image.format)
         if hashlib.sha256(made).hexdigest() != image.sha256:
-            raise  # an encoder of another version
+            raise  # the encoder has another version
         storage.save(made, image.format)
         log.warning("file_restored", file=image.file)
         return made

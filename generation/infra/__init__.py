@@ -1,1 +1,1 @@
-"""Redis, notifications, heartbeats and metrics."""
+"""Redis, PostgreSQL, notifications, heartbeats and metrics."""

@@ -1,6 +1,6 @@
-"""Lock in Redis that keeps beat single: a second beat stands by until the first is gone.
+"""Redis lock that makes beat a singleton: a second beat stands by until the first is gone.
 
-The holder renews it at each tick of its schedule, so a beat that hangs is replaced.
+The holder renews the lock at each tick of its schedule, so a hanging beat is replaced.
 """
 
 import atexit
@@ -18,35 +18,35 @@ from generation.infra.redis_client import client
 log = structlog.get_logger(__name__)
 
 NAME = "retort:beat"
-LOCK_SECONDS = 15.0  # a beat that was killed, or hangs, is replaced after that
-LOOK_SECONDS = 2.0
+LOCK_SECONDS = 15.0  # a killed or hanging beat is replaced after this time
+POLL_SECONDS = 2.0
 EXIT_LOST = 1
 
 _lock: Lock | None = None
 
 
 def acquire() -> None:
-    """Return when this process holds the lock. Call `keep` often from then on."""
+    """Block until this process holds the lock. Call `keep` often after that."""
     global _lock
     _lock = client().lock(NAME, timeout=LOCK_SECONDS, thread_local=False)
     if not _take(_lock):
         log.info("beat_stands_by")
         while not _take(_lock):
-            time.sleep(LOOK_SECONDS)
+            time.sleep(POLL_SECONDS)
     log.info("beat_begins")
     atexit.register(_release, _lock)
 
 
 def keep() -> bool:
-    """Renew the lock. Return False while that is not known, since Redis is away: then send nothing.
+    """Renew the lock. Return False while Redis is unreachable; the caller must then send nothing.
 
-    If another beat has taken it, end this process, which the supervisor starts again to stand by.
+    If another beat has the lock, exit the process; the supervisor restarts it as the standby.
     """
     if _lock is None:
         return False
     try:
         return bool(_lock.reacquire())
-    except LockError:  # it expired while Redis was away, or this process was suspended
+    except LockError:  # it expired while Redis was unreachable or this process was suspended
         if _take(_lock):
             return True
         log.error("beat_lock_lost")
@@ -57,7 +57,7 @@ def keep() -> bool:
 
 
 def is_held() -> bool:
-    """Return whether a beat runs: it holds the lock. Raises RedisError."""
+    """Return whether a beat runs, that is, holds the lock. Raises RedisError."""
     return bool(client().exists(NAME))
 
 
@@ -70,5 +70,5 @@ def _take(lock: Lock) -> bool:
 
 
 def _release(lock: Lock) -> None:
-    with suppress(redis.RedisError):  # then it expires
+    with suppress(redis.RedisError):  # the lock then expires
         lock.release()

@@ -8,19 +8,19 @@ from generation.infra import heartbeat
 
 
 class QueueStep(StartStopStep):
-    """Prepares a worker that consumes `queue` before it receives messages, and ends its heartbeat with it.
+    """Prepares a worker of `queue` before it receives messages, and ends its heartbeat when it stops.
 
-    An error in `begin` ends the process with exit code 1, and the supervisor starts it again.
+    An error in `begin` ends the process with exit code 1, and the supervisor restarts it.
     """
 
     queue = ""
 
     def begin(self) -> None:
-        """Load what the queue needs, then begin the heartbeat."""
+        """Load what the queue needs, then start the heartbeat."""
         raise NotImplementedError
 
     def end(self) -> None:
-        """Finish what is under way."""
+        """Finish work in progress."""
 
     def include_if(self, parent: Any) -> bool:
         return self.queue in parent.app.amqp.queues.consume_from

@@ -1,7 +1,7 @@
-"""Consumer of a Celery worker that waits for Redis to take writes, named by the setting worker_consumer.
+"""Celery consumer, for the setting worker_consumer, that waits until Redis accepts writes.
 
-A server that answers but refuses writes (READONLY while it fails over, MISCONF on a full disk, OOM, NOREPLICAS, another
-password) would refuse the first command after each connection. Celery connects again at once, several times a second.
+A server that refuses writes (READONLY during a failover, MISCONF on a full disk, OOM, NOREPLICAS, a changed password)
+refuses the first command after each connection, and Celery would reconnect several times a second.
 """
 
 import time
@@ -15,15 +15,15 @@ from generation.infra import redis_client
 
 log = structlog.get_logger(__name__)
 
-LOOK_SECONDS = 1.0
+POLL_SECONDS = 1.0
 
 
-# What kombu raises for an item of a queue that is no message of Celery's. It was taken off the queue.
+# kombu's exceptions for an item of a queue that is not a Celery message. The item is already removed.
 NO_MESSAGE = (ValueError, TypeError, LookupError, AttributeError)
 
 
 class WaitingConsumer(Consumer):
-    """Connects when Redis takes writes. The process, and what it has loaded, stays."""
+    """Consumer that connects when Redis accepts writes. The process keeps running, with its loaded releases."""
 
     connection_errors: tuple[type[BaseException], ...]
 
@@ -37,6 +37,6 @@ class WaitingConsumer(Consumer):
             log.warning("redis_unreachable", error=refusal)
             while redis_client.refusal() is not None:
                 maybe_shutdown()  # raises WorkerShutdown after a signal
-                time.sleep(LOOK_SECONDS)
+                time.sleep(POLL_SECONDS)
             log.info("redis_serves_again")
         return super().connect()

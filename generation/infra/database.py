@@ -1,4 +1,4 @@
-"""Errors of PostgreSQL for which the server is at fault, and not the statement: the same one may succeed later."""
+"""Errors that are the PostgreSQL server's fault: the same statement may succeed later."""
 
 import re
 from datetime import datetime
@@ -6,14 +6,14 @@ from datetime import datetime
 import django.db
 from django.db import connection
 
-# What no column of text holds: PostgreSQL stores no NUL, UTF-8 no lone surrogate.
+# Characters that cannot be stored: PostgreSQL refuses NUL, UTF-8 cannot encode lone surrogates.
 UNSTORABLE = re.compile("[\0\ud800-\udfff]")
-# Schema that holds the tables of before until a restoration (`project.maintenance`) has succeeded.
+# Schema with the previous tables until a restoration (`project.maintenance`) has succeeded.
 BEFORE_RESTORE = "before_restore"
-# Classes and codes of SQLSTATE (appendix A of PostgreSQL's manual) that Django does not call operational.
+# SQLSTATE classes and codes (PostgreSQL's manual, appendix A) that do not raise Django's OperationalError.
 READ_ONLY = "25006"
 _AWAY = (
-    READ_ONLY,  # read-only: a standby, or a failover under way
+    READ_ONLY,  # a standby, or a failover in progress
     "3D000",  # no such database: it is being restored
     "3F000",  # no such schema
     "42P01",  # no such table
@@ -23,7 +23,7 @@ _AWAY = (
 
 
 def is_away(error: BaseException | None) -> bool:
-    """Return whether PostgreSQL cannot be reached, has no room, is read-only, or is being restored."""
+    """Return whether PostgreSQL is unreachable, out of space, read-only, or being restored."""
     if isinstance(error, django.db.OperationalError | django.db.InterfaceError):
         return True  # connections, resources, timeouts, deadlocks, shutdowns
     if not isinstance(error, django.db.Error):
@@ -32,25 +32,25 @@ def is_away(error: BaseException | None) -> bool:
 
 
 def is_being_restored() -> bool:
-    """Return whether a restoration of a backup is under way, or was interrupted and not repeated."""
+    """Return whether a restoration of a backup is in progress, or was interrupted and not repeated."""
     with connection.cursor() as cursor:
         cursor.execute("SELECT 1 FROM pg_namespace WHERE nspname = %s", [BEFORE_RESTORE])
         return cursor.fetchone() is not None
 
 
 def now() -> datetime:
-    """Return PostgreSQL's time, for comparisons with times that other hosts wrote."""
+    """Return PostgreSQL's current time, for comparison with stored times of other hosts."""
     with connection.cursor() as cursor:
         cursor.execute("SELECT statement_timestamp()")
         return cursor.fetchone()[0]
 
 
 def leave_read_only(error: BaseException) -> None:
-    """Close the connection if it leads to a server that takes no writes: the next one may lead to the new primary."""
+    """Close the connection after a read-only error: the next one may reach the new primary."""
     if sqlstate(error) == READ_ONLY and not connection.in_atomic_block:
         connection.close()
 
 
 def sqlstate(error: BaseException) -> str:
-    """Return the code of PostgreSQL's answer, empty without one."""
+    """Return the SQLSTATE of the error, or ""."""
     return getattr(error.__cause__, "pgcode", None) or ""

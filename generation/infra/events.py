@@ -1,6 +1,6 @@
-"""Events of jobs that clients watch, in a Redis stream for each job.
+"""Events of watched jobs, in one Redis stream per job.
 
-Events of a job are written only while a client watches it. They may be lost, so clients of the stream read the row too.
+Events are written only while a client watches the job. They may be lost, so readers of the stream also read the row.
 """
 
 import json
@@ -14,14 +14,14 @@ import redis
 from generation.infra.redis_client import attempt
 
 CHANNEL_PREFIX = "retort:job:"
-WORD = "event"  # on the job's channel: there is something new in its stream
+WORD = "event"  # message on the job's channel: its stream has a new entry
 STREAM_PREFIX = "retort:events:"
 WATCHED_PREFIX = "retort:watched:"
 PREVIEWED_PREFIX = "retort:previewed:"
 WATCHED_SECONDS = 20  # the web process renews a mark while its client is connected
-KEPT_SECONDS = 600  # after the last event: a client may reconnect for what it missed
+KEPT_SECONDS = 600  # after the last event, for clients that reconnect
 KEPT_EVENTS = 1024
-NO_ID = "0-0"  # Redis is unreachable
+NO_ID = "0-0"  # used while Redis is unreachable
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Event:
 
 @dataclass(frozen=True)
 class Watched:
-    """Jobs whose events a client watches, and those whose previews."""
+    """Jobs whose events, and jobs whose previews, a client watches."""
 
     events: frozenset[UUID] = frozenset()
     previews: frozenset[UUID] = frozenset()
@@ -58,9 +58,9 @@ def marks(job_id: UUID, *, previews: bool) -> tuple[str, ...]:
 
 
 def watch(job_id: UUID, *, previews: bool) -> str:
-    """Mark the job as watched: its events are written from now on. Return the id of the latest one so far.
+    """Mark the job as watched, so that its events are written. Return the id of the latest event.
 
-    A row that is read after this covers all events up to that id.
+    A row that is read after this call includes all events up to that id.
     """
 
     def begin(redis: redis.Redis) -> str:
@@ -92,21 +92,21 @@ def watched(job_ids: Collection[UUID], answer: list[str | None]) -> Watched:
 
 
 def write(events: Iterable[Event]) -> None:
-    """Add events to the streams of their jobs, and notify the clients."""
+    """Add events to the existing streams of their jobs, and notify the clients."""
     found = list(events)
     if found:
         attempt(lambda redis: _write(redis, found, begins=False), None)
 
 
 def forget(job_ids: Iterable[UUID]) -> None:
-    """Delete the events and previews of jobs. A worker that still makes one of them does not begin a stream anew."""
+    """Delete the streams and marks of jobs. Later events of a worker do not create a stream again."""
     names = [name for job_id in job_ids for name in (stream(job_id), *marks(job_id, previews=True))]
     if names:
         attempt(lambda redis: redis.delete(*names), None)
 
 
 def _write(redis: redis.Redis, events: Collection[Event], *, begins: bool) -> list[str]:
-    """Return the ids. begins: also where there is no stream yet."""
+    """Append the events and return their ids. begins: create missing streams."""
     with redis.pipeline(transaction=False) as pipe:
         for event in events:
             key = stream(event.job_id)

@@ -35,11 +35,11 @@ QUEUES = (
     "distillation",
     "webhooks",
     "light",
-)  # those that every installation has
+)  # queues of every installation
 
 
 def collect() -> Iterator[Metric]:
-    """Yield all gauges, without those of a server that is unreachable."""
+    """Yield all gauges, except those of unreachable servers."""
     yield from _installation()
     try:
         known = [*_database(), *_jobs(), *_stock(), *_workers(), *_catalogue(), *_webhooks()]
@@ -53,11 +53,11 @@ def collect() -> Iterator[Metric]:
 
 
 def of_web(load: Mapping[str, float]) -> Iterator[Metric]:
-    """Yield the gauges of the web process that is scraped."""
-    busy = "Threads of this web process that are at work."
+    """Yield the gauges of the scraped web process."""
+    busy = "Busy threads of this web process."
     yield GaugeMetricFamily("retort_web_busy_threads", busy, value=load["busy"])
     stuck = (
-        "For how long all threads of this web process have been at work, and none ended a request."
+        "For how long all threads of this web process have been busy without completing a request."
     )
     yield GaugeMetricFamily("retort_web_stuck_seconds", stuck, value=load["stuck_seconds"])
 
@@ -70,7 +70,7 @@ def _installation() -> Iterator[Metric]:
     size = GaugeMetricFamily("retort_disk_size_bytes", "Size of the disk under DATA_DIR.")
     try:
         disk = shutil.disk_usage(settings.DATA_DIR)
-    except OSError:  # not mounted: no value rather than a wrong one
+    except OSError:  # not mounted: no value is better than a wrong one
         disk = None
     if disk is not None:
         free.add_metric([], disk.free)
@@ -96,7 +96,7 @@ def _jobs() -> Iterator[Metric]:
     age = GaugeMetricFamily(
         "retort_queue_oldest_seconds", "Age of the oldest queued job.", labels=("release",)
     )
-    # Uses the partial indexes of queued and running rows, however many jobs have ended.
+    # Uses the partial indexes of queued and running rows, which do not grow with ended jobs.
     rows = (
         Job.objects.filter(status__in=(Job.Status.QUEUED, Job.Status.RUNNING))
         .values("release_id", "status")
@@ -118,7 +118,7 @@ def _jobs() -> Iterator[Metric]:
 
 def _stock() -> Iterator[Metric]:
     stocked = GaugeMetricFamily(
-        "retort_stocked_images", "Images made ahead, by release.", labels=("release",)
+        "retort_stocked_images", "Images made in advance, by release.", labels=("release",)
     )
     counts = StockedImage.objects.values_list("release__name").annotate(Count("id")).order_by()
     for name, count in counts:
@@ -137,7 +137,7 @@ def _workers() -> Iterator[Metric]:
     )
     counts = dict.fromkeys(QUEUES, 0)
     faults: collections.Counter[tuple[str, str]] = collections.Counter()
-    silence = F("heartbeat_at") - Now()  # by PostgreSQL's clock, like the heartbeat's age in health
+    silence = F("heartbeat_at") - Now()  # by PostgreSQL's clock, as in the health check
     for row in Worker.objects.annotate(silence=silence).values("queue", "silence", "fault"):
         fresh = -row["silence"].total_seconds() <= settings.WORKER_STALE_SECONDS
         counts[row["queue"]] = counts.get(row["queue"], 0) + fresh
@@ -186,7 +186,7 @@ def _catalogue() -> Iterator[Metric]:
             encoded.add_metric([release.name, state], count)
         covered.add_metric([release.name, release.kind], total)
     yield from (encoded, covered)
-    said = "Active prompt variants whose present text no student that serves was made for; 0 while none serves."
+    said = "Active prompt variants whose current text no student in service covers; 0 without a student in service."
     yield GaugeMetricFamily("retort_uncovered_variants", said, value=_uncovered(served))
 
 
@@ -202,9 +202,9 @@ def _uncovered(served: list[Release]) -> int:
 
 def _webhooks() -> Iterator[Metric]:
     waiting = GaugeMetricFamily(
-        "retort_webhook_deliveries", "Webhooks that wait or were given up.", labels=("status",)
+        "retort_webhook_deliveries", "Pending and dead webhook deliveries.", labels=("status",)
     )
-    unsent = (Delivery.Status.PENDING, Delivery.Status.DEAD)  # the index delivery_open has these
+    unsent = (Delivery.Status.PENDING, Delivery.Status.DEAD)  # as in the index delivery_open
     rows = Delivery.objects.filter(status__in=unsent).values_list("status")
     counts = dict.fromkeys(unsent, 0) | dict(rows.annotate(Count("id")).order_by())
     for status, count in counts.items():

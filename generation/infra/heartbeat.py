@@ -1,4 +1,4 @@
-"""Heartbeat of a worker process in its row, written by a thread; and the stop flag of the process."""
+"""Heartbeat of a worker process, written to its row by a thread; and the stop flag of the process."""
 
 import os
 import socket
@@ -29,12 +29,12 @@ EXIT_FAILED = 70
 STOPPING = (
     StorageFailed.code,
     DeviceUnavailable.code,
-)  # faults for which a worker takes no job at all
+)  # faults with which a worker takes no jobs at all
 
-stopping = threading.Event()  # set by the first TERM: begin nothing new
+stopping = threading.Event()  # set by the first SIGTERM: start no new work
 _ended = threading.Event()
 _thread: threading.Thread | None = None
-_columns: dict[str, Any] = {}  # of the row, as this process last wrote them
+_columns: dict[str, Any] = {}  # column → value, as this process last wrote the row
 
 
 def begin(
@@ -64,18 +64,18 @@ def begin(
 
 
 def note_loaded(*, release_id: int | None, loaded: list[int]) -> None:
-    """Write which release this worker used last, and which ones it holds ready."""
+    """Write which release this worker used last, and which ones are loaded."""
     _columns.update(release_id=release_id, loaded=loaded)
     Worker.objects.filter(name=settings.WORKER_NAME).update(release_id=release_id, loaded=loaded)
 
 
 def note_measured(batch_seconds: dict[str, Any]) -> None:
-    """Have the next heartbeat write what this worker's batches took, as `jobs.throughput` stores it."""
+    """Set the batch times, in the format of `jobs.throughput`, for the next heartbeat to write."""
     _columns.update(batch_seconds=batch_seconds)
 
 
 def note_fault(*, code: str, detail: str) -> None:
-    """Write what keeps this worker from taking jobs; "": it is well."""
+    """Write the fault that keeps this worker from taking jobs; "" = none."""
     _columns.update(fault=code, fault_detail=detail)
     since = Coalesce(F("faulty_since"), Now()) if code else Value(None)
     Worker.objects.filter(name=settings.WORKER_NAME).update(
@@ -84,13 +84,13 @@ def note_fault(*, code: str, detail: str) -> None:
 
 
 def last_fault(queue: str) -> str:
-    """Return the fault with which a worker of this queue and host ended, "" if none did."""
+    """Return the fault that ended a worker of this queue on this host, or ""."""
     rows = Worker.objects.filter(queue=queue, hostname=socket.gethostname()).exclude(fault="")
     return rows.order_by("-heartbeat_at").values_list("fault", flat=True).first() or ""
 
 
 def _write() -> None:
-    """Write all columns of the row, which may be that of a backup; insert it again if it is lost."""
+    """Write all columns, since the row may come from a backup; insert the row again if it is missing."""
     if Worker.objects.filter(name=settings.WORKER_NAME).update(**_columns, heartbeat_at=Now()):
         return
     if not _ended.is_set():
@@ -113,7 +113,7 @@ def _beat(tick: Callable[[], None] | None) -> None:
             beats += 1
             failing_since = None
         except IntegrityError as error:
-            # The release is gone, or another process has inserted the row: the next heartbeat finds out.
+            # The release is gone, or another process has inserted the row: the next heartbeat handles it.
             log.warning("heartbeat_failed", error=str(error))
             _columns.update(release_id=None)
         except django.db.Error as error:
@@ -121,7 +121,7 @@ def _beat(tick: Callable[[], None] | None) -> None:
             log.warning("heartbeat_failed", error=str(error))
             database.leave_read_only(error)
         except Exception:
-            # This thread renews leases: without it the process would lose its jobs.
+            # Continue: this thread renews leases, and without it the process would lose its jobs.
             log.exception("heartbeat_failed")
             failing_since = failing_since or time.monotonic()
             if time.monotonic() - failing_since > settings.LEASE_SECONDS:
@@ -129,7 +129,7 @@ def _beat(tick: Callable[[], None] | None) -> None:
 
 
 def end() -> None:
-    """Delete the row: this worker has stopped in good order."""
+    """Delete the row after a regular stop of this worker."""
     if _thread is None:
         return
     _ended.set()
@@ -141,33 +141,33 @@ def end() -> None:
 
 
 def is_served(queue: str) -> bool:
-    """Return whether a living worker without a fault consumes the queue."""
+    """Return whether a live worker without a fault consumes the queue."""
     return _living(queue).exists()
 
 
 def living(queue: str) -> int:
-    """Return how many living workers without a fault consume the queue."""
+    """Return how many live workers without a fault consume the queue."""
     return _living(queue).count()
 
 
 def serving(queue: str) -> list[Worker]:
-    """Return the living workers without a fault: what each holds ready, and what its batches took."""
+    """Return the live workers without a fault, with their loaded releases and batch times."""
     return list(_living(queue).only("name", "loaded", "batch_seconds"))
 
 
 def has_peer(name: str, queue: str) -> bool:
-    """Return whether another living worker without a fault consumes the queue."""
+    """Return whether another live worker without a fault consumes the queue."""
     return _living(queue).exclude(name=name).exists()
 
 
 def _living(queue: str) -> QuerySet[Worker]:
-    """Return the rows of living workers that take jobs. If one release fails, it makes the others."""
+    """Return the rows of live workers that take jobs. A generation worker with a failing release takes other jobs."""
     living = alive().filter(queue=queue)
     return living.exclude(fault__in=STOPPING) if queue == "generation" else living.filter(fault="")
 
 
 def alive() -> QuerySet[Worker]:
-    """Return the rows of living workers. By PostgreSQL's clock, as all comparisons of times of different hosts."""
+    """Return the rows of live workers, by PostgreSQL's clock, since the clocks of hosts differ."""
     oldest = Now() - timedelta(seconds=settings.WORKER_STALE_SECONDS)
     return Worker.objects.filter(heartbeat_at__gte=oldest)
 

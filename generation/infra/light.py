@@ -1,4 +1,4 @@
-"""Worker of light tasks: the sweep and what else the schedule sends."""
+"""Worker of light tasks, such as the sweep and most periodic tasks."""
 
 import time
 from functools import partial
@@ -10,11 +10,11 @@ from generation.infra import heartbeat, notifications
 from generation.infra.watchdog import Watchdog
 
 QUEUE = "light"
-MISSED_SWEEPS = 3  # that the schedule should have sent meanwhile
+MISSED_SWEEPS = 3  # sweeps that beat should have sent
 
 
 class Idleness:
-    """Time since this process last ran a task. Beat sends the sweep often, so a long silence is a fault."""
+    """Detects that this process has run no task for too long: beat sends the sweep often."""
 
     def __init__(self) -> None:
         self._ran_at = time.monotonic()
@@ -28,7 +28,7 @@ class Idleness:
 
 
 def begin() -> None:
-    """Begin the heartbeat, whose watchdog sends the sweep if nothing else does."""
+    """Start the heartbeat. Its watchdog sends the sweep if beat does not."""
     idleness = Idleness()
     send = partial(notifications.send, "generation.sweep", expires=settings.SWEEP_SECONDS)
     watchdog = Watchdog(is_work_waiting=idleness.is_long, send=send)

@@ -28,7 +28,7 @@ SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300)
 
 @dataclass(frozen=True)
 class Counter:
-    """starts: values of its one label that are 0 before the first event, so that an alarm sees that event too."""
+    """starts: label values that are exported as 0 before the first event, so that alerts see the first increase."""
 
     help: str
     labels: tuple[str, ...] = ()
@@ -42,21 +42,21 @@ class Histogram:
     labels: tuple[str, ...] = ()
 
 
-# All names. A test finds names in the code that are not here.
+# All names; a test checks that the code uses no others.
 COUNTERS = {
     "retort_jobs_total": Counter("Jobs that ended.", ("outcome",), ("succeeded", "failed")),
     "retort_attempts_total": Counter("Attempts that ended.", ("outcome",), ("lost",)),
     "retort_images_total": Counter("Images delivered, new and cached."),
     "retort_damaged_files_total": Counter("Image files found without their content, and removed."),
     "retort_judged_total": Counter("New images that were judged.", ("outcome",)),
-    "retort_tries_total": Counter("Pictures that were made for new images."),
-    "retort_device_seconds_total": Counter("Seconds of devices spent on jobs that succeeded."),
+    "retort_tries_total": Counter("Pictures made for new images."),
+    "retort_device_seconds_total": Counter("Device seconds of succeeded jobs."),
     "retort_cache_total": Counter("Succeeded jobs by how they were answered.", ("result",)),
     "retort_stock_total": Counter("Images of the stock.", ("outcome",)),
-    "retort_sweeps_total": Counter("Sweeps: the light worker is alive."),
-    "retort_webhooks_total": Counter("Tries to deliver a webhook.", ("outcome",), ("dead",)),
+    "retort_sweeps_total": Counter("Sweeps of the light worker."),
+    "retort_webhooks_total": Counter("Attempts to deliver a webhook.", ("outcome",), ("dead",)),
     "retort_encoded_total": Counter("Prompt variants encoded.", ("outcome",)),
-    "retort_matches_total": Counter("Texts that no prompt variant has.", ("outcome",)),
+    "retort_matches_total": Counter("Texts compared with the catalogue.", ("outcome",)),
     "retort_web_stuck_total": Counter("Web processes that ended because all threads were stuck."),
     "retort_http_requests_total": Counter("Requests.", ("route", "method", "status")),
 }
@@ -65,7 +65,7 @@ HISTOGRAMS = {
     "retort_queue_seconds": Histogram("From a job's creation to its claim by a worker.", SECONDS),
     "retort_webhook_seconds": Histogram("From an event to its delivery as a webhook.", SECONDS),
     "retort_http_seconds": Histogram(
-        "From a request's arrival at a thread to its answer, without waits for jobs.",
+        "From a request's start on a thread to its response, without waits for jobs.",
         HTTP_SECONDS,
         ("route",),
     ),
@@ -78,12 +78,12 @@ def _field(name: str, part: str, labels: dict[str, str]) -> str:
 
 
 def counted(name: str, by: float = 1, **labels: str) -> dict[str, float]:
-    """Return the fields and amounts that count an event of a counter of COUNTERS."""
+    """Return the hash fields and amounts that increase a counter of COUNTERS."""
     return {_field(name, "value", labels): by}
 
 
 def observed(name: str, value: float, **labels: str) -> dict[str, float]:
-    """Return the fields and amounts that put a value, in seconds or images, into a histogram of HISTOGRAMS."""
+    """Return the hash fields and amounts that add a value, in seconds or images, to a histogram of HISTOGRAMS."""
     buckets = HISTOGRAMS[name].buckets
     place = bisect_left(buckets, value)
     upper = floatToGoString(buckets[place]) if place < len(buckets) else "+Inf"
@@ -91,7 +91,7 @@ def observed(name: str, value: float, **labels: str) -> dict[str, float]:
 
 
 def add(amounts: Mapping[str, float]) -> None:
-    """Add amounts to the metrics of all processes: at once, or with the next `flush` after `keep_back`."""
+    """Add amounts to the metrics of all processes: at once, or with the next `flush` after `start_buffering`."""
     if _is_kept_back:
         with _guard:
             _kept.update(amounts)
@@ -99,8 +99,8 @@ def add(amounts: Mapping[str, float]) -> None:
         _write(amounts)
 
 
-def keep_back() -> None:
-    """Buffer amounts from now on. The process calls `flush` often, outside the time that clients wait for."""
+def start_buffering() -> None:
+    """Buffer amounts from now on. The process must call `flush` often, outside of requests."""
     global _is_kept_back
     _is_kept_back = True
 
@@ -137,7 +137,7 @@ def increment(name: str, by: float = 1, **labels: str) -> None:
 
 
 def observe(name: str, value: float, **labels: str) -> None:
-    """Put a value, in seconds or images, into a histogram of HISTOGRAMS."""
+    """Add a value, in seconds or images, to a histogram of HISTOGRAMS."""
     add(observed(name, value, **labels))
 
 
@@ -146,8 +146,8 @@ Labels = tuple[tuple[str, str], ...]
 
 
 def recorded() -> Iterator[Metric]:
-    """Yield counters and histograms as Prometheus families, none while Redis is unreachable."""
-    flush()  # what this process has kept back
+    """Yield counters and histograms as Prometheus families; none while Redis is unreachable."""
+    flush()  # the amounts that this process has buffered
     stored: dict[Any, Any] | None = attempt(lambda redis: redis.hgetall(HASH), None)
     reachable = stored is not None
     yield GaugeMetricFamily("retort_redis_up", "Whether Redis answers.", value=reachable)
@@ -156,7 +156,7 @@ def recorded() -> Iterator[Metric]:
     parts: dict[str, dict[Labels, dict[str, float]]] = {}
     for field, number in stored.items():
         if not isinstance(written := decoded(field), list) or len(written) != 3:
-            continue  # of another version, or not of ours
+            continue  # from another version or program
         name, part, labels = written
         by_labels = parts.setdefault(name, {})
         by_labels.setdefault(tuple((k, v) for k, v in labels), {})[part] = float(number)

@@ -1,4 +1,4 @@
-"""Messages that may be lost, since rows are the truth: Celery messages, "the job moved" over pub/sub, progress."""
+"""Messages that may be lost, since rows are the truth: Celery messages, changes of jobs over pub/sub, progress."""
 
 import logging
 from collections.abc import Collection, Iterable, Mapping
@@ -15,28 +15,28 @@ from generation.infra.redis_client import attempt, decoded
 
 log = logging.getLogger(__name__)
 
-UNREAD_PREFIX = "retort:unread:"  # of a queue that has a message no worker has received yet
-UNREAD_SECONDS = 1  # a message that is lost delays the next one for so long
+UNREAD_PREFIX = "retort:unread:"  # mark of a queue with a message that no worker has received
+UNREAD_SECONDS = 1  # how long a lost message delays the next one
 PROGRESS_PREFIX = "retort:progress:"
 PROGRESS_SECONDS = 60
 
 
 def send(task: str, *, expires: float, queue: str | None = None) -> None:
-    """Send the message of a task. queue: None = the one that the settings route the task to."""
+    """Send the message of a task. queue: None = the task's queue in the settings."""
     if redis_client.is_paused():
         return
     try:
         celery.current_app.send_task(task, expires=expires, queue=queue)
     except (kombu.exceptions.KombuError, redis.RedisError, OSError) as error:
-        # Not an error of the caller: the row is committed, and the sweep sends the message when Redis is back.
+        # Not raised: the row is committed, and the sweep sends the message when Redis is back.
         redis_client.pause()
         log.warning("message_not_sent: %s: %s", task, error)
 
 
 def wake(queue: str = "generation") -> None:
-    """Send `generation.serve` to a worker of this queue, unless one is unread already. Call after commit.
+    """Send `generation.serve` to a worker of this queue, unless an unread one exists. Call after commit.
 
-    Without the mark there would be a message for each job, and workers would read them all before a new one.
+    Otherwise there would be one message per job, and workers would read them all before a new one.
     """
     name = UNREAD_PREFIX + queue
     if attempt(lambda redis: redis.set(name, 1, nx=True, ex=UNREAD_SECONDS), None):
@@ -44,22 +44,22 @@ def wake(queue: str = "generation") -> None:
 
 
 def received(queue: str) -> None:
-    """Delete the mark of an unread message: the worker that received it claims jobs after this."""
+    """Delete the mark of an unread message. The worker that received it then claims jobs."""
     attempt(lambda redis: redis.delete(UNREAD_PREFIX + queue), None)
 
 
 def deliver() -> None:
-    """Send the message that has due webhooks delivered. Call after commit."""
+    """Send the task that delivers due webhooks. Call after commit."""
     send("generation.deliver", expires=60)
 
 
 def encode() -> None:
-    """Send the message that has missing embeddings computed. Call after commit."""
+    """Send the task that computes missing embeddings. Call after commit."""
     send("generation.encode", expires=3600)
 
 
 def match(expires: float) -> None:
-    """Send the message that has texts matched. expires: seconds after which no client waits any more."""
+    """Send the task that matches texts. expires: seconds until no client waits any more."""
     send("generation.match", expires=expires)
 
 
@@ -70,7 +70,7 @@ def moved(
 ) -> None:
     """Notify waiting clients that these jobs (id, status) changed. Call after commit.
 
-    attempts: the attempt of each job that goes on: clients that watch one get an event.
+    attempts: attempt numbers of unfinished jobs; clients that watch them get an event.
     """
     messages = list(jobs)
     going_on = attempts or {}
@@ -94,7 +94,7 @@ def moved(
 
 
 def set_progress(job_ids: Collection[UUID], percent: int) -> Watched:
-    """Publish the progress of running jobs. Returns which of them are watched."""
+    """Publish the progress of running jobs. Return which of them are watched."""
 
     def write(redis) -> Watched:
         with redis.pipeline(transaction=False) as pipe:
@@ -107,7 +107,7 @@ def set_progress(job_ids: Collection[UUID], percent: int) -> Watched:
 
 
 def progress(job_id: UUID) -> int:
-    """Return the percentage of a running job that was last published; 0 if none is known."""
+    """Return the last published percentage of a running job, or 0."""
     value = attempt(lambda redis: redis.get(f"{PROGRESS_PREFIX}{job_id}"), None)
     percent = decoded(value) if value else 0
     return percent if isinstance(percent, int) else 0

@@ -1,4 +1,4 @@
-"""Redis client with short timeouts and a pause after a failure, so that an unreachable Redis costs milliseconds."""
+"""Redis client with short timeouts and a pause after a failure, so that an unreachable Redis delays little."""
 
 import functools
 import json
@@ -23,15 +23,15 @@ _resume_at = 0.0
 
 
 def client() -> redis.Redis:
-    """Return the client of this process, which keeps a connection for each thread that uses it."""
+    """Return the client of this process, which keeps one connection per thread."""
     global _client
     if _client is None:
         _client = redis.Redis.from_url(
             settings.REDIS_URL,
             socket_timeout=0.5,
             socket_connect_timeout=0.5,
-            # Once and at once, since a restart breaks the connections that are kept. The library's default is three
-            # times, after pauses of seconds.
+            # Retry once, immediately, since a restart of Redis breaks pooled connections. The library's default is
+            # three times, after pauses of seconds.
             retry=Retry(NoBackoff(), 1),
             decode_responses=True,
         )
@@ -50,7 +50,7 @@ def patient_client(seconds: int) -> redis.Redis:
 
 
 def attempt(command: Callable[[redis.Redis], T], default: D) -> T | D:
-    """Return what `command` returns, or `default` while Redis is unreachable. For data that may be lost."""
+    """Return the result of `command`, or `default` while Redis is unreachable. For data that may be lost."""
     if is_paused():
         return default
     try:
@@ -62,7 +62,7 @@ def attempt(command: Callable[[redis.Redis], T], default: D) -> T | D:
 
 
 def decoded(value: str | bytes) -> Any:
-    """Return what this JSON value is, None if it is none: Redis may hold what others, or another version, wrote."""
+    """Return the decoded JSON value, None if it is invalid: other programs or versions may have written it."""
     try:
         return json.loads(value)
     except ValueError:
@@ -70,7 +70,7 @@ def decoded(value: str | bytes) -> Any:
 
 
 def is_paused() -> bool:
-    """Return whether a command failed a moment ago, so that another one should not be tried."""
+    """Return whether a command failed recently, so that no other one should be tried."""
     return time.monotonic() < _resume_at
 
 
@@ -81,12 +81,12 @@ def pause() -> None:
 
 
 def probe() -> None:
-    """Write to Redis, since many servers that answer a PING serve nothing else. Raises RedisError."""
+    """Write to Redis, since a server that refuses writes still answers PING. Raises RedisError."""
     client().set(PROBE, 1, ex=60)
 
 
 def refusal() -> str | None:
-    """Return why Redis does not take writes, None if it does."""
+    """Return why Redis refuses writes, None if it accepts them."""
     try:
         probe()
     except redis.RedisError as error:

@@ -1,6 +1,6 @@
-"""Limits of all sessions of our database: statements, waits for locks, transactions that do nothing.
+"""Timeouts of all sessions of our database: statements, lock waits, idle transactions.
 
-They are settings of the database itself, because PgBouncer in transaction mode keeps no SET of a session.
+They are settings of the database itself, because PgBouncer in transaction mode does not keep a session's SET.
 """
 
 from collections.abc import Mapping
@@ -15,13 +15,13 @@ log = structlog.get_logger(__name__)
 LIMITS = {
     "statement_timeout": "2min",
     "lock_timeout": "1min",
-    "idle_in_transaction_session_timeout": "5min",  # of a host that sleeps and holds locks
+    "idle_in_transaction_session_timeout": "5min",  # a suspended host would hold locks
 }
 NOT_PERMITTED = "42501"
 
 
 def set_missing(limits: Mapping[str, str] = LIMITS) -> list[str]:
-    """Set those limits that the database has no setting of. Return their names. They hold for new sessions."""
+    """Set the limits that the database lacks, and return their names. They apply to new sessions."""
     known = _known()
     names = [name for name in limits if name not in known]
     _alter({name: limits[name] for name in names})
@@ -29,7 +29,7 @@ def set_missing(limits: Mapping[str, str] = LIMITS) -> list[str]:
 
 
 def lift() -> None:
-    """Remove the limits that are ours: a migration of a large table may take longer. Connect again after it."""
+    """Remove our limits, since a migration of a large table may take longer. Reconnect afterwards."""
     known = _known()
     _alter({name: None for name, value in LIMITS.items() if known.get(name) == value})
 
@@ -48,7 +48,7 @@ def _alter(values: Mapping[str, str | None]) -> None:
     try:
         with transaction.atomic(), connection.cursor() as cursor:
             for name, value in values.items():
-                # current_database: a pooler may have another name for it.
+                # current_database(): a pooler may use another name.
                 change = "RESET %%I" if value is None else "SET %%I = %%L"
                 cursor.execute(
                     f"SELECT format('ALTER DATABASE %%I {change}', current_database(), %s, %s)",

@@ -1,7 +1,7 @@
-"""Watchdog of a Celery worker that has become unresponsive to messages.
+"""Watchdog of a Celery worker that no longer receives messages.
 
-Seen with Celery 5.7.0: when Redis goes away during a task of a solo worker, the worker may end connected to nothing and
-receive no message until it is started again.
+Seen with Celery 5.7.0: when Redis becomes unreachable during a task of a solo worker, the worker may stay disconnected
+until it is restarted.
 """
 
 import os
@@ -21,10 +21,9 @@ CHECK_SECONDS = 1.0
 
 
 class Watchdog:
-    """Ends the process if work has waited for DEAF_SECONDS while it ran no task, although Redis takes writes.
+    """Ends the process if work has waited for DEAF_SECONDS and no task ran, although Redis accepts writes.
 
-    is_work_waiting: whether there is work that this worker could do. send: sends its message again, which was lost,
-    expired or never sent.
+    is_work_waiting: returns whether this worker could do some work. send: sends its message again.
     """
 
     def __init__(self, *, is_work_waiting: Callable[[], bool], send: Callable[[], None]) -> None:
@@ -43,12 +42,12 @@ class Watchdog:
         self._waiting_since = time.monotonic()
 
     def check(self) -> None:
-        """Call this often, in a thread of its own: the main thread may hang in the broker's socket."""
+        """Call this often, in a separate thread: the main thread may hang in the broker's socket."""
         now = time.monotonic()
         if now - self._checked_at < CHECK_SECONDS:
             return
         self._checked_at = now
-        # A write: a server that refuses those answers a PING.
+        # `refusal` tests a write: a server that refuses writes still answers PING.
         is_serving = not redis_client.is_paused() and redis_client.refusal() is None
         if self._running or not is_serving or not self._is_work_waiting():
             self._waiting_since = now

@@ -1,1 +1,1 @@
-"""The life of a job, from submission to its end."""
+"""Life cycle of a job, from submission to its end."""

@@ -1,4 +1,4 @@
-"""After-commit effects of a transaction: log lines, notifications, metrics. Nothing of them after a rollback."""
+"""After-commit effects of a transaction: log lines, notifications, metrics. A rollback discards them."""
 
 from collections import Counter
 from collections.abc import Callable
@@ -12,26 +12,26 @@ from generation.infra import metrics, notifications
 
 log = structlog.get_logger("generation.jobs")
 
-Tell = Callable[[Callable[[], None]], object]
+Defer = Callable[[Callable[[], None]], object]
 
 
 class Report:
     """Effects of the current transaction. Create it inside the transaction and add to it.
 
-    tell: called after the commit with the function that notifies, to call it soon; by default that is called at once.
+    defer: called after the commit with the function that sends the effects, to call that soon; default: at once.
     """
 
-    def __init__(self, tell: Tell | None = None) -> None:
+    def __init__(self, defer: Defer | None = None) -> None:
         self._moved: list[tuple[UUID, str]] = []
         self._attempts: dict[UUID, int] = {}
         self._lines: list[tuple[str, dict[str, object]]] = []
         self._amounts: Counter[str] = Counter()
         self._has_work = False
         self._has_deliveries = False
-        transaction.on_commit(partial(tell, self._tell) if tell else self._tell, robust=True)
+        transaction.on_commit(partial(defer, self._send) if defer else self._send, robust=True)
 
     def moved(self, job_id: UUID, status: str, event: str, **facts: object) -> None:
-        """Add a change of status. facts: for the log; those who watch a job that goes on get `attempt` of them."""
+        """Add a change of status. facts: for the log; `attempt` is also sent to clients that watch the job."""
         self._moved.append((job_id, status))
         if status in ("queued", "running") and isinstance(attempt := facts.get("attempt"), int):
             self._attempts[job_id] = attempt
@@ -51,8 +51,8 @@ class Report:
         """Wake the webhook worker."""
         self._has_deliveries = True
 
-    def _tell(self) -> None:
-        # First: clients may wait for it.
+    def _send(self) -> None:
+        # First, because clients may wait for it.
         notifications.moved(self._moved, attempts=self._attempts)
         if self._has_work:
             notifications.wake()

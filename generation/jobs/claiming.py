@@ -1,11 +1,11 @@
-"""The claim: choose the next batch of queued jobs and lease it to a worker, in one SQL statement.
+"""The claim: select the next batch of queued jobs and lease it to a worker, in one SQL statement.
 
-Order: owners take turns, image by image, counting their running images; among owners on the same turn the one served
-longest ago comes first; an owner's own jobs are ordered by priority, then age. An owner of weight w, which is that of
-its next job, has w images a turn, and was served when the last but w-1 of its jobs began. The first job decides
-release, size and steps of the batch; others join while they fit. A job whose last attempt gave no images runs alone, so
-that a job that crashes the worker affects no other, and on another worker than that one if another is well; of
-identical jobs only one runs, and its images answer the others. Of a queue that is paused nothing is taken.
+Order: owners take turns, image by image, counting their running images. Within a turn the owner served longest ago
+comes first. An owner's jobs are ordered by priority, then age. An owner of weight w (that of its next job) has w images
+per turn, and its time of service is the start of its w-th latest job. The first job determines release, size and steps
+of the batch; compatible jobs are added up to the batch size. A job whose last attempt gave no images runs alone, and on
+another worker if one is available, so that a job that crashes workers affects no others. Of identical jobs only one
+runs, and its images answer the others. From a paused queue nothing is claimed.
 """
 
 import json
@@ -22,11 +22,11 @@ from generation.jobs import rows
 from generation.models import Job
 
 PEER_SECONDS = (
-    60.0  # for which a job is left to other workers than the one whose attempt ended without images
+    60.0  # how long a job is left to other workers after an attempt without images on this one
 )
 
-# Owners with queued jobs and the weight of their next one, one index probe each in job_claimable: DISTINCT would read
-# the whole index.
+# Owners with queued jobs and the weight of their next job, by one probe of the index job_claimable each. DISTINCT would
+# read the whole index.
 WAITING = """
 waiting AS (
     (SELECT owner_id, weight FROM generation_job WHERE status = 'queued'
@@ -36,8 +36,8 @@ waiting AS (
            SELECT owner_id, weight FROM generation_job WHERE status = 'queued' AND owner_id > w.owner_id
             ORDER BY owner_id, priority DESC, created_at LIMIT 1) q
 )"""
-# Per owner only the first rows of that index are read, however long the queue is. MATERIALIZED: facts of an owner are
-# computed once, not for each of its rows. Few jobs run at a time, so they are read whole.
+# Only the first rows per owner are read from that index, however long the queue is. MATERIALIZED: computes the values
+# of an owner once, not for each of its rows. Running jobs are few and all read.
 CANDIDATES = f"""
 {WAITING}, running AS MATERIALIZED (
     SELECT key, owner_id, n FROM generation_job WHERE status = 'running'
@@ -78,10 +78,10 @@ CANDIDATES = f"""
       FROM candidates
 )"""
 
-# One round trip, a transaction of its own. `chosen` reads without locks; `taken` locks the rows that are still queued
-# and skips those that another worker is taking (NO KEY: the insert of a row that refers to the job locks its key). A
-# webhook gets `start` once per job, however many workers are lost.
-# synchronous_commit off: a claim that PostgreSQL loses in a crash leaves the job queued, so no wait for the disk.
+# One round trip in a separate transaction. `chosen` reads without locks; `taken` locks the rows that are still queued
+# and skips those that another worker is claiming (NO KEY: inserting a row that refers to the job takes a KEY SHARE
+# lock). A webhook gets `start` once per job, not once per attempt.
+# synchronous_commit off, without waiting for the disk: if PostgreSQL loses a claim in a crash, the job is still queued.
 # jit off: compiling this statement takes longer than running it.
 _JOB = rows.names(Job)
 TAKE = f"""
@@ -132,12 +132,12 @@ OLDEST = f"WITH RECURSIVE {CANDIDATES} SELECT min(created_at) FROM ranked"
 
 @dataclass(frozen=True)
 class Claimed:
-    """A batch that a worker has claimed: its jobs run now."""
+    """A batch that a worker has claimed; its jobs are running."""
 
     jobs: tuple[Job, ...] = ()
-    repeats: frozenset[UUID] = frozenset()  # ids of jobs of which an identical one has succeeded
+    repeats: frozenset[UUID] = frozenset()  # ids of jobs with an identical one that has succeeded
     has_more: bool = False  # other jobs could have been claimed too
-    has_webhooks: bool = False  # about the start of a job
+    has_webhooks: bool = False  # webhooks about the start of a job were inserted
 
 
 def take(
@@ -152,11 +152,11 @@ def take(
     has_peer: bool = False,
     limits: Mapping[str, int] | None = None,
 ) -> Claimed:
-    """Claim compatible jobs with at most `batch_size` images together; a larger first job comes alone.
+    """Claim compatible jobs with at most `batch_size` images in total; a larger first job is claimed alone.
 
-    queue: of the worker, which may be paused; kind: of the releases whose jobs are wanted, None = all; without: pks of
-    releases whose jobs are not; only: pks of the only releases whose jobs are, None = all; has_peer: another worker can
-    take the jobs whose last attempt here gave no images; limits: smaller batch sizes, by `throughput.key_of`.
+    queue: the worker's, which may be paused. Claim only jobs of releases of this `kind` (None = all), not with a pk in
+    `without`, and with a pk in `only` (None = all). has_peer: leave jobs whose last attempt here gave no images to
+    another worker. limits: smaller batch sizes, by `throughput.key_of`.
     """
     parameters = {
         **_filters(
@@ -192,9 +192,9 @@ def oldest(
     only: Collection[int] | None = None,
     has_peer: bool = False,
 ) -> datetime | None:
-    """Return when the oldest job that this worker could take now was created, None without one.
+    """Return the creation time of the oldest job that this worker could claim now, or None.
 
-    Options: as for `take`.
+    Parameters: see `take`.
     """
     filters = _filters(
         worker_name, queue=queue, kind=kind, without=without, only=only, has_peer=has_peer

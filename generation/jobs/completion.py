@@ -1,4 +1,4 @@
-"""The end of a batch: accept its images in one transaction."""
+"""Completion of a batch: accept its images in one transaction."""
 
 import json
 from collections import defaultdict
@@ -31,27 +31,27 @@ IDENTICAL_AT_ONCE = 20  # identical jobs that are answered in one transaction
 
 @dataclass(frozen=True)
 class Result:
-    """A job as it was claimed, its images by index, and its share of the device's time in seconds."""
+    """Result of a claimed job: its images by index, and its share of the device time in seconds."""
 
     job: Job
     images: Sequence[StoredImage]
     device_seconds: float
     cache: Job.Cache = Job.Cache.MISS
-    encode_seconds: float = 0.0  # that its files took
+    encode_seconds: float = 0.0  # time to encode and store its files
 
 
 def commit(
     results: Sequence[Result], *, answer: Callable[[Sequence[Result]], object] | None = None
 ) -> list[Claim]:
-    """Finish a batch in one transaction. Return the claims whose results are not kept: refused, because this worker
-    does not hold them any more, or settled, because a file that the result shares with an image was removed.
+    """Finish a batch in one transaction. Return the claims whose results are not kept: refused, because this worker no
+    longer holds them, or settled, because a file that the result shares with another image was removed.
 
-    answer: called after the commit with the results for which identical jobs wait; by default `answer_identical`.
+    answer: called after the commit with the results that have waiting identical jobs; default: `answer_identical`.
     """
     if not results:
         return []
     refused: list[Claim] = []
-    by_owner: dict[int, float] = defaultdict(float)  # device seconds of those with a quota
+    by_owner: dict[int, float] = defaultdict(float)  # device seconds of owners with a quota
     by_key: dict[int, float] = defaultdict(float)
     awaited: list[Result] = []
     with transaction.atomic():
@@ -89,8 +89,7 @@ def commit(
 
 
 def _lost(results: Sequence[Result]) -> dict[Claim, Failure]:
-    """Return the claims whose files do not exist, with the reason. The other files are locked until the transaction
-    ends."""
+    """Return the claims whose files do not exist, with the reason. Lock the other files until the transaction ends."""
     try:
         gone = images.gone([image for result in results for image in result.images])
     except StorageFailed as error:
@@ -104,8 +103,8 @@ def _lost(results: Sequence[Result]) -> dict[Claim, Failure]:
 
 
 _IMAGE_COLUMNS = rows.names(Image)
-# The whole batch in one round trip: clients wait for it. Columns are named: one of the next release's schema gets its
-# default. Their types are those of the table.
+# One round trip for the whole batch, since clients wait for it. Columns are named, so that a new column of the next
+# version gets its default. Their types are the table's.
 SUCCEED = f"""
 WITH held AS MATERIALIZED ({references.HOLD}), made AS (
     SELECT * FROM jsonb_to_recordset(%(made)s::jsonb)
@@ -142,7 +141,7 @@ SELECT id, EXISTS (SELECT 1 FROM generation_job twin WHERE twin.key = moved.key 
 class Accepted:
     """A job that succeeded.
 
-    has_twin: an identical one waits; is_owner_metered, is_key_metered: its owner or its key has a daily quota.
+    has_twin: an identical job waits; is_owner_metered, is_key_metered: the owner or the key has a daily quota.
     """
 
     has_twin: bool
@@ -151,9 +150,9 @@ class Accepted:
 
 
 def _succeed(results: Sequence[Result]) -> dict[UUID, Accepted]:
-    """End the jobs that this worker still holds, write their images, and lock the files until the transaction ends.
+    """Mark the jobs that this worker still holds as succeeded, insert their images, and lock the files.
 
-    Return the accepted jobs by id.
+    The locks last until the transaction ends. Return the accepted jobs by id.
     """
     now = timezone.now()
     made = [
@@ -199,10 +198,10 @@ def _report(result: Result, report: Report) -> None:
 def answer_identical(
     results: Sequence[Result], *, is_stopping: Callable[[], bool] = lambda: False
 ) -> None:
-    """Let the queued jobs that are identical to these succeed with the same images.
+    """Finish the queued jobs that are identical to these with the same images.
 
-    In small transactions, and the files are made before each of them: however many there are, no row stays locked for
-    long. What is left, because the worker stops or an image cannot be read, a worker claims as a repeat.
+    It uses small transactions and makes the files before each, so that rows are locked only briefly. Remaining jobs
+    (the worker stops, or an image cannot be read) are claimed by a worker as repeats.
     """
     for result in results:
         queued = Job.objects.filter(key=result.job.key, status=Status.QUEUED)
@@ -219,14 +218,14 @@ def answer_identical(
 
 
 def _with_metadata(twins: QuerySet[Job]) -> QuerySet[Job]:
-    """Read with each job what the metadata of its files needs."""
+    """Add the joins that the metadata of files needs."""
     return twins.select_related("variant", "release", "embedding").defer(
         "release__manifest", "embedding__data"
     )
 
 
 def _answer(rendered: Sequence[tuple[Job, list[StoredImage]]]) -> None:
-    """Answer these jobs in one transaction. Without images, or if a file is gone: a worker must make them."""
+    """Answer these jobs in one transaction, except ones without images or with a missing file."""
     with transaction.atomic():
         report = Report()
         gone = images.hold([image for _, stored in rendered for image in stored])
@@ -238,10 +237,10 @@ def _answer(rendered: Sequence[tuple[Job, list[StoredImage]]]) -> None:
 
 
 def _rendered(twin: Job, stored: Sequence[StoredImage]) -> list[StoredImage]:
-    """Return the images in this job's format; [] if that fails."""
+    """Return the images in this job's format, or [] if that fails."""
     try:
         return [images.render(twin, index, image) for index, image in enumerate(stored)]
-    except (StorageFailed, OSError) as error:  # OSError: it is not an image
+    except (StorageFailed, OSError) as error:  # OSError: the file is not an image
         log.warning("image_unreadable", job_id=str(twin.id), error=str(error))
         return []
 

@@ -1,6 +1,6 @@
-"""Erasure of what clients wrote in requests, from rows and from Redis, when their jobs are purged.
+"""Erasure of clients' texts and ids from rows and Redis when their jobs are purged.
 
-What stays says which images were made (variant, release, seed, size), not in which words they were asked for.
+The remaining columns tell which images were made (variant, release, seed, size), but not the words of the request.
 """
 
 from collections.abc import Sequence
@@ -19,7 +19,7 @@ BATCH = 200  # jobs in one transaction
 
 @dataclass(frozen=True)
 class Erased:
-    """What is left to do after the commit. texts: that were matched; endpoints: pks of webhooks of the jobs."""
+    """Remaining work after the commit. texts: matched texts of requests; endpoints: pks of the jobs' webhooks."""
 
     job_ids: Sequence[UUID] = ()
     texts: frozenset[str] = frozenset()
@@ -27,9 +27,9 @@ class Erased:
 
 
 def erase(job_ids: Sequence[UUID]) -> Erased:
-    """Erase the words of these jobs, which are locked, in a transaction. Deliveries that are pending are not sent.
+    """Erase the words of these jobs, which the caller's transaction has locked. Their webhook deliveries are deleted.
 
-    Ids and idempotency keys that clients chose become digests: the same request still makes no second job.
+    Ids and idempotency keys chosen by clients become digests, so that a repeated request still makes no second job.
     """
     rows = list(Job.objects.filter(id__in=job_ids))
     Delivery.objects.filter(job_id__in=job_ids).delete()
@@ -58,7 +58,7 @@ def _erase_keys(job_ids: Sequence[UUID]) -> None:
 
 
 def _digests(rows: Sequence[Job]) -> dict[UUID, str]:
-    """Return the digests of chosen ids by job, without those that an earlier job of the owner has already."""
+    """Return job → digest of its external id, except digests that an earlier job of the owner has."""
     wanted = {row.id: predictions.erased(row.external_id) for row in rows}
     others = Job.objects.filter(external_id__in=wanted.values()).exclude(id__in=wanted)
     taken = set(others.values_list("owner_id", "external_id"))
@@ -67,12 +67,12 @@ def _digests(rows: Sequence[Job]) -> dict[UUID, str]:
 
 
 def finish(erased: Erased) -> None:
-    """Erase what is not in the rows of the jobs, after their commit. What an interruption leaves goes by the sweep."""
+    """Erase data outside the rows of the jobs, after the commit. After an interruption the sweep does it."""
     events.forget(erased.job_ids)
     match_requests.forget(erased.texts)
     webhooks.forget_unused(erased.endpoints)
 
 
 def leftovers() -> list[UUID]:
-    """Return ids of some purged jobs whose words are still there, such as those that older code purged."""
+    """Return ids of some purged jobs whose words still exist, for example purged by older code."""
     return list(Job.objects.filter(NOT_ERASED).values_list("id", flat=True)[:BATCH])

@@ -1,8 +1,8 @@
-"""Estimate of when a job ends: its position in the queue, and the measured time per image.
+"""Estimate of a job's end from its position in the queue and the measured time per image.
 
-The position follows the order of `generation.jobs.claiming`: owners take turns, so every other owner counts as many
-jobs as precede this one among its own owner's. Reads ranges of an index, about MOST_AHEAD rows, so the cost does not
-grow with the queue.
+The position follows the order of `generation.jobs.claiming`: owners take turns, so each other owner contributes at most
+as many jobs as precede this one among its own owner's. At most about MOST_AHEAD rows of an index are read, however long
+the queue is.
 """
 
 from collections.abc import Sequence
@@ -23,10 +23,10 @@ from generation.models import Job, Queue, Release, Worker
 
 MOST_AHEAD = 1000
 LOADS_FIRST = "A worker loads the model first, which can take a while."
-REMEMBERED_SECONDS = 1.0  # workers and what they measured: many clients poll at once
+REMEMBERED_SECONDS = 1.0  # cache time of workers and measurements: many clients poll at once
 
-# Two ranges of the index job_claimable for the owner's own jobs, and as many rows of every other owner's. ORDER BY as
-# in the index, or PostgreSQL may read the whole queue by a smaller index.
+# Two ranges of the index job_claimable for the owner's own jobs, and as many rows of each other owner's. ORDER BY must
+# match the index, or PostgreSQL may read the whole queue by a smaller one.
 PLACE = """
 WITH RECURSIVE own AS (
     SELECT n FROM (SELECT q.n FROM generation_job q
@@ -57,7 +57,7 @@ LANE = "AND q.release_id IN (SELECT id FROM generation_release WHERE kind = %(ki
 @dataclass(frozen=True)
 class Estimate:
     """position: 1 = next, 0 = running, at most MOST_AHEAD + 1. eta: seconds from now, None without measurements or
-    workers. feasible: whether a live worker serves the release. reason: why it does not, or why the job takes longer.
+    workers. feasible: whether a live worker serves the release. reason: why none does, or why the job takes longer.
     """
 
     position: int
@@ -86,22 +86,22 @@ def of(job: Job) -> Estimate | None:
         reason = "The queue is paused. The job waits until it is resumed."
         return Estimate(position, None, None, feasible=False, reason=reason)
     if not workers:
-        reason = f"No worker for the {kind} is ready. The job waits for one that runs and has loaded its model."
+        reason = f"No worker for the {kind} is ready. The job waits until one runs and has loaded its model."
         return Estimate(position, None, None, feasible=False, reason=reason)
-    # On average half of each running job is done.
+    # On average running jobs are half done.
     before = (images + running / 2) / len(workers)
     seconds = _seconds(measured, before=before)
     return Estimate(position, *seconds, feasible=True, reason=_loading(job, workers))
 
 
 def _loading(job: Job, workers: Sequence[Worker]) -> str:
-    """Return what to say if none of these workers holds the job's release yet, else ""."""
+    """Return LOADS_FIRST if none of these workers has loaded the job's release, else ""."""
     is_held = any(job.release_id in worker.loaded for worker in workers)
     return LOADS_FIRST if workers and not is_held else ""
 
 
 def _ahead(job: Job, kind: str | None) -> tuple[int, int, int]:
-    """Return the counts of jobs and of images before this one, and of running images."""
+    """Return the numbers of jobs and images ahead of this job, and of running images."""
     parameters: dict[str, int | str | datetime | None] = {
         "owner": job.owner_id,
         "priority": job.priority,
@@ -118,14 +118,14 @@ def _ahead(job: Job, kind: str | None) -> tuple[int, int, int]:
 
 @dataclass(frozen=True)
 class _Measured:
-    """Time of a job alone, and of each image before it, whose batches have the best size."""
+    """Seconds of the job alone, and of each image ahead of it in batches of the best size."""
 
     own: Seconds
     each: Seconds
 
 
 def _measured(job: Job, workers: Sequence[Worker]) -> _Measured | None:
-    """Return the mean of what these workers measured, None if none has."""
+    """Return the mean of these workers' measurements, None without any."""
     key = throughput.key_of(job.release_id, job.width, job.height)
     found = []
     for curve in (throughput.parse(worker.batch_seconds, key) for worker in workers):
@@ -145,7 +145,7 @@ def _mean(values: Sequence[Seconds]) -> Seconds:
 def _seconds(
     measured: _Measured | None, *, before: float = 0.0, less: float = 0.0
 ) -> tuple[float | None, float | None]:
-    """Return the seconds, median and 90th percentile. before: images; less: seconds that are over."""
+    """Return the median and 90th percentile in seconds. before: images ahead; less: seconds already passed."""
     if measured is None:
         return None, None
     own, each = measured.own, measured.each
@@ -157,8 +157,9 @@ def _seconds(
 
 @cached(TTLCache(maxsize=8, ttl=REMEMBERED_SECONDS), lock=Lock())
 def _served_by(kind: str) -> tuple[str | None, Sequence[Worker], bool]:
-    """Return the kind of releases that share its workers (None = all), the live workers, and whether their queue is
-    paused."""
+    """Return the kind of releases that these workers serve (None = all), the live workers, and whether their queue is
+    paused.
+    """
     is_split = heartbeat.is_served(queues.REFERENCE)
     queue = queues.REFERENCE if is_split and kind == Release.Kind.TEACHER else "generation"
     is_paused = Queue.objects.filter(name=queue, paused_at__isnull=False).exists()

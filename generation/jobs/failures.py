@@ -1,7 +1,7 @@
-"""Failure of an attempt: the class of its error, and the pause before the next attempt.
+"""Failure of an attempt: classification of its error, and the pause before the next attempt.
 
-An error of the job counts against it. An error of the infrastructure (storage, database, device, a release that a host
-cannot read) does not: the attempt is given back.
+An error of the job counts towards its attempts. An error of the infrastructure (storage, database, device, a release
+that a host cannot read) does not.
 """
 
 import random
@@ -23,7 +23,7 @@ LONGEST_PAUSE_SECONDS = 300.0
 
 @dataclass(frozen=True)
 class Failure:
-    """Why an attempt ended without images. code, detail: as the client sees them if the job fails."""
+    """Why an attempt ended without images. code, detail: shown to the client if the job fails."""
 
     code: str
     detail: str
@@ -32,7 +32,7 @@ class Failure:
 
     @classmethod
     def of(cls, error: Exception) -> "Failure":
-        """Return the failure that an exception of the worker means. An unknown one may be the job's fault."""
+        """Return the failure for an exception in the worker. Unknown exceptions count as the job's fault."""
         detail = str(error)[:2000].strip() or repr(error)
         if isinstance(error, EngineError | GenerationError):
             return cls(error.code, detail, error.retryable, error.is_infrastructure)
@@ -42,7 +42,7 @@ class Failure:
 
 
 def may_be_caused_by(job: Job, failure: Failure) -> bool:
-    """Return whether a device has failed with this job before: a job that breaks devices must end at last."""
+    """Return whether a device failed with this job before: a job that breaks devices must fail eventually."""
     if failure.code != DeviceFailed.code:
         return False
     before = Attempt.ErrorClass.INFRASTRUCTURE
@@ -50,7 +50,7 @@ def may_be_caused_by(job: Job, failure: Failure) -> bool:
 
 
 def error_class(outcome: Attempt.Outcome, failure: Failure) -> str:
-    """Return the class to record with an attempt."""
+    """Return the error class to record with an attempt."""
     if failure.is_infrastructure:
         return Attempt.ErrorClass.INFRASTRUCTURE
     return "" if outcome == Attempt.Outcome.RELEASED else Attempt.ErrorClass.JOB
@@ -61,13 +61,13 @@ def not_before(
 ) -> CombinedExpression | Now | None:
     """Return when the next attempt of a queued job may begin; None: at once, on any worker."""
     if not failure.code:
-        return None  # the worker stopped in good order
+        return None  # the worker stopped regularly
     if outcome == Attempt.Outcome.LOST:
-        return Now()  # the lease was the pause
+        return Now()  # the wait for the end of the lease was a pause
     return Now() + timedelta(seconds=pause_seconds(job.attempt))
 
 
 def pause_seconds(attempt: int) -> float:
-    """Return the pause after this attempt, counted from 1: four times as long each time, half of it random."""
+    """Return the pause after this attempt (from 1): it grows fourfold each time, and half of it is random."""
     most = min(LONGEST_PAUSE_SECONDS, settings.RETRY_PAUSE_SECONDS * 4 ** min(attempt - 1, 10))
     return random.uniform(most / 2, most)

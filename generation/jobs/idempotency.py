@@ -1,4 +1,4 @@
-"""Idempotency of requests: a repeated one gets the same job, by a key of the client, by its body or by an id."""
+"""Idempotency: a repeated request gets the same job, identified by the client's key, the body or the client's id."""
 
 import hashlib
 import json
@@ -36,20 +36,20 @@ def key_of(header: str | None) -> str | None:
 
 
 def erased(key: str) -> str:
-    """Return what the key becomes when its job is purged: not readable, and the same for the same key."""
+    """Return the digest that replaces the key when its job is purged."""
     return ERASED + salted_hmac("erased idempotency key", key, algorithm="sha256").hexdigest()
 
 
 def fingerprint(body: Any) -> str:
-    """Return the SHA-256 of a JSON body, whatever the order of its keys."""
+    """Return the SHA-256 of a JSON body, independent of the order of its keys."""
     return hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
 
 
 def once(owner, route: str, *, key: str | None, body: Any, make: Callable[[], Job]) -> Job:
-    """Return the job of this request, which an earlier one may have made. key: None = no idempotency.
+    """Return the job of an earlier identical request, or make it. key: None = no idempotency.
 
     Raises IdempotencyKeyReused if the key was used with another body, IdempotencyInProgress while another process
-    makes the job, and what `make` raises; then nothing is stored, and the key is free.
+    makes the job, and exceptions of `make`; then nothing is stored, and the key remains unused.
     """
     if key is None:
         return make()
@@ -91,7 +91,7 @@ def remember_body(owner, route: str, body: Any, job: Job) -> None:
 
 
 def by_body(owner, route: str, body: Any, *, seconds: float) -> Job | None:
-    """Return the owner's job of this body from the last `seconds` unless it failed, was canceled or purged."""
+    """Return the owner's job with this body from the last `seconds`, unless it failed, was canceled or purged."""
     rows = IdempotencyKey.objects.select_related("job").filter(
         owner=owner,
         route=BY_BODY + route,
@@ -104,10 +104,10 @@ def by_body(owner, route: str, body: Any, *, seconds: float) -> Job | None:
 
 
 def by_external_id(owner, external_id: str, *, body: Any, make: Callable[[str], Job]) -> Job:
-    """Return the owner's job with this id, which an earlier request may have made.
+    """Return the owner's job with this id from an earlier identical request, or make it.
 
-    make: called with the fingerprint that the job stores with its external id. Raises IdempotencyKeyReused if another
-    request made the job, and what `make` raises.
+    make: called with the fingerprint to store with the external id. Raises IdempotencyKeyReused if a different request
+    made the job, and exceptions of `make`.
     """
     mark = fingerprint(body)
     known = Job.objects.filter(called(external_id), owner=owner)
@@ -116,7 +116,7 @@ def by_external_id(owner, external_id: str, *, body: Any, make: Callable[[str], 
         try:
             with transaction.atomic():
                 return make(mark)
-        except IntegrityError:  # the same request in another process was faster
+        except IntegrityError:  # another process inserted the job first
             job = known.first()
             if job is None:
                 raise

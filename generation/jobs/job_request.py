@@ -1,4 +1,4 @@
-"""A request for a job, as every interface hands it to `submission`."""
+"""Request for a job, the common input of `submission` from all interfaces."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,20 +9,20 @@ from generation.errors import InvalidRequest
 from generation.models import MOST_TRIES, APIKey, Job
 from generation.webhooks import endpoints as webhooks
 
-MAX_BASE_URL = 200  # of the column
-SEED_LIMIT = 2**32  # as in other services; one integer in every language
+MAX_BASE_URL = 200  # characters of the column
+SEED_LIMIT = 2**32  # as in other services; fits into an integer of every language
 
 
 @dataclass(frozen=True, kw_only=True)
 class JobRequest:
-    """What a client asks for. Raises InvalidRequest if that contradicts itself or is out of range.
+    """A client's request. Raises InvalidRequest if it is contradictory or out of range.
 
-    variant: a slug; text: a text of the catalogue, or one that is near enough unless match is False; exactly one of the
-    two. size: "WIDTHxHEIGHT". model: "student", "teacher" or the name of a release. Without a seed a fresh one is drawn
-    and kept, so that the image can be asked for again. cancel_after: seconds until a job that has not ended is
-    canceled. external_id: chosen by the client, unique to its owner; external_fingerprint: of the request that chose
-    it. base_url: the URL under which the client reached this server. webhook: a URL that receives the job's events;
-    webhook_events: which of Delivery.Event, by default all.
+    Exactly one of variant and text is given. variant: a slug; text: a text of the catalogue, or a similar one unless
+    match is False. size: "WIDTHxHEIGHT". model: "student", "teacher" or the name of a release. seed: default random; it
+    is stored, so that the image can be repeated. cancel_after: seconds until an unfinished job is canceled.
+    external_id: chosen by the client, unique per owner; external_fingerprint: of the request that chose it. base_url:
+    URL of this server as the client sees it. webhook: URL that receives the job's events; webhook_events: values of
+    Delivery.Event, by default all.
     """
 
     variant: str | None = None
@@ -64,7 +64,7 @@ class JobRequest:
 
     @property
     def largest_fresh_seed(self) -> int:
-        """The largest seed to draw: it leaves room for the seeds of the other images and of further tries."""
+        """Return the largest random seed, below which the seeds of all images and tries fit."""
         return SEED_LIMIT - self.n * MOST_TRIES
 
 

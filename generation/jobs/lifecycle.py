@@ -1,4 +1,4 @@
-"""Life of a job: every change of its status, each a guarded update.
+"""Life cycle of a job: all changes of its status, each an update filtered on the old status.
 
 queued ─claim→ running ─commit→ succeeded          cancel: queued or running → canceled
    ↑─────────── settle (retryable, lost, released)  settle: running → failed when attempts are exhausted
@@ -26,7 +26,7 @@ from generation.errors import (
 from generation.images.store import StoredImage
 from generation.infra import database, heartbeat, notifications, queues
 from generation.jobs import claiming, failures, reading, rows
-from generation.jobs.after_commit import Report, Tell
+from generation.jobs.after_commit import Defer, Report
 from generation.jobs.claiming import Claimed
 from generation.jobs.failures import Failure
 from generation.models import Attempt, Image, Job, Release
@@ -41,21 +41,21 @@ CLAIM_TRIES = 10
 
 @dataclass(frozen=True)
 class Claim:
-    """A job that a worker holds. The attempt number is the fencing token that a result must present."""
+    """A worker's claim on a job. The attempt number is the fencing token that a result must present."""
 
     job_id: UUID
     attempt: int
 
     @classmethod
     def of(cls, job: Job) -> "Claim":
-        """Return the claim of a job that `claim` returned."""
+        """Return the claim on a job that `claim` returned."""
         return cls(job.id, job.attempt)
 
 
 def move(jobs: QuerySet[Job], *, to: Status, **fields: Any) -> int:
-    """Change the status, except on a claim (`claiming.TAKE`) and on success (`completion.SUCCEED`).
+    """Change the status of jobs. Claims (`claiming.TAKE`) and successes (`completion.SUCCEED`) have their own SQL.
 
-    Return how many rows changed. `jobs` is filtered on the old status and token; callers check the count.
+    Return how many rows changed. Filter `jobs` on the old status and token, and check the count.
     """
     fields["lease_expires_at"] = None
     if to in Job.TERMINAL:
@@ -68,7 +68,7 @@ def _held(claim: Claim) -> QuerySet[Job]:
 
 
 def _lease_end() -> CombinedExpression:
-    """Return the end of a lease by PostgreSQL's clock: the workers' clocks may differ."""
+    """Return the end of a lease by PostgreSQL's clock, since the workers' clocks may differ."""
     return Now() + timedelta(seconds=settings.LEASE_SECONDS)
 
 
@@ -80,9 +80,9 @@ def _end_attempt(claim: Claim, outcome: Attempt.Outcome, **fields: Any) -> None:
 
 # --- claim and hold -------------------------------------------------------------------------------
 def wanted_kind(queue: str) -> str | None:
-    """Return the kind of the releases whose jobs workers of this queue take; None = all.
+    """Return the kind of releases whose jobs the workers of this queue claim; None = all.
 
-    Jobs of a teacher are for the queue `reference`; while it has no consumer, the other workers take them too.
+    Jobs of a teacher belong to the queue `reference`; while that has no worker, the other workers claim them too.
     """
     if queue == queues.REFERENCE:
         return Release.Kind.TEACHER
@@ -91,7 +91,7 @@ def wanted_kind(queue: str) -> str | None:
 
 @dataclass(frozen=True)
 class Served:
-    """What a worker has read before a claim. kind: of `wanted_kind`; releases: by pk; has_peer: of `heartbeat`."""
+    """Values that a worker reads before a claim: `wanted_kind`, releases by pk, and `heartbeat.has_peer`."""
 
     kind: str | None
     releases: Mapping[int, Release]
@@ -106,12 +106,12 @@ def claim(
     without: Collection[int] = (),
     only: Collection[int] | None = None,
     limits: Mapping[str, int] | None = None,
-    tell: Tell | None = None,
+    defer: Defer | None = None,
 ) -> Claimed:
-    """Take the next batch for this worker: compatible jobs, now running, with a lease. It is empty if there is none.
+    """Claim the next batch of compatible jobs for this worker. Return it; it is empty if there is none.
 
-    served: read if it is not given. without: pks of releases whose jobs are left to other workers; only, limits: as for
-    `claiming.take`. tell: as for a Report; by default notifications are sent before the jobs are returned.
+    served: by default read here. without: pks of releases whose jobs are left to other workers; only, limits: see
+    `claiming.take`. defer: see Report; by default notifications are sent before the jobs are returned.
     """
     if served is None:
         served = Served(wanted_kind(queue), {}, has_peer=heartbeat.has_peer(worker_name, queue))
@@ -129,15 +129,15 @@ def claim(
                 limits=limits,
             )
         except (IntegrityError, OperationalError) as error:
-            # Two workers took identical jobs (unique key, or a deadlock of two such pairs): choose again.
+            # Another worker claimed an identical job (unique key, or a deadlock of two such pairs): try again.
             is_deadlock = database.sqlstate(error) == "40P01"
             if isinstance(error, OperationalError) and not is_deadlock:
                 raise
             continue
         if taken.jobs:
-            _attach_what_is_needed(taken.jobs, served.releases)
-            with transaction.atomic():  # empty: the claim is committed
-                _say_claimed(taken, Report(tell))
+            _attach_release_and_embedding(taken.jobs, served.releases)
+            with transaction.atomic():  # only for on_commit: the claim is already committed
+                _report_claimed(taken, Report(defer))
             return taken
         if not is_work_waiting(worker_name, queue=queue, served=served, without=without, only=only):
             break
@@ -152,7 +152,7 @@ def is_work_waiting(
     without: Collection[int] = (),
     only: Collection[int] | None = None,
 ) -> bool:
-    """Return whether this worker could claim a job. Options: as for `claim`."""
+    """Return whether this worker could claim a job. Parameters: see `claim`."""
     oldest = claiming.oldest(
         worker_name,
         queue=queue,
@@ -164,7 +164,7 @@ def is_work_waiting(
     return oldest is not None
 
 
-def _say_claimed(claimed: Claimed, report: Report) -> None:
+def _report_claimed(claimed: Claimed, report: Report) -> None:
     for job in claimed.jobs:
         report.moved(
             job.id,
@@ -181,23 +181,23 @@ def _say_claimed(claimed: Claimed, report: Report) -> None:
         report.deliver()
 
 
-def _attach_what_is_needed(taken: Sequence[Job], known: Mapping[int, Release]) -> None:
+def _attach_release_and_embedding(taken: Sequence[Job], known: Mapping[int, Release]) -> None:
     """Set release and embedding of each job. known: releases by pk that need not be read."""
-    release = known.get(taken[0].release_id)  # all of a batch have one
+    release = known.get(taken[0].release_id)  # the same for the whole batch
     if release is None:
         release = Release.objects.get(pk=taken[0].release_id)
     embeddings = reading.embeddings({job.embedding_id for job in taken})
     for job in taken:
         job.release = release
         job.embedding = embeddings[job.embedding_id]
-    # For the metadata of files; read here, because the threads that write files have no connection.
+    # For the metadata of files. Read here, because the threads that write files have no connection.
     prefetch_related_objects([job for job in taken if job.has_metadata], "variant")
 
 
 def held(claims: Iterable[Claim], *, extend: bool) -> set[Claim]:
     """Return the claims that are still held: neither canceled nor rescued. `extend` renews their leases.
 
-    A row that another transaction changes is renewed the next time: the others do not wait for it.
+    Rows locked by other transactions are skipped, and renewed the next time.
     """
     wanted = {claim.job_id: claim for claim in claims}
     if not wanted:
@@ -216,9 +216,9 @@ def held(claims: Iterable[Claim], *, extend: bool) -> set[Claim]:
 
 # --- end ------------------------------------------------------------------------------------------
 def answer(job: Job, stored: Sequence[StoredImage], how: Job.Cache, report: Report) -> bool:
-    """Let a queued job succeed with images that exist already. Return False if it is no longer queued.
+    """Finish a queued job with existing images. Return False if it is no longer queued.
 
-    Call it in the transaction that holds their files (`images.hold`). how: recorded on the job.
+    Call it in the transaction that locks their files (`images.hold`). how: recorded on the job.
     """
     now = timezone.now()
     queued = Job.objects.filter(id=job.id, status=Status.QUEUED)
@@ -247,7 +247,7 @@ def image_rows(job: Job, stored: Sequence[StoredImage]) -> list[Image]:
 
 
 def finished(job: Job, report: Report, **facts: Any) -> None:
-    """Report the end of a job, in the transaction that ends it. facts: for the log."""
+    """Add the end of a job to the report and the outbox, in the transaction that ends it. facts: for the log."""
     report.moved(job.id, job.status, f"job_{job.status}", cache=job.cache, **facts)
     report.count("retort_jobs_total", outcome=job.status)
     if job.status == Status.SUCCEEDED and job.finished_at:
@@ -265,17 +265,17 @@ def settle(
     *,
     only_expired: bool = False,
 ) -> Status | None:
-    """End an attempt without images. Return the new status, queued or failed; None: the claim was no longer held.
+    """End an attempt without images. Return the new status, queued or failed; None if the claim was no longer held.
 
     A released attempt (the worker stops, or the infrastructure failed) is not a failure of the job. After a failure the
-    next attempt waits. only_expired: only if the lease has run out, and no other transaction changes the job.
+    next attempt is delayed. only_expired: do nothing unless the lease has expired and the row is not locked.
     """
     failure = failure or Failure("", "")
     with transaction.atomic():
         rows = _held(claim)
         if only_expired:
             rows = rows.filter(lease_expires_at__lt=Now())
-        # NO KEY: an insert of a row that refers to the job locks its key.
+        # NO KEY: inserting a row that refers to the job takes a KEY SHARE lock.
         job = rows.select_for_update(skip_locked=only_expired, no_key=True).first()
         if job is None:
             return None
@@ -313,7 +313,7 @@ def settle(
 
 
 def give_back_unknown(worker_name: str, *, known: Collection[Claim]) -> None:
-    """Release the running jobs of a worker that it does not know of: the commit of their claim was not acknowledged."""
+    """Release a worker's running jobs that it does not know: the commit of their claim was not acknowledged."""
     mine = Job.objects.filter(status=Status.RUNNING, worker_name=worker_name)
     unknown = {Claim(*row) for row in mine.values_list("id", "attempt")} - set(known)
     for claim in unknown:
@@ -322,7 +322,7 @@ def give_back_unknown(worker_name: str, *, known: Collection[Claim]) -> None:
 
 # --- from outside ---------------------------------------------------------------------------------
 def cancel(job_id: UUID) -> Job:
-    """Cancel a job that has not ended; the device drops it between two steps. Return the job."""
+    """Cancel a job that has not ended, and return it. A worker drops it between two steps."""
     with transaction.atomic():
         job = Job.objects.select_for_update(no_key=True).get(id=job_id)
         if not job.is_terminal:
@@ -331,7 +331,7 @@ def cancel(job_id: UUID) -> Job:
 
 
 def end_overdue(job_id: UUID | None = None) -> int:
-    """Cancel the jobs, or this one, whose cancel_at is past. Return how many. Idempotent; any process may call it."""
+    """Cancel all jobs, or only this one, whose cancel_at has passed. Return how many. Any process may call it."""
     overdue = Job.objects.filter(status__in=(Status.QUEUED, Status.RUNNING), cancel_at__lte=Now())
     if job_id is not None:
         overdue = overdue.filter(id=job_id)
@@ -350,7 +350,7 @@ def end_overdue(job_id: UUID | None = None) -> int:
 
 
 def _cancel(job: Job, code: str, detail: str) -> None:
-    """Cancel a job that is locked and has not ended."""
+    """Cancel a locked job that has not ended."""
     move(Job.objects.filter(id=job.id), to=Status.CANCELED, error_code=code, error_detail=detail)
     _end_attempt(Claim(job.id, job.attempt), Outcome.CANCELED)
     job.refresh_from_db()
@@ -360,7 +360,7 @@ def _cancel(job: Job, code: str, detail: str) -> None:
 
 
 def progress(job: Job) -> int:
-    """Return the per cent done, as last reported by the worker."""
+    """Return the percentage that the worker reported last."""
     if job.status == Status.SUCCEEDED:
         return 100
     return notifications.progress(job.id) if job.status == Status.RUNNING else 0

@@ -1,4 +1,4 @@
-"""Queues of jobs that people pause, drain and resume. Jobs of a paused queue are accepted and wait."""
+"""Pausing and resuming of job queues by people. Jobs of a paused queue are accepted and wait."""
 
 from dataclasses import dataclass
 from datetime import datetime
@@ -17,7 +17,7 @@ RUNNING, DRAINING, PAUSED = "running", "draining", "paused"
 
 @dataclass(frozen=True)
 class QueueState:
-    """status: draining while its workers finish what they had begun when it was paused. queued, running: jobs."""
+    """State of a queue. status: draining = paused while jobs are still running. queued, running: numbers of jobs."""
 
     name: str
     status: str
@@ -41,7 +41,7 @@ def state(name: str) -> QueueState:
 
 
 def pause(name: str, *, by: str, reason: str = "") -> QueueState:
-    """Let no worker take jobs of the queue; what runs goes on to its end. Raises Queue.DoesNotExist."""
+    """Stop claims from the queue; running jobs finish. Return its state. Raises Queue.DoesNotExist."""
     with transaction.atomic():
         row, _ = Queue.objects.select_for_update().get_or_create(name=_checked(name))
         if row.paused_at is None:
@@ -52,7 +52,7 @@ def pause(name: str, *, by: str, reason: str = "") -> QueueState:
 
 
 def resume(name: str) -> QueueState:
-    """Let the workers take jobs of the queue again. Raises Queue.DoesNotExist."""
+    """Allow claims from the queue again. Return its state. Raises Queue.DoesNotExist."""
     with transaction.atomic():
         resumed = Queue.objects.filter(name=_checked(name), paused_at__isnull=False).update(
             paused_at=None, paused_by="", reason=""
@@ -70,7 +70,7 @@ def _checked(name: str) -> str:
 
 
 def _state(name: str, row: Queue | None) -> QueueState:
-    """Return the state. A job belongs to the queue whose workers take it now, a running one to that of its worker."""
+    """Return the state. Queued jobs count for the queue that would claim them, running ones for their worker's."""
     waiting = Job.objects.filter(status=Job.Status.QUEUED)
     running = Job.objects.filter(status=Job.Status.RUNNING)
     references = Worker.objects.filter(queue=queues.REFERENCE).values("name")

@@ -1,4 +1,4 @@
-"""Quality control of results: a picture that does not show what its variant says is replaced by one of the next seed.
+"""Quality control: a picture that does not show its variant's text is replaced by one with another seed.
 
 The setting RESULT_JUDGE names a function that returns the judge of a release. A judge that fails never fails a job.
 """
@@ -20,7 +20,7 @@ log = structlog.get_logger(__name__)
 
 @dataclass(frozen=True)
 class Finding:
-    """Verdict on a picture. failing: the bits at fault; score: of two rejected pictures the higher one is better."""
+    """Verdict on a picture. failing: failing bits; score: the higher of two rejected pictures is better."""
 
     is_accepted: bool
     failing: tuple[str, ...]
@@ -36,7 +36,7 @@ class Judge(Protocol):
 
 @dataclass
 class BestPicture:
-    """Best picture so far for one image of a job. seed: of its first picture."""
+    """Best picture so far for one image of a job. seed: seed of the first picture."""
 
     job: Job
     index: int
@@ -50,7 +50,7 @@ class BestPicture:
 
     @property
     def next_seed(self) -> int:
-        """Return a seed that no other image of the job, nor a try of one, has."""
+        """Return a seed that no other image or try of the job uses."""
         return self.seed + self.tries * self.job.n
 
     @property
@@ -65,7 +65,7 @@ class BestPicture:
 
 
 def tries(variant: PromptVariant, release: Release) -> int:
-    """Return how many pictures an image may take: by the variant, else the release, else the setting MAX_TRIES."""
+    """Return the maximum of pictures per image, from the variant, else the release, else the setting MAX_TRIES."""
     for given in (variant.max_tries, release.max_tries):
         if given is not None:
             return given
@@ -76,9 +76,9 @@ def improve(
     pictures: Sequence[BestPicture],
     generate: Callable[[Sequence[BestPicture]], Sequence[GenerationResult]],
 ) -> None:
-    """Judge the images whose job allows tries, and replace, in place, what failed until it passes or no try is left.
+    """Judge images whose job allows tries, and replace failing ones in place until they pass or tries run out.
 
-    Of pictures that all fail the best stays. generate: returns one picture for each, with its `next_seed`.
+    If all pictures fail, the best one stays. generate: returns a picture of `next_seed` for each given image.
     """
     judge([one for one in pictures if one.job.max_tries > 1])
     failing = [one for one in pictures if one.is_wanted_again]
@@ -93,7 +93,7 @@ def improve(
             one.tries += 1
             if other.is_better_than(one):
                 one.result, one.finding = other.result, other.finding
-        # A picture that was not judged was canceled, or its judge failed: the one before it stays.
+        # An unjudged picture was canceled, or the judge failed: the previous one stays.
         failing = [
             one
             for one, other in zip(failing, others, strict=True)
@@ -102,7 +102,7 @@ def improve(
 
 
 def judge_rest(pictures: Sequence[BestPicture]) -> None:
-    """Judge, in place, the images to be flagged before delivery, and a sample of the rest to measure the release."""
+    """Judge, in place, images that are flagged before delivery, and a sample of the others to measure the release."""
     judge(
         [
             one
@@ -113,7 +113,7 @@ def judge_rest(pictures: Sequence[BestPicture]) -> None:
 
 
 def is_in_sample(job: Job) -> bool:
-    """Return whether the job is in the judged sample. All jobs of a canary are."""
+    """Return whether the job is in the judged sample, as all jobs of a canary are."""
     if job.release.canary_percent:
         return True
     return sampling.is_in_share(str(job.id), settings.JUDGED_SHARE)
@@ -125,7 +125,7 @@ def judge(pictures: Sequence[BestPicture]) -> None:
     if not shown or not settings.RESULT_JUDGE:
         return
     try:
-        # All pictures of a batch are of one release.
+        # All pictures of a batch have the same release.
         ask: Judge | None = import_string(settings.RESULT_JUDGE)(shown[0].job.release)
         if ask is None:
             return

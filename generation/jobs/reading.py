@@ -1,4 +1,4 @@
-"""Reading of one job with what its answer shows, and of embeddings."""
+"""Queries for one job with all rows that its response shows, and for embeddings."""
 
 from collections.abc import Collection, Iterator, Sequence
 from itertools import islice
@@ -14,7 +14,7 @@ from generation.models import Embedding, Image, Job, PromptVariant, Release
 M = TypeVar("M", bound=Model)
 
 _JOB = rows.names(Job)
-# What the answer shows of the other rows, in the order of the fields; anything else is read when it is used.
+# Columns of other tables in the response, in the order of the fields; other columns are deferred.
 _SHOWN: tuple[tuple[str, type[Model], list[str]], ...] = (
     ("variant", PromptVariant, ["id", "slug"]),
     ("release", Release, ["id", "name", "kind", "manifest_sha256"]),
@@ -36,7 +36,7 @@ SELECT {", ".join(_COLUMNS)}
  WHERE job.id = %s AND job.owner_id = %s
  ORDER BY image.index
 """
-# Attribute of a job: its images in order of index, if they were read with it.
+# Attribute of a job with its images in order of index, if they were read with it.
 IMAGES = "images_read"
 
 
@@ -44,7 +44,7 @@ def owned(job_id: UUID, owner_id: int | None) -> Job:
     """Return the owner's job, with its images as IMAGES. Raises Job.DoesNotExist."""
     with connection.cursor() as cursor:
         cursor.execute(_READ, [job_id, owner_id])
-        found = [iter(row) for row in cursor.fetchall()]  # a row for each image
+        found = [iter(row) for row in cursor.fetchall()]  # one row per image
     if not found:
         raise Job.DoesNotExist
     job = _next(Job, _JOB, found[0])

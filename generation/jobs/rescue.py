@@ -1,4 +1,4 @@
-"""Rescue of jobs whose lease ran out: their worker is gone, or frozen."""
+"""Rescue of jobs whose lease expired because their worker is gone or hangs."""
 
 import time
 from collections.abc import Callable
@@ -18,7 +18,7 @@ AT_ONCE = 1000
 
 
 def rescue() -> int:
-    """Settle the attempts whose lease ran out. Return how many. Idempotent; any process may call it."""
+    """Settle the attempts whose lease has expired. Return how many. Idempotent; any process may call it."""
     lost = Job.objects.filter(status=Status.RUNNING, lease_expires_at__lt=Now())
     rows = lost.order_by("lease_expires_at").values_list("id", "attempt", "worker_name")
     moved = 0
@@ -37,11 +37,11 @@ def extend_expired() -> int:
 
 
 class Rescuer:
-    """Calls `rescue` again and again, in one process.
+    """Calls `rescue` repeatedly in one process.
 
-    After a time in which it did not reach PostgreSQL it waits for half a lease: the workers did not reach it either.
-    Those that live commit and renew their leases in this time, so that a failover costs no finished image. While a full
-    disk refuses its writes it refuses theirs too: the first write that succeeds gives them this time.
+    After PostgreSQL was unreachable it waits for half a lease, in which live workers commit results and renew their
+    leases, so that a failover costs no finished image. After PostgreSQL refused its writes (a full disk) the first
+    successful one extends expired leases by half a lease, for the same reason.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
@@ -51,11 +51,11 @@ class Rescuer:
         self._is_refused = False
 
     def rescue(self) -> int:
-        """Return how many jobs were rescued. Raises the database's errors."""
-        with connection.cursor() as cursor:  # raises while PostgreSQL is away
+        """Rescue jobs and return how many. Raises the database's errors."""
+        with connection.cursor() as cursor:  # raises while PostgreSQL is unreachable
             cursor.execute("SELECT current_setting('transaction_read_only')")
             if cursor.fetchone() != ("off",):
-                return 0  # a standby, which takes no renewals either
+                return 0  # a standby, which accepts no renewals either
         now, half = self._clock(), settings.LEASE_SECONDS / 2
         if self._reached_at is not None and now - self._reached_at > half:
             self._begins_at = now + half

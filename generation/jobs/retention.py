@@ -1,7 +1,7 @@
-"""Retention: permanent removal of the images of one job, of jobs that ended long ago, and of unreferenced files.
+"""Retention: permanent removal of images of one job or of old jobs, and of unreferenced files.
 
-Rows are deleted first, in one transaction with the mark on the job; then the files that no row refers to. What an
-interruption leaves is found by the next sweep.
+Rows are deleted first, in the transaction that marks the job, then the files that no row refers to. After an
+interruption the next sweep finds the rest.
 """
 
 from collections import defaultdict
@@ -31,15 +31,15 @@ log = structlog.get_logger(__name__)
 
 BATCH = 200  # jobs in one transaction
 FILES = 1000  # names per query
-ORPHAN_AGE = timedelta(days=1)  # a file is written before its row is
-# If there are more orphans, and they are more than half of all files, the database is probably another one.
+ORPHAN_AGE = timedelta(days=1)  # minimum, since a file is written before its row
+# More orphans than this, if they are more than half of all files, suggest a wrong database: they are kept.
 FEW_ORPHANS = 20
 MOST_DAYS = 36_500
 
 
 @dataclass
 class Tally:
-    """What was removed for one owner."""
+    """Counts of what was removed for one owner."""
 
     jobs: int = 0
     images: int = 0
@@ -49,7 +49,7 @@ class Tally:
 
 @dataclass
 class Report:
-    """What a sweep removed, or would remove. owners: by name; orphans: unreferenced files."""
+    """Result of a sweep or dry run. owners: tallies by name; orphans: unreferenced files."""
 
     owners: dict[str, Tally] = field(default_factory=lambda: defaultdict(Tally))
     orphans: list[Removed] = field(default_factory=list)
@@ -69,9 +69,9 @@ class Report:
 
 # --- one job --------------------------------------------------------------------------------------
 def purge(job_id: UUID) -> None:
-    """Remove the job's images and its client's words permanently; cancel it if it has not ended. Idempotent.
+    """Remove the job's images and the client's words permanently; cancel it if it has not ended. Idempotent.
 
-    A file that another job's image refers to stays.
+    Files that images of other jobs refer to stay.
     """
     with transaction.atomic(durable=True):
         job = Job.objects.select_for_update().get(id=job_id)
@@ -84,7 +84,7 @@ def purge(job_id: UUID) -> None:
 
 
 def remove_images(job_id: UUID, image_ids: Collection[UUID]) -> int:
-    """Remove these images of the job permanently, and purge the job if it has no others. Return their number."""
+    """Remove these images of the job permanently, and purge the job if none is left. Return their number."""
     with transaction.atomic(durable=True):
         Job.objects.select_for_update().get(id=job_id)
         kept = Image.objects.filter(job_id=job_id).exclude(id__in=image_ids).exists()
@@ -100,9 +100,9 @@ def remove_images(job_id: UUID, image_ids: Collection[UUID]) -> int:
 
 
 def _remove_rows(job_ids: Sequence[UUID]) -> tuple[list[Image], Erased]:
-    """Delete the image rows of these jobs, which have ended and are locked, and erase their clients' words.
+    """Delete the image rows of these ended, locked jobs, and erase their clients' words.
 
-    Return the images as they were, and what is to be done after the commit.
+    Return the deleted images, and the remaining work after the commit.
     """
     rows = list(Image.objects.filter(job_id__in=job_ids))
     _delete(rows)
@@ -116,7 +116,7 @@ def _delete(rows: Sequence[Image]) -> None:
 
 
 def _files(rows: Sequence[Image], *, is_dry: bool) -> dict[str, Image]:
-    """Return the files of these images, with renderings that only the cache lists, and drop those from it."""
+    """Return the files of these images, including renderings in the cache, and remove the images from the cache."""
     found = {name: row for row in rows for name in (row.file, row.master)}
     row_of = {row.key: row for row in rows}
     cached = images.cached(row_of.keys())
@@ -125,7 +125,7 @@ def _files(rows: Sequence[Image], *, is_dry: bool) -> dict[str, Image]:
     return {image.file: row_of[image.key] for image in cached} | found
 
 
-# --- what has been kept long enough ---------------------------------------------------------------
+# --- the sweep ------------------------------------------------------------------------------------
 def sweep(
     *,
     is_dry: bool = False,
@@ -133,10 +133,10 @@ def sweep(
     now: datetime | None = None,
     on_progress: Callable[[int, int], object] = lambda done, total: None,
 ) -> Report:
-    """Purge due jobs and remove unreferenced files and old idempotency keys. Any process may call it at any time.
+    """Purge due jobs, and remove unreferenced files and old idempotency keys. Any process may call it at any time.
 
-    is_dry: only report what would be removed. all_files: remove unreferenced files even if they are most of all
-    files. on_progress: called with how many jobs are done, and of how many.
+    is_dry: only report. all_files: remove unreferenced files even if they are most of all files. on_progress: called
+    with the number of processed jobs and the total.
     """
     now = database.now() if now is None else now
     report = Report()
@@ -160,7 +160,7 @@ def sweep(
 
 
 def due(now: datetime) -> QuerySet[Job]:
-    """Return the jobs that ended longer ago than their images are kept."""
+    """Return the jobs whose retention time is over."""
     own_days: dict[int, list[int]] = defaultdict(list)
     for pk, days in APIKey.objects.values_list("pk", "retention_days"):
         if days is not None:
@@ -219,7 +219,7 @@ def _next(
     if after is not None:
         rows = rows.filter(~_until(*after), finished_at__gte=after[0])
     if is_locked:
-        rows = rows.select_for_update(skip_locked=True)  # another process is purging it
+        rows = rows.select_for_update(skip_locked=True)  # skip jobs that another process purges
     return list(rows[:BATCH])
 
 
@@ -246,13 +246,13 @@ def _count(
 
 
 def _removable(names: Collection[str], *, without: QuerySet[Job]) -> list[Removed]:
-    """Return what `references.remove` would remove after these jobs are purged."""
+    """Return the files that `references.remove` would remove after a purge of these jobs."""
     used = references.in_use(sorted(names), without=without)
     return references.sizes(references.with_thumbnails(set(names) - used))
 
 
 def _erase_leftovers() -> None:
-    """Erase words that code of before, or an interruption, left in purged jobs."""
+    """Erase words that older code or an interruption left in purged jobs."""
     while job_ids := erasure.leftovers():
         with transaction.atomic(durable=True):
             locked = Job.objects.select_for_update().filter(id__in=job_ids).order_by("id")
@@ -276,7 +276,7 @@ def _sweep_files(report: Report, now: datetime, *, is_dry: bool, all_files: bool
 
 
 def _orphans(names: Sequence[str], now: datetime) -> list[str]:
-    """Return those of the files that no row refers to and that are older than ORPHAN_AGE."""
+    """Return the unreferenced files that are older than ORPHAN_AGE."""
     source = {name: storage.source_name(name) for name in names}
     used = references.in_use(sorted(set(source.values())))
     loose = [name for name in names if source[name] not in used]

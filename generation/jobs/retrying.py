@@ -1,4 +1,4 @@
-"""Retries by people: one failed or canceled job, or all that failed for a reason in a period."""
+"""Manual retries of one failed or canceled job, or of all failed jobs that match filters."""
 
 from collections.abc import Collection, Sequence
 from datetime import datetime
@@ -11,13 +11,13 @@ from generation.jobs.after_commit import Report
 from generation.jobs.lifecycle import Status, move
 from generation.models import Job
 
-AT_ONCE = 200  # jobs of one transaction
+AT_ONCE = 200  # jobs per transaction
 
 
 def retry(job_id: UUID) -> Job:
-    """Queue a failed or canceled job again, with all its attempts.
+    """Queue a failed or canceled job again, with new attempts, and return it.
 
-    Raises JobFinished for a succeeded one, JobPurged for one whose images were removed.
+    Raises JobFinished if it succeeded, JobPurged if its images were removed.
     """
     retry_these([job_id])
     job = Job.objects.get(id=job_id)
@@ -39,10 +39,10 @@ def retry_failed(
     owner: str = "",
     is_dry_run: bool = False,
 ) -> int:
-    """Queue again all failed jobs that match. Return how many; is_dry_run: how many it would be.
+    """Queue all matching failed jobs again. Return how many. is_dry_run: only count.
 
-    code: error code; since, until: when they failed; release, owner: names. Jobs whose images were removed stay.
-    Many small transactions: it can be interrupted and run again.
+    code: error code; since, until: time of failure; release, owner: names. Purged jobs are skipped. It uses many small
+    transactions, and can be interrupted and repeated.
     """
     failed = Job.objects.filter(status=Status.FAILED, purged_at__isnull=True)
     filters = {
@@ -62,9 +62,9 @@ def retry_failed(
 def retry_these(
     job_ids: Sequence[UUID], *, ended: Collection[Status] = (Status.FAILED, Status.CANCELED)
 ) -> list[UUID]:
-    """Queue those of these jobs that have ended in this way and have not been purged. Return which.
+    """Queue the jobs among these that have a status of `ended` and are not purged. Return their ids.
 
-    Many small transactions.
+    It uses many small transactions.
     """
     return [
         moved

@@ -1,6 +1,6 @@
-"""Routing of requests: the prompt variant that is meant, and the release that serves it.
+"""Routing of requests to a prompt variant and the release that serves it.
 
-The release is the one that is named, or follows from what each release covers and how good it is there, the settings
+The release is named in the request, or follows from coverage and quality of the releases for the variant, the settings
 UNCOVERED and QUALITY_FLOOR, and a canary. `releases.default_release` has the same rules for many prompt variants.
 """
 
@@ -29,9 +29,9 @@ Kind, Status = Release.Kind, Release.Status
 class Candidate:
     """A release that may serve a request for the variant.
 
-    covers: whether it was made for the variant and its present text. embedding: of that text under the release's
-    encoder, without its data (100 KB that only a worker needs); None if there is no row. It may be a failed one.
-    share: of its pictures of that text, those that are right; None if too few were judged.
+    covers: whether it was made for the variant with its current text. embedding: that text's under the release's
+    encoder, possibly failed, without its data (100 KB that only a worker needs); None if there is no row. share: of
+    right ones among its pictures of that text; None if too few were judged.
     """
 
     release: Release
@@ -46,7 +46,7 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Route:
-    """What a request resolved to."""
+    """The variant, release and embedding that a request resolved to."""
 
     variant: PromptVariant
     release: Release
@@ -54,12 +54,12 @@ class Route:
 
 
 def resolve(model: str | None, *, slug: str, sampling_key: str = "") -> Route:
-    """Return how a request for the active variant with this slug is served. model, sampling_key: as for `choose`.
+    """Return the route of a request for the active variant with this slug. model, sampling_key: see `choose`.
 
-    Raises VariantNotFound and what `choose` raises.
+    Raises VariantNotFound and the exceptions of `choose`.
     """
     found = find(model, slug=slug)
-    # Without a row, `catalogue.find` raises the reason.
+    # If there is no row, `catalogue.find` raises the reason.
     variant, candidates = found or (catalogue.find(slug=slug), [])
     return choose(model, variant, candidates, sampling_key=sampling_key)
 
@@ -77,7 +77,7 @@ _SELECTED = ", ".join(
     )
     for column in columns
 )
-# By hand: the ORM cannot join variants with releases, which have no key in common.
+# Hand-written: the ORM cannot join variants with releases, which have no common key.
 _FIND = f"""
 SELECT release.covers_all OR coverage.id IS NOT NULL,
        quality.evaluated_right + quality.judged_right, quality.evaluated + quality.judged, {_SELECTED}
@@ -103,14 +103,14 @@ _FIND_BY_NAME = _FIND.format(releases="release.name = %(name)s AND release.statu
 def find(
     model: str | None, *, slug: str | None = None, normalized_text: str | None = None
 ) -> tuple[PromptVariant, list[Candidate]] | None:
-    """Return the active variant with this slug or this text, and the releases that may serve it; None: no variant.
+    """Return the active variant with this slug or text and the releases that may serve it, or None without a variant.
 
-    model: as for `choose`. Without a name the candidates are all releases in service, in the order of
+    model: see `choose`. Unless it is a name, the candidates are all releases in service, in the order of
     `releases.in_service`.
     """
     asked = {"slug": slug, "normalized_text": normalized_text, "name": model}
     if any("\0" in value for value in asked.values() if value):
-        return None  # PostgreSQL refuses it
+        return None  # PostgreSQL would refuse it
     with connection.cursor() as cursor:
         cursor.execute(_FIND_BY_NAME if is_name(model) else _FIND_IN_SERVICE, asked)
         found = cursor.fetchall()
@@ -128,13 +128,13 @@ def find(
 
 
 def _instance(model: type[M], columns: Sequence[str], rest: Iterator[Any]) -> M | None:
-    """Take the model's columns. None: the join found no row."""
+    """Build an instance from the model's columns of a row. None: the join found no row."""
     values = list(islice(rest, len(columns)))
     return None if values[0] is None else rows.instance(model, columns, values)
 
 
 def is_name(model: str | None) -> bool:
-    """Return whether it is the name of a release, not a kind."""
+    """Return whether `model` is the name of a release, not a kind."""
     return model is not None and model not in Release.Kind.values
 
 
@@ -146,13 +146,13 @@ def choose(
     *,
     sampling_key: str = "",
 ) -> Route:
-    """Return the release that serves the request, with the embedding that it needs.
+    """Return the route: the release that serves the request, and its embedding of the variant.
 
-    model: a kind, a name, or None. None means the student: the active one, or a specialist that is better there. If
-    none covers the variant, UNCOVERED decides: the teacher, the active student nevertheless, or an error. If it is
-    weak there, the teacher, unless that is no better. sampling_key: decides whether a canary serves the request, so
-    equal requests should have equal keys. Raises ReleaseNotAvailable, VariantNotCovered, VariantNotEncoded,
-    EncodingFailed.
+    model: a kind, a name, or None. None means the active student, or a specialist that is better for the variant. If no
+    student covers the variant, UNCOVERED decides: the teacher, the active student anyway, or an error. If the student
+    is weak for the variant and the teacher is better, the teacher serves it. sampling_key: decides whether a canary
+    serves the request; equal requests should have equal keys. Raises ReleaseNotAvailable, VariantNotCovered,
+    VariantNotEncoded, EncodingFailed.
     """
     chosen = _chosen(model, variant, candidates, sampling_key)
     row = chosen.embedding
@@ -195,7 +195,7 @@ def _chosen(
 
 
 def _student(candidates: Sequence[Candidate]) -> Candidate | None:
-    """Return the student in service that makes the variant best, canaries left out; None if none covers it."""
+    """Return the best student in service for the variant, except canaries; None if none covers it."""
     students = [
         one
         for one in candidates
@@ -220,7 +220,7 @@ def _canary(
     candidates: Sequence[Candidate],
     sampling_key: str,
 ) -> Candidate | None:
-    """Return the canary if it serves the request: never one of a specialist, with whose jobs it is not compared."""
+    """Return the canary if it serves the request. It never replaces a specialist, with which it is not compared."""
     kind = model or Kind.STUDENT
     if student is not None and _is_specialist(student):
         return None
@@ -236,7 +236,7 @@ def _canary(
 
 
 def _good(covering: Sequence[Candidate]) -> Candidate:
-    """Return the first candidate; if it is weak at the variant, the next one that is better there."""
+    """Return the first candidate or, if it is weak for the variant, the next better one."""
     first, *others = covering
     if not quality.is_weak(first.share):
         return first
@@ -252,4 +252,4 @@ def _not_covered(release: Release, variant: PromptVariant) -> VariantNotCovered:
     else:
         count = release.coverage.count()
         why = f"The release {release.name} covers {count} prompt variant{pluralize(count)}, but not {variant.slug}."
-    return VariantNotCovered(f"{why} Ask for another model.", parameter="model")
+    return VariantNotCovered(f"{why} Request another model.", parameter="model")

@@ -1,5 +1,5 @@
-"""Rows by SQL that is written by hand, for the statements that every request runs: the ORM takes longer to build them
-than PostgreSQL to run them."""
+"""Helpers for hand-written SQL of statements that every request runs: the ORM takes longer to build them than
+PostgreSQL to run them."""
 
 import json
 from collections.abc import Iterable, Sequence
@@ -13,7 +13,7 @@ M = TypeVar("M", bound=Model)
 
 
 def names(model: type[Model], *, without: str = "") -> list[str]:
-    """Return the columns of the model's table, which are the names of its attributes as well."""
+    """Return the columns of the model's table, which equal its attribute names."""
     return [field.attname for field in model._meta.concrete_fields if field.attname != without]
 
 
@@ -43,7 +43,7 @@ def _insert(model: type[Model], count: int) -> str:
 
 
 def instance(model: type[M], columns: Sequence[str], read: Iterable[Any]) -> M:
-    """Return the instance that a row makes. columns: of the values that were read; others are read when used."""
+    """Return a model instance made from a row. columns: names of the values; other columns are deferred."""
     decoded = [
         json.loads(value) if name in _of_json(model) and value is not None else value
         for name, value in zip(columns, read, strict=True)

@@ -1,7 +1,7 @@
-"""Stock: images of fresh seeds that idle workers make ahead for what is requested often.
+"""Stock: images that idle workers make in advance, with unused seeds, for frequent requests.
 
-A request without a seed is answered with one at once, as a cached hit. Each is given once: the row is deleted in the
-transaction that inserts the job. Bounded by number (the setting STOCK), bytes and age.
+A request without a seed is answered at once with a stocked image, as a cache hit. Each image is used once: the
+transaction that inserts the job deletes its row. The stock is bounded by number (setting STOCK), bytes and age.
 """
 
 import json
@@ -30,11 +30,11 @@ log = structlog.get_logger(__name__)
 
 MOST_BYTES = 2**30
 KEPT = timedelta(days=1)
-RECENT = timedelta(days=1)  # jobs that show what is requested often,
-RECENT_JOBS = 2000  # at most so many,
-OFTEN = 3  # at least so many of them
+RECENT = timedelta(days=1)  # age of the jobs that are searched for frequent requests
+RECENT_JOBS = 2000  # at most so many jobs are searched
+OFTEN = 3  # jobs from which a request counts as frequent
 
-# SKIP LOCKED: another request is taking that one.
+# SKIP LOCKED: skips an image that another request is taking.
 TAKE = """
 DELETE FROM generation_stockedimage WHERE id = (
     SELECT id FROM generation_stockedimage
@@ -43,7 +43,7 @@ DELETE FROM generation_stockedimage WHERE id = (
      ORDER BY created_at LIMIT 1 FOR UPDATE SKIP LOCKED)
 RETURNING image
 """
-# What lacks most of its stock, of that what was requested most. A variant is stocked with its present text.
+# The request with the fewest stocked images, then the most frequent one. Variants are stocked with their current text.
 WANTED = """
 SELECT often.* FROM (
     SELECT release_id, variant_id, embedding_id, width, height, output_format, count(*) AS jobs
@@ -68,12 +68,12 @@ SELECT often.* FROM (
 
 
 def fits(job: Job) -> bool:
-    """Return whether a stocked image may answer this job, whose seed is fresh."""
+    """Return whether a stocked image may answer this job, which requests no seed."""
     return settings.STOCK > 0 and job.n == 1 and not job.has_metadata
 
 
 def take(job: Job) -> list[StoredImage] | None:
-    """Return the stocked image that this job gets, and set its seed on the job; None without one.
+    """Take a stocked image for this job, set its seed on the job, and return it; None if there is none.
 
     Call it in the transaction that inserts the job.
     """
@@ -85,7 +85,7 @@ def take(job: Job) -> list[StoredImage] | None:
     if row is None:
         return None
     stored = images.from_facts(json.loads(row[0]))
-    # An embedding that was encoded again gives other images: the files of this one are removed as orphans.
+    # Stale if the embedding was encoded again. The files are then removed as orphans.
     if stored is None or stored.seed is None or stored.key != images.key_of(job, stored.seed):
         return None
     job.seed = stored.seed
@@ -94,7 +94,7 @@ def take(job: Job) -> list[StoredImage] | None:
 
 
 def wanted(releases: Collection[int]) -> Job | None:
-    """Return an unsaved job whose image should be stocked, None if nothing lacks. releases: pks of those in service."""
+    """Return an unsaved job whose image should be stocked, or None. releases: pks of releases to stock."""
     if not settings.STOCK or not releases:
         return None
     facts: dict[str, Any] = {
@@ -132,7 +132,7 @@ def put(job: Job, stored: StoredImage) -> None:
     """Stock the image of a job that `wanted` returned. Raises StorageFailed."""
     with transaction.atomic():
         if images.hold([stored]):
-            return  # a file was removed a moment ago
+            return  # a file was just removed
         size_bytes = stored.size_bytes
         if stored.master != stored.file:
             size_bytes += storage.size(stored.master) or 0
@@ -153,7 +153,7 @@ def put(job: Job, stored: StoredImage) -> None:
 
 
 def remove_spoiled() -> int:
-    """Remove stocked images, with their files, that are too old or of a release out of service; all if STOCK is 0.
+    """Remove stocked images and their files if they are too old, of a release out of service, or if STOCK is 0.
 
     Return how many. Any process may call it at any time.
     """

@@ -31,21 +31,21 @@ log = structlog.get_logger(__name__)
 
 
 def submit(owner, request: JobRequest) -> Job:
-    """Insert a job for `owner` and return it. Raises a GenerationError that says what to change.
+    """Insert a job for `owner` and return it. Raises GenerationError.
 
-    1. Resolve: which variant, release and embedding the request means.
-    2. Check: whether stored or stocked images answer it, and whether the limits allow it.
-    3. Insert the row; with stored images it has succeeded at once.
-    4. Notify a worker when the transaction is committed.
+    1. Resolve variant, release and embedding.
+    2. Look for stored or stocked images that answer the request, and check the limits.
+    3. Insert the row; with stored images the job has already succeeded.
+    4. Notify a worker after the commit.
     """
     seed = request.seed
     if seed is None:
         seed = secrets.randbelow(request.largest_fresh_seed + 1)
     match, route = _resolve(request, seed)
     job = _job(owner, request, match, route, seed)
-    # A fresh seed has no images, unless it is one of the stock.
+    # A random seed has no stored images, only possibly stocked ones.
     stored = None if request.seed is None else _stored(job)
-    # BEGIN and COMMIT are a third of the round trips of a request that writes the row alone.
+    # Without a transaction if possible: BEGIN and COMMIT are a third of the round trips of a single INSERT.
     takes_stock = request.seed is None and stock.fits(job)
     is_one_row = (
         stored is None
@@ -57,7 +57,7 @@ def submit(owner, request: JobRequest) -> Job:
         if takes_stock:
             stored = stock.take(job)
         if stored is not None and images.hold(stored):
-            stored = None  # a file was removed a moment ago
+            stored = None  # a file was just removed
         _check_limits(job, is_stored=stored is not None)
         if request.webhook is not None:
             webhooks.hold(job, request.webhook)
@@ -67,9 +67,9 @@ def submit(owner, request: JobRequest) -> Job:
 
 
 def _resolve(request: JobRequest, seed: int) -> tuple[Match, Route]:
-    """Return the variant that is meant and how it is served.
+    """Return the requested variant and its route.
 
-    One query, unless the text is no variant's: then the encode worker matches it.
+    This takes one query, or a request to the encode worker if no variant has the text.
     """
     text = request.text
     normalized = None if text is None else text_rules.check_text(text, ())
@@ -79,7 +79,7 @@ def _resolve(request: JobRequest, seed: int) -> tuple[Match, Route]:
         key = f"{match.variant.slug} {seed}"
         return match, routing.choose(request.model, *found, sampling_key=key)
     if text is None:
-        match = Match(catalogue.find(slug=request.variant))  # raises the reason
+        match = Match(catalogue.find(slug=request.variant))  # raises with the reason
     else:
         match = matching.find(text, exactly=request.match is False)
     slug = match.variant.slug
@@ -91,7 +91,7 @@ def _job(owner, request: JobRequest, match: Match, route: Route, seed: int) -> J
     release = route.release
     width, height = _size(request.size, release)
     max_tries = quality_control.tries(route.variant, release)
-    # A deadline is compared with PostgreSQL's clock.
+    # Deadlines are compared with PostgreSQL's clock.
     now = timezone.now() if request.cancel_after is None else database.now()
     has_webhook = request.webhook is not None
     job = Job(
@@ -122,7 +122,7 @@ def _job(owner, request: JobRequest, match: Match, route: Route, seed: int) -> J
         webhook=webhooks.endpoint(owner, request.webhook) if request.webhook is not None else None,
         webhook_events=webhooks.check_events(request.webhook_events) if has_webhook else [],
         created_at=now,
-        # A seed that was asked for gives the image of that seed, flagged if it shows something else.
+        # A requested seed gives that seed's image, which is flagged if it shows something else.
         max_tries=max_tries if request.seed is None else min(max_tries, 1),
     )
     job.key = images.job_key(images.keys(job), max_tries=job.max_tries)
@@ -130,15 +130,15 @@ def _job(owner, request: JobRequest, match: Match, route: Route, seed: int) -> J
 
 
 def _stored(job: Job) -> Sequence[StoredImage] | None:
-    """Return stored images that answer the job."""
+    """Return stored images that answer the job, or None."""
     stored = images.find(job)
     return stored if stored is not None and images.answers(job, stored) else None
 
 
 def _check_limits(job: Job, *, is_stored: bool) -> None:
-    """Raise QueueFull, RateLimited or QuotaExceeded if the job is not allowed. Count it towards the quota otherwise.
+    """Count the job towards its quotas. Raises QueueFull, RateLimited or QuotaExceeded if it is not allowed.
 
-    A job that stored images answer does not wait, so limits of waiting jobs do not apply to it.
+    Limits on queued jobs do not apply to a job that stored images answer.
     """
     refusal = quotas.refusal(job)
     if refusal is not None and not is_stored:

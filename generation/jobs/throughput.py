@@ -1,6 +1,6 @@
-"""Measured time of batches by release, size and number of images, and the number of images that a batch should have.
+"""Measured batch times by release, size and number of images, and the best number of images per batch.
 
-A worker measures its own batches and keeps the result in its row, where estimates read it.
+A worker measures its own batches and stores the result in its row, for estimates.
 """
 
 import time
@@ -11,8 +11,8 @@ from threading import Lock
 
 SAMPLES = 20  # per number of images
 TRIES = 3  # samples after which a number of images counts as measured
-REMEASURED_SECONDS = 3600.0  # the device may have been busy with something else
-TOLERANCE = 1.1  # of the least time per image: a smaller batch within it is preferred
+REMEASURED_SECONDS = 3600.0  # the device may have been busy before
+TOLERANCE = 1.1  # the smallest batch within this factor of the least time per image is preferred
 
 
 @dataclass(frozen=True)
@@ -31,12 +31,12 @@ Stored = Mapping[str, Mapping[str, Sequence[float]]]  # as in the worker's row
 
 
 def key_of(release_id: int, width: int, height: int) -> str:
-    """Return the name of a curve. The claim makes the same one in SQL."""
+    """Return the key of a curve. The claim builds the same key in SQL."""
     return f"{release_id}:{width}x{height}"
 
 
 def at(curve: Curve, images: int) -> Seconds | None:
-    """Return the time of a batch of so many images: between two measured numbers interpolated, outside in proportion.
+    """Return the time of a batch of so many images, interpolated between measured numbers, proportional outside.
 
     None without measurements.
     """
@@ -52,9 +52,9 @@ def at(curve: Curve, images: int) -> Seconds | None:
 
 
 def best(curve: Curve, most: int) -> int:
-    """Return how many images a batch should have: the smallest number whose time per image is close to the least.
+    """Return the best number of images per batch: the smallest whose time per image is close to the least.
 
-    A queue is emptied as fast as by the largest batch, or faster, and no image waits for others without a gain.
+    So the queue empties about as fast as possible, and no image waits for others without a gain.
     """
     numbers = [1 << power for power in range(most.bit_length()) if 1 << power < most] + [most]
     each = {n: found.p50 / n for n in numbers if (found := at(curve, n)) is not None}
@@ -63,19 +63,19 @@ def best(curve: Curve, most: int) -> int:
 
 
 def parse(stored: Stored, key: str) -> Curve:
-    """Return a curve of a worker's row."""
+    """Return a curve from a worker's row."""
     return {int(n): Seconds(*seconds) for n, seconds in stored.get(key, {}).items()}
 
 
 class Measurements:
-    """Times of this worker's batches. Thread-safe: written by the threads that commit, read by the one that claims."""
+    """Times of this worker's batches. Thread-safe: committing threads write, the claiming thread reads."""
 
     def __init__(self) -> None:
         self._samples: dict[str, dict[int, deque[tuple[float, float]]]] = defaultdict(dict)
         self._guard = Lock()
 
     def record(self, key: str, images: int, seconds: float) -> None:
-        """Note the time that a batch took on the device and for its files."""
+        """Record the time of a batch on the device and for its files."""
         with self._guard:
             samples = self._samples[key].setdefault(images, deque(maxlen=SAMPLES))
             samples.append((time.monotonic(), seconds))
@@ -85,7 +85,7 @@ class Measurements:
             return {n: _middle(samples) for n, samples in self._samples.get(key, {}).items()}
 
     def limit(self, key: str, most: int) -> int:
-        """Return how many images a batch should have. The largest one is tried from time to time."""
+        """Return the best number of images per batch, or `most` if that must be measured again."""
         with self._guard:
             largest = list(self._samples.get(key, {}).get(most, ()))[-TRIES:]
         if len(largest) < TRIES or time.monotonic() - largest[0][0] > REMEASURED_SECONDS:

@@ -1,7 +1,7 @@
-"""Lock timeout of migrations: the first operation of each one that alters a table that is in use."""
+"""Lock timeout of migrations: the first operation of each migration that alters a table in use."""
 
 from django.db.migrations import RunSQL
 
-# An ALTER TABLE that waits for a long transaction makes all queries of the table wait behind it. It gives up instead:
-# the migration fails without a change, and is run again. Within the transaction: a pooler may share the session.
+# All queries of a table queue behind an ALTER TABLE that waits for a long transaction. With the timeout the migration
+# fails without a change instead, and is run again. LOCAL to the transaction, since a pooler may share the session.
 lock_timeout = RunSQL("SET LOCAL lock_timeout = '5s'", RunSQL.noop)

@@ -127,7 +127,7 @@ class APIKey(models.Model):
         return good and self.state == self.ACTIVE
 
     def touch(self) -> None:
-        """Record the use, at most once a minute: it is not worth a write per request."""
+        """Record the time of use, at most once a minute, to avoid a write per request."""
         now = timezone.now()
         if self.last_used_at and self.last_used_at > now - timedelta(minutes=1):
             return
@@ -163,7 +163,7 @@ class OwnerLimits(models.Model):
 
 
 class DailyUsage(models.Model):
-    """Usage on one day (UTC) of what has a quota. Counted in `generation.access.quotas`."""
+    """Usage of a key or a person on one day (UTC). Counted in `generation.access.quotas`."""
 
     day = models.DateField()
     images = models.PositiveIntegerField(default=0, help_text="Requested.")

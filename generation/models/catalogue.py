@@ -75,7 +75,7 @@ class Embedding(models.Model):
         return f"{self.variant_id} r{self.revision} {self.encoder_fingerprint[:12]}"
 
     def stored(self) -> StoredEmbedding:
-        """Return the values in the form that the engine takes."""
+        """Return the values in the engine's format."""
         tokens, width = self.shape
         return StoredEmbedding(
             bytes(self.data or b""),

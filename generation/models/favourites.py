@@ -16,7 +16,7 @@ class Favourite(models.Model):
         db_index=False,  # the constraint has an index that begins with it
         db_constraint=False,
     )
-    # No constraint: code that does not know this table removes images, and what is left here is never shown.
+    # No constraint: code without this table (an earlier version) may delete images. Orphaned rows are never shown.
     image = models.ForeignKey(
         Image, on_delete=models.CASCADE, related_name="favourites", db_constraint=False
     )

@@ -14,8 +14,8 @@ from generation.models.catalogue import Embedding, PromptVariant
 from generation.models.releases import TRIES, Release
 from generation.models.webhooks import WebhookEndpoint
 
-ERASED = "erased-"  # prefix of what became of an id that a client chose
-# A purged job in which a client's words are left.
+ERASED = "erased-"  # prefix of the digest that replaces a client's id
+# Purged jobs that still contain the client's words.
 NOT_ERASED = Q(purged_at__isnull=False) & (
     ~Q(asked_text="")
     | ~Q(base_url="")
@@ -168,7 +168,7 @@ class Job(models.Model):
                 fields=["lease_expires_at"], condition=Q(status="running"), name="job_lease"
             ),
             models.Index(fields=["owner", "-created_at", "-id"], name="job_owner_newest"),
-            # Lists leave out purged jobs, of which there may be many.
+            # Lists exclude purged jobs, of which there may be many.
             models.Index(
                 fields=["owner", "status", "-created_at", "-id"],
                 condition=Q(purged_at__isnull=True),
@@ -316,7 +316,7 @@ class Image(models.Model):
         ordering = ["job", "index"]
         constraints = [models.UniqueConstraint(fields=["job", "index"], name="one_image_per_index")]
         indexes = [
-            # For the check, before a file is removed, that no row refers to it.
+            # For the check that no row refers to a file, before it is removed.
             models.Index(fields=["file"], name="image_file"),
             models.Index(fields=["master"], name="image_master"),
             models.Index(
@@ -331,7 +331,7 @@ class Image(models.Model):
 
 
 class PurgedImage(models.Model):
-    """Id of an image that was removed, to distinguish it from one that never existed."""
+    """Id of a removed image, to distinguish it from one that never existed."""
 
     id = models.UUIDField(primary_key=True, editable=False, help_text="Id of the image.")
     job = models.ForeignKey(

@@ -1,4 +1,4 @@
-"""Rows of releases and of what they cover. One-row methods only."""
+"""Rows of releases, their coverage and their quality. One-row methods only."""
 
 from django.core.validators import MaxValueValidator
 from django.db import models
@@ -22,7 +22,7 @@ class Release(models.Model):
         RETIRED = "retired"
         REJECTED = "rejected"
 
-    SERVED = (Status.ACTIVE, Status.SPECIALIST)  # new jobs are routed to these, and to a canary
+    SERVED = (Status.ACTIVE, Status.SPECIALIST)  # new jobs are routed to these and to canaries
 
     name = models.SlugField(max_length=100, unique=True)
     kind = models.CharField(max_length=10, choices=Kind)
@@ -96,7 +96,7 @@ class Release(models.Model):
 class Coverage(models.Model):
     """A prompt variant that a release was made for.
 
-    Keyed by slug, not by a foreign key: a manifest names variants that may be imported later, deleted, or made again.
+    Keyed by slug instead of a foreign key: a manifest names variants that may be imported later or deleted.
     """
 
     release = models.ForeignKey(
@@ -105,7 +105,7 @@ class Coverage(models.Model):
         related_name="coverage",
         db_index=False,  # the constraint's index begins with it
     )
-    slug = models.TextField()  # as the manifest has it: no limit is checked there
+    slug = models.TextField()  # from the manifest, whose slugs have no limit
     normalized_text = models.TextField(blank=True, help_text="What it was made for. Empty: any.")
 
     class Meta:
@@ -123,7 +123,7 @@ class Coverage(models.Model):
 class Quality(models.Model):
     """Counts of judged pictures that a release made of a text. Written by `releases.quality` only.
 
-    Keyed by the text: it is what was judged, whatever the variant is called and whether it is in the catalogue yet.
+    Keyed by the judged text, independent of the variant's slug and of whether it is in the catalogue yet.
     """
 
     release = models.ForeignKey(

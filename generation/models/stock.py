@@ -1,4 +1,4 @@
-"""Rows of stocked images: made ahead by idle workers, each for one future job."""
+"""Rows of stocked images, which idle workers make in advance, each for one future job."""
 
 from django.db import models
 from django.utils import timezone
@@ -8,7 +8,7 @@ from generation.models.releases import Release
 
 
 class StockedImage(models.Model):
-    """An image of a fresh seed that belongs to no job yet. The job that gets it deletes the row."""
+    """An image with an unused seed that belongs to no job yet. The job that uses it deletes the row."""
 
     release = models.ForeignKey(Release, on_delete=models.CASCADE, related_name="+")
     variant = models.ForeignKey(PromptVariant, on_delete=models.CASCADE, related_name="+")

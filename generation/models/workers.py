@@ -46,7 +46,7 @@ class Worker(models.Model):
 
 
 class Queue(models.Model):
-    """State that people gave a queue of jobs. A queue without a row runs."""
+    """State of a queue of jobs, set by people. A queue without a row is running."""
 
     name = models.CharField(max_length=20, primary_key=True)
     paused_at = models.DateTimeField(

@@ -25,7 +25,7 @@ MOST_RELEASES = 12
 # --- prompt variants ------------------------------------------------------------------------------
 @dataclass(frozen=True)
 class Tag:
-    """count: variants found with this tag; None for a selected tag that is not among the most frequent."""
+    """A tag to refine a search. count: found variants with it; None for a selected tag that is not frequent."""
 
     name: str
     count: int | None
@@ -34,10 +34,10 @@ class Tag:
 
 @dataclass(frozen=True)
 class Found:
-    """Result of a search. variants: with the selected one first if the search would not list it; chosen: selection.
+    """Result of a search. variants: preceded by the selected one if the search does not list it; chosen: selection.
 
-    is_wording: whether no variant has exactly the text searched for. meant: the corrected words that were searched for
-    because no variant has those typed, "" if they were not corrected.
+    is_wording: whether no variant has exactly the typed text. meant: the corrected words if no variant has the typed
+    ones, else "".
     """
 
     variants: Sequence[PromptVariant]
@@ -55,9 +55,9 @@ class Found:
 def search(text: str, wanted: Sequence[str], *, slug: str = "", is_own_text: bool = False) -> Found:
     """Search active variants with all words of `text` in any order, and all tags; at most MOST_VARIANTS.
 
-    Words that no variant has are corrected. slug: the previous selection, kept if it fits the search, unless the text
-    is another variant's. Without one, the first variant that a search by words finds is selected, if the words are not
-    corrected or only slips of the keyboard. is_own_text: the text itself is selected instead.
+    Words that no variant has are corrected. Selected is the variant with exactly this text, else `slug` (the previous
+    selection) if it matches the search, else the first found variant, if there are words and their corrections are only
+    typos. is_own_text: the text itself is selected, not the first found variant.
     """
     normalized = normalize(text)
     words = normalized.split()[: text_rules.MAX_WORDS]
@@ -71,7 +71,7 @@ def search(text: str, wanted: Sequence[str], *, slug: str = "", is_own_text: boo
             rows = _fitting(corrected, chosen_tags)
             found = list(rows.order_by("slug")[: MOST_VARIANTS + 1])
         if found and corrected:
-            meant, is_sure = " ".join(corrected), spelling.are_slips(words, corrected)
+            meant, is_sure = " ".join(corrected), spelling.are_typos(words, corrected)
             words = corrected
     same, chosen = _named(normalized, slug)
     if same is not None:
@@ -106,7 +106,7 @@ def _fits(variant: PromptVariant, words: Iterable[str], tags: Iterable[str]) -> 
 
 
 def _named(normalized: str, slug: str) -> tuple[PromptVariant | None, PromptVariant | None]:
-    """Return the active variant with this text, and the one with this slug."""
+    """Return the active variant with this text and the one with this slug, each or None."""
     if not normalized and not slug:
         return None, None
     named = PromptVariant.objects.filter(
@@ -118,8 +118,10 @@ def _named(normalized: str, slug: str) -> tuple[PromptVariant | None, PromptVari
 
 
 def _tags(rows: QuerySet[PromptVariant], chosen: Sequence[str], *, every: int | None) -> list[Tag]:
-    """Return the selected tags, and the most frequent ones that not all of these variants have. every: number of these
-    variants, if known."""
+    """Return the selected tags, and the most frequent tags that some but not all of the variants have.
+
+    every: number of the variants, if known.
+    """
     counted = rows.order_by().annotate(tag=Unnest(F("tags"))).values_list("tag")
     counts = dict(counted.annotate(n=Count("pk")).order_by("-n", "tag")[:MOST_TAGS])
     return [
@@ -134,8 +136,8 @@ def _tags(rows: QuerySet[PromptVariant], chosen: Sequence[str], *, every: int | 
 
 @dataclass(frozen=True)
 class Choice:
-    """A variant in the list. thumbnail: URL of the user's newest picture of it, "" without one; note: what its
-    pictures cost more than others, or why there are none."""
+    """A variant in the list. thumbnail: URL of the user's newest picture of it, or "". note: why it is slow or
+    unavailable, or ""."""
 
     variant: PromptVariant
     thumbnail: str
@@ -143,7 +145,7 @@ class Choice:
 
 
 def listed(found: Sequence[PromptVariant], *, owner: Any) -> list[Choice]:
-    """Return the variants as the user sees them."""
+    """Return the variants with thumbnails and notes for the user."""
     serving = Serving.now()
     rows = serving.annotated(PromptVariant.objects.filter(pk__in=[row.pk for row in found]))
     notes = {row.pk: _note(serving, row) for row in rows}
@@ -193,7 +195,7 @@ class Offers:
 
     @cached_property
     def sizes(self) -> list[tuple[str, str]]:
-        """Return each size, with the names of the releases that support it unless all do."""
+        """Return each size with its label, which names the supporting releases unless all support it."""
         known = list(dict.fromkeys(size for offer in self.releases for size in offer.sizes))
         makers = {
             size: [offer.name for offer in self.releases if size in offer.sizes] for size in known

@@ -1,4 +1,4 @@
-"""Requests to the API that create the same job again: for curl and for Python."""
+"""Code examples, for curl and Python, that create the same job over the API."""
 
 import json
 import shlex
@@ -42,7 +42,7 @@ def body(shown: Shown) -> dict[str, Any]:
 
 
 def of(shown: Shown, request: HttpRequest) -> list[tuple[str, str]]:
-    """Return the name of each language, and the code."""
+    """Return (language, code) pairs."""
     url = request.build_absolute_uri(reverse("jobs"))
     sent = body(shown)
     curl = CURL.format(url=shlex.quote(url), body=shlex.quote(json.dumps(sent)), wait=WAIT_SECONDS)

@@ -39,9 +39,9 @@ def forbidden(request: HttpRequest, exception: Exception) -> HttpResponseBase:
 
 
 def not_found(request: HttpRequest, exception: Exception) -> HttpResponseBase:
-    """Say that nothing is there; a page with a slash too many at its end is redirected to."""
+    """Answer 404, or redirect to the page without a trailing slash if that exists."""
     path = request.path_info.rstrip("/")
-    in_admin = path.startswith(reverse("admin:index"))  # which ends all its addresses with a slash
+    in_admin = path.startswith(reverse("admin:index"))  # all its URLs end with a slash
     if path != request.path_info and not in_admin and _is_browser(request) and is_valid_path(path):
         query = request.META.get("QUERY_STRING", "")
         return HttpResponsePermanentRedirect(f"{path}?{query}" if query else path)
@@ -49,7 +49,7 @@ def not_found(request: HttpRequest, exception: Exception) -> HttpResponseBase:
 
 
 def server_error(request: HttpRequest) -> HttpResponseBase:
-    """Answer an exception that no view converted, such as that of a database that is away while the session is read."""
+    """Answer an exception outside of views' conversion, such as an unreachable database while the session is read."""
     error = sys.exc_info()[1]
     refusal = refusals.of(error, Request(request)) if isinstance(error, Exception) else None
     return _shown(refusal or refusals.INTERNAL, request)

@@ -34,7 +34,7 @@ class FilterQuery(Strict):
 
 @dataclass(frozen=True)
 class Filter:
-    """What the gallery shows. variant: one prompt alone, found by its slug."""
+    """Filter of the gallery. variant: only pictures of this prompt."""
 
     q: str = ""
     tag: str = ""
@@ -45,7 +45,7 @@ class Filter:
 
     @classmethod
     def read(cls, request: PersonRequest) -> "Filter":
-        """Return the filter of a URL. Raises ValidationError, and Http404 for an unknown variant."""
+        """Return the filter from a URL's query. Raises ValidationError, and Http404 for an unknown variant."""
         return cls.of(given(FilterQuery, request))
 
     @classmethod
@@ -68,7 +68,7 @@ class Filter:
 
     @property
     def values(self) -> dict[str, str]:
-        """Return the parameters of a URL with this filter."""
+        """Return the URL parameters of this filter."""
         named = {
             "variant": self.variant.slug if self.variant else "",
             "q": self.q,
@@ -81,11 +81,11 @@ class Filter:
 
     @property
     def suffix(self) -> str:
-        """Return the query of a URL with this filter, "" if there is none."""
+        """Return the URL's query for this filter, "" if it is empty."""
         return f"?{urlencode(self.values)}" if self else ""
 
     def jobs(self, request: PersonRequest) -> QuerySet[Job]:
-        """Return the user's jobs that it shows, the newest first."""
+        """Return the user's matching jobs, newest first."""
         rows = owned(request).filter(status__in=ENDED, purged_at__isnull=True)
         if self.variant is not None:
             rows = rows.filter(variant=self.variant)
@@ -103,7 +103,7 @@ class Filter:
         return rows.order_by("-created_at", "-id")
 
     def images(self, owner: Any) -> QuerySet[Any, Any]:
-        """Return the images of these jobs that it shows."""
+        """Return the matching images of the user."""
         found = pictures(owner)
         return found.filter(is_favourite=True) if self.favourites else found
 
@@ -113,10 +113,10 @@ def _at(day: date, moment: time) -> datetime:
 
 
 def before(job: Job) -> Q:
-    """Return the condition on jobs that the gallery shows them after this one."""
+    """Return the condition for jobs that come after this one in the gallery."""
     return Q(created_at__lt=job.created_at) | Q(created_at=job.created_at, id__lt=job.id)
 
 
 def after(job: Job) -> Q:
-    """Return the condition on jobs that the gallery shows them ahead of this one."""
+    """Return the condition for jobs that come before this one in the gallery."""
     return Q(created_at__gt=job.created_at) | Q(created_at=job.created_at, id__gt=job.id)

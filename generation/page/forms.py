@@ -20,7 +20,7 @@ from generation.page import choices
 from generation.page.choices import Choice, Found, Offers
 from generation.page.responses import read
 
-PROMPT = "prompt"  # text and variant are one field to a person
+PROMPT = "prompt"  # text and variant are one field on the page
 LARGEST_SEED = 2**32 - 1
 OPTIONS = ("n", "seed", "size", "output_format", "model")
 
@@ -38,7 +38,7 @@ class SearchForm(Strict):
 
 
 class CreateForm(SearchForm):
-    """looked: the text that the list was shown for; look: the button that updates the list."""
+    """Form of the page. looked: the text for which the list was shown; look: the button that updates the list."""
 
     looked = _typed()
     look = _typed()
@@ -54,7 +54,7 @@ class CreateForm(SearchForm):
 class FormValues:
     """Values of the form. text, variant, tags: the prompt; options: by name, as typed.
 
-    is_own_text: the text itself was selected from the list, not one of the variants found.
+    is_own_text: the text itself was selected in the list, not one of the found variants.
     """
 
     text: str = ""
@@ -76,7 +76,7 @@ class FormValues:
 
 @dataclass(frozen=True)
 class FormErrors:
-    """Errors of a form. by_field: messages by field, "" = of no field; nearest: similar variants."""
+    """Errors of a form. by_field: messages by field, "" = general; nearest: similar variants."""
 
     by_field: Mapping[str, Sequence[str]] = field(default_factory=dict)
     nearest: Sequence[Mapping[str, Any]] = ()
@@ -92,7 +92,7 @@ class FormErrors:
 
 
 def submit(owner: Any, values: FormValues) -> Job | FormErrors:
-    """Submit the job."""
+    """Submit the job and return it, or the errors."""
     try:
         asked = read(JobRequestSerializer, {**values.options, **_prompt(values)})
         throttling.check_person(owner)
@@ -105,7 +105,7 @@ def submit(owner: Any, values: FormValues) -> Job | FormErrors:
 
 
 def _said(name: str, message: Any) -> str:
-    """Return the message of a validator in words for people."""
+    """Return the message of a validator, reworded for people."""
     if name == "n":
         return f"Give a whole number from 1 to {settings.MAX_IMAGES_PER_JOB}."
     if name == "seed":
@@ -158,7 +158,7 @@ class Filled:
 
     @cached_property
     def nearest(self) -> list[Choice]:
-        """Return the similar variants that the refusal of the text names."""
+        """Return the similar variants named in the error."""
         slugs = [near["variant"] for near in self.errors.nearest]
         if not slugs:
             return []
@@ -175,7 +175,7 @@ class Filled:
 
     @property
     def is_detailed(self) -> bool:
-        """Return whether any of the rarely used options has a value."""
+        """Return whether any rarely used option has a value."""
         given = {*self.values.options, *self.errors.by_field}
         if self.values.options.get("output_format") == Job.Format.WEBP:
             given.discard("output_format")
@@ -205,5 +205,5 @@ class Filled:
 
 
 def _with(typed: str | None, known: list[tuple[str, str]]) -> list[tuple[str, str]]:
-    """Return the known values, and the typed one even if unknown."""
+    """Return the known values, plus the typed one if it is unknown."""
     return known if not typed or typed in dict(known) else [*known, (typed, typed)]

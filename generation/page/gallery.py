@@ -26,7 +26,7 @@ class GalleryQuery(FilterQuery):
 
 @dataclass(frozen=True)
 class Gallery:
-    """One part of the gallery. more: URL of the next part, "" if there is none."""
+    """One page of the gallery. more: URL of the next page, or ""."""
 
     jobs: list[Shown]
     filter: Filter
@@ -36,7 +36,7 @@ class Gallery:
 def gallery(
     request: PersonRequest, wanted: Filter | None = None, *, last: UUID | None = None
 ) -> Gallery:
-    """Return a part of the gallery. last: the id of the job it follows. Raises Http404 for an unknown job."""
+    """Return a page of the gallery. last: id of the last job of the previous page. Raises Http404 if it is unknown."""
     wanted = wanted or Filter()
     rows = wanted.jobs(request)
     if last is not None:

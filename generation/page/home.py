@@ -12,7 +12,7 @@ from generation.api.views.refusals import Refusal
 from generation.models import Job
 from generation.page.forms import CreateForm, Filled, FormErrors, FormValues, SearchForm, submit
 from generation.page.gallery import gallery
-from generation.page.jobs import alone, card
+from generation.page.jobs import card, for_display
 from generation.page.login import Login
 from generation.page.responses import PageView, PersonRequest, query, read, refused
 
@@ -46,7 +46,7 @@ class Home(PageView):
 
 
 class Choices(PageView):
-    """Suggestions of prompt variants during typing."""
+    """Suggestions of prompt variants while the user types."""
 
     def get(self, request: PersonRequest) -> HttpResponseBase:
         values = FormValues.of(query(SearchForm, request))
@@ -59,14 +59,14 @@ class Choices(PageView):
 
 def _page(request: PersonRequest, filled: Filled) -> HttpResponse:
     rows = owned(request).filter(status__in=OPEN).order_by("-created_at", "-id")
-    unfinished = [alone(job) for job in rows[:MOST_OPEN]]
+    unfinished = [for_display(job) for job in rows[:MOST_OPEN]]
     facts = {"open": unfinished, "gallery": gallery(request), **_facts(filled)}
     return render(request, "generation/page/home.html", facts)
 
 
 def _refused(request: PersonRequest, values: FormValues, errors: FormErrors) -> HttpResponse:
     """Show the form again with its values and errors."""
-    if request.htmx and request.htmx.trigger != FORM:  # from a job's card: the form is not replaced
+    if request.htmx and request.htmx.trigger != FORM:  # sent by a job's card: keep the form
         return refused(request, Refusal(REFUSED, "invalid_request", errors.text))
     filled = Filled(values, request.user, errors)
     if request.htmx:

@@ -35,14 +35,14 @@ class CardQuery(Strict):
     was = serializers.ChoiceField(Job.Status.choices)
 
 
-def alone(job: Job) -> Shown:
+def for_display(job: Job) -> Shown:
     """Return the job for display, with its position in the queue."""
     return Shown(job, estimates.of(job))
 
 
 def card(request: PersonRequest, job: Job, *, whole: bool = False) -> HttpResponse:
     """Render the card of a job. whole: with all details."""
-    return _part(request, "card", alone(job), whole=whole)
+    return _part(request, "card", for_display(job), whole=whole)
 
 
 def _part(request: PersonRequest, name: str, shown: Shown, *, whole: bool) -> HttpResponse:
@@ -60,7 +60,7 @@ class JobPage(PageView):
 
 class Result(JobPage):
     def get(self, request: PersonRequest, job_id: UUID) -> HttpResponse:
-        shown = alone(one(request, job_id))
+        shown = for_display(one(request, job_id))
         facts = {"shown": shown, "code": code_examples.of(shown, request)}
         return render(request, "generation/page/job.html", facts)
 
@@ -75,8 +75,8 @@ class Now(JobPage):
             return HttpResponseRedirect(reverse("result", args=[job_id]))
         if job.is_terminal:
             return card(request, job, whole=asked["whole"])
-        # Replace the part that sent the request. Not by id: it may have been replaced in the meantime.
-        response = retarget(_part(request, "now", alone(job), whole=asked["whole"]), "this")
+        # Replace the element that sent the request; an element with its id may be a newer one.
+        response = retarget(_part(request, "now", for_display(job), whole=asked["whole"]), "this")
         if asked.get("was") == job.status:
             del response["HX-Trigger"]  # nothing to announce
         return response

@@ -18,7 +18,7 @@ View = Callable[..., HttpResponseBase]
 
 
 def limited(view: View) -> View:
-    """Limit the failed attempts of a view with a form of login, which redirects after a success."""
+    """Limit the failed attempts of a login view, whose success is recognised by its redirect."""
 
     @wraps(view)
     def wrapped(request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponseBase:
@@ -58,7 +58,7 @@ class Login(views.LoginView):
     template_name = "generation/page/login.html"
 
     def dispatch(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponseBase:
-        # A form is always checked: a redirect counts as a right password in `limited`.
+        # Always check the form: `limited` takes a redirect for a correct password.
         if request.method != "POST" and request.user.is_authenticated:
             return HttpResponseRedirect(self.get_success_url())
         return protected(super().dispatch(request, *args, **kwargs))

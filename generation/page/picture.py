@@ -1,4 +1,4 @@
-"""Page of one picture, which the page's script shows in a dialog: its facts, and the pictures before and after it."""
+"""Page of one picture, shown in a dialog by the page's script: details, and links to its neighbours in the gallery."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -23,14 +23,14 @@ from generation.page.responses import PageView, PersonRequest
 
 @dataclass(frozen=True)
 class Neighbours:
-    """The pictures that the gallery shows beside one."""
+    """The previous and the next picture in the gallery."""
 
     previous: UUID | None
     next: UUID | None
 
 
 def neighbours(request: PersonRequest, image: Image, wanted: Filter) -> Neighbours:
-    """Return the neighbours in this job, else in the next jobs that the filter shows."""
+    """Return the neighbours within this job, or else in the adjacent jobs that match the filter."""
     own = wanted.images(request.user).filter(job=image.job)
     previous = _id(own.filter(index__lt=image.index).order_by("-index"))
     following = _id(own.filter(index__gt=image.index).order_by("index"))
@@ -84,7 +84,7 @@ class ShowPicture(PicturePage):
 
 
 class Mark(PicturePage):
-    """Make the picture a favourite, or none if it is one."""
+    """Toggle the favourite mark of the picture."""
 
     def post(self, request: PersonRequest, image_id: UUID) -> HttpResponseBase:
         image = self.find(image_id)

@@ -1,4 +1,4 @@
-"""Jobs and images as people see them: words, durations, links."""
+"""Presentation of jobs and images to people: words, durations, links."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -51,7 +51,7 @@ class Picture:
 
     @property
     def is_favourite(self) -> bool:
-        """Return whether its owner marked it, if it was read by `pictures`."""
+        """Return whether its owner marked it. False unless it was read by `pictures`."""
         return getattr(self.image, "is_favourite", False)
 
     @cached_property
@@ -60,12 +60,12 @@ class Picture:
 
     @property
     def fault(self) -> str:
-        """Return the faults that the detector found, "" if none."""
+        """Return the faults that the detector found, or ""."""
         return "" if self.image.is_accepted is not False else ", ".join(self.image.failing)
 
     @property
     def verdict(self) -> str:
-        """Return what the detector found, "" if it did not judge."""
+        """Return the detector's verdict, or "" if the picture was not judged."""
         if self.image.is_accepted is None:
             return ""
         return f"rejected: {self.fault}" if self.fault else "accepted"
@@ -73,7 +73,7 @@ class Picture:
 
 @dataclass(frozen=True)
 class Shown:
-    """estimate: of an unfinished job."""
+    """A job for display. estimate: set for an unfinished job."""
 
     job: Job
     estimate: Estimate | None = None
@@ -134,7 +134,7 @@ class Shown:
 
     @property
     def is_slow(self) -> bool:
-        """Return whether the teacher makes it."""
+        """Return whether the teacher makes the job."""
         return self.job.release.kind == Release.Kind.TEACHER
 
     # --- when it has ended ---
@@ -159,7 +159,7 @@ class Shown:
 
     @property
     def problem(self) -> str:
-        """Return why it has no pictures, in words for people."""
+        """Return why the job has no pictures."""
         return PROBLEMS.get(self.job.error_code, self.job.error_detail)
 
     @property
@@ -172,8 +172,8 @@ class Shown:
     def settings(self) -> dict[str, str]:
         """Return the job's values for the form, without the seed.
 
-        The release only if the request named it and it is not retired; else the teacher if one made it, and nothing
-        if a student did. The size only if it is not the release's default. So a retired release is not asked for.
+        `model` is the release if the request named it and it can still serve, else "teacher" if a teacher made the job,
+        else missing. `size` is missing if it is the release's default.
         """
         release = self.job.release
         values = {
@@ -211,13 +211,13 @@ def duration(seconds: float) -> str:
 
 
 def pictures(owner: Any) -> QuerySet[Any, Any]:
-    """Return all images, with `is_favourite` of this owner."""
+    """Return all images, annotated with this owner's `is_favourite`."""
     marked = Favourite.objects.filter(owner=owner, image=OuterRef("pk"))
     return Image.objects.annotate(is_favourite=Exists(marked))
 
 
 def with_job(rows: QuerySet[Any, Any]) -> QuerySet[Any, Any]:
-    """Read with these images what is shown of their jobs, without the data of the embedding (100 KB)."""
+    """Select the images' jobs and related rows for display, without the data of embeddings (100 KB)."""
     related = rows.select_related("job__variant", "job__release", "job__embedding")
     return related.defer("job__embedding__data")
 

@@ -36,7 +36,7 @@ class PageView(View):
 
     def dispatch(self, request: Any, *args: Any, **kwargs: Any) -> HttpResponseBase:
         try:
-            if not request.user.is_authenticated:  # reads the session, which is in the database
+            if not request.user.is_authenticated:  # reads the session from the database
                 return protected(self.anonymous(request))
             response = super().dispatch(request, *args, **kwargs)
         except Exception as error:
@@ -52,7 +52,7 @@ class PageView(View):
 
 
 def _address(request: PersonRequest) -> str:
-    """Return the path and query of the page that the user sees."""
+    """Return the path and query of the page in the user's browser."""
     if not request.htmx:
         return request.get_full_path()
     try:
@@ -69,7 +69,7 @@ def read(shape: type[Strict], data: Any) -> dict[str, Any]:
 
 
 def query(shape: type[Strict], request: HttpRequest) -> dict[str, Any]:
-    """Return the validated query of a page, without parameters of others: links get some on their way (utm_source)."""
+    """Return the validated query of a page, ignoring parameters that sites append to links (utm_source)."""
     known = request.GET.copy()
     for name in set(known) - set(shape().fields):
         del known[name]
@@ -77,7 +77,7 @@ def query(shape: type[Strict], request: HttpRequest) -> dict[str, Any]:
 
 
 def given(shape: type[Strict], request: HttpRequest) -> dict[str, Any]:
-    """Return the same for a form whose empty fields do not count."""
+    """Return the validated query, without empty form fields."""
     known = request.GET.copy()
     for name in request.GET:
         if name not in shape().fields or not request.GET[name].strip():
@@ -85,7 +85,7 @@ def given(shape: type[Strict], request: HttpRequest) -> dict[str, Any]:
     return read(shape, known)
 
 
-# --- what a browser may load and keep -------------------------------------------------------------
+# --- headers --------------------------------------------------------------------------------------
 def protected(response: HttpResponseBase) -> HttpResponseBase:
     """Add a content security policy (own files and images only, nothing inline) and forbid shared caches."""
     response["Content-Security-Policy"] = _policy(image_origin())
@@ -124,7 +124,7 @@ def _origin(*_of_settings: str) -> str:
 
 # --- refusals -------------------------------------------------------------------------------------
 def refused(request: HttpRequest, refusal: Refusal) -> HttpResponse:
-    """Return an error page; for a part of a page only the message, which the script shows."""
+    """Return an error page, or only the message for a fragment request of the script."""
     htmx = getattr(request, "htmx", None)
     if htmx:
         response = HttpResponse(refusal.detail, content_type="text/plain", status=refusal.status)
@@ -146,7 +146,7 @@ LAYOUTS = ("generation/page/base.html", "generation/page/person.html")
 
 
 def _is_known(request: HttpRequest, refusal: Refusal) -> bool:
-    """Return whether a user is logged in. After a fault nothing is read of the database: it may be the reason."""
+    """Return whether a user is logged in. After a 5xx error the database is not read, since it may be the cause."""
     return refusal.status < 500 and hasattr(request, "user") and request.user.is_authenticated
 
 

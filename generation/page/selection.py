@@ -25,17 +25,15 @@ from generation.page.responses import PageView, PersonRequest, read
 
 MOST = 500  # pictures at once
 MOST_COMPARED = 6
-MOST_BYTES = 64 * 2**20  # of a zip, which is in memory until the client has it
+MOST_BYTES = 64 * 2**20  # of a zip, which is in memory until it is sent
 
-MISSING = (
-    "The files of these pictures are not stored any more. Generate them again with their seeds."
-)
+MISSING = "The files of these pictures are no longer stored. Generate them again with their seeds."
 COMPARE, DOWNLOAD, FAVOURITE = "compare", "download", "favourite"
 DELETE, DELETE_NOW = "delete", "delete-now"
 
 
 class SelectionForm(Strict):
-    """do: what becomes of the images; `delete` asks before `delete-now`."""
+    """do: the action; `delete` shows a confirmation for `delete-now`."""
 
     mandatory = ("do",)
 
@@ -53,7 +51,7 @@ class Selection(PageView):
         rows = Image.objects.filter(id__in=asked.get("image", ()), job__owner_id=request.user.pk)
         chosen = list(with_job(rows).order_by("-job__created_at", "-job__id", "index"))
         if not chosen:
-            raise InvalidRequest("No picture is chosen. Tick the boxes of some in the gallery.")
+            raise InvalidRequest("No picture is selected. Tick their boxes in the gallery.")
         if asked["do"] == COMPARE:
             return _compare(request, chosen)
         if asked["do"] == DOWNLOAD:
@@ -73,7 +71,7 @@ class Selection(PageView):
 
 
 def _compare(request: PersonRequest, chosen: Sequence[Image]) -> HttpResponse:
-    """Show the pictures side by side. Raises InvalidRequest if these are too few or too many."""
+    """Show the pictures side by side. Raises InvalidRequest if they are too few or too many."""
     if not 2 <= len(chosen) <= MOST_COMPARED:
         raise InvalidRequest(f"Choose 2 to {MOST_COMPARED} pictures to compare them.")
     facts = {"pictures": [Picture(image) for image in chosen]}
@@ -97,7 +95,7 @@ def _zip(chosen: Sequence[Image]) -> HttpResponse:
     content = io.BytesIO()
     names: set[str] = set()
     missing: list[str] = []
-    with zipfile.ZipFile(content, "w", zipfile.ZIP_STORED) as archive:  # pictures are compressed
+    with zipfile.ZipFile(content, "w", zipfile.ZIP_STORED) as archive:  # already compressed
         for image in chosen:
             try:
                 file = images.content(image)
@@ -117,7 +115,7 @@ def _zip(chosen: Sequence[Image]) -> HttpResponse:
 
 
 def _free(name: str, taken: set[str]) -> str:
-    """Return the name, or the name with a number if another file has it, and take it."""
+    """Return an unused name, by adding a number if necessary, and add it to `taken`."""
     stem, _, extension = name.rpartition(".")
     free, number = name, 2
     while free in taken:

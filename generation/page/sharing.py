@@ -1,4 +1,4 @@
-"""Links to one picture for people without an account: signed, valid for DAYS, and no longer than the picture."""
+"""Signed links to one picture for people without an account, valid for DAYS while the picture exists."""
 
 from datetime import timedelta
 from typing import Any
@@ -22,7 +22,7 @@ SALT = "retort.share"
 
 
 def path(image_id: UUID) -> str:
-    """Return the path of the page that shows the image to everybody."""
+    """Return the path of the public page of the image."""
     return reverse("shared", args=[TimestampSigner(salt=SALT).sign(image_id.hex)])
 
 
@@ -37,7 +37,7 @@ def read(token: str) -> UUID:
 
 
 class Shared(View):
-    """A picture, for everybody who has the link."""
+    """Public page of a picture for everybody who has the link."""
 
     def dispatch(self, request: Any, *args: Any, **kwargs: Any) -> HttpResponseBase:
         try:

@@ -5,11 +5,11 @@ from difflib import get_close_matches
 
 from django.db.models import F, Func, Value
 
-from generation.catalogue.objections import is_slip
+from generation.catalogue.objections import is_typo
 from generation.catalogue.tags import Unnest
 from generation.models import PromptVariant
 
-ALIKE = 0.74  # difflib's ratio: one letter of four replaced, two of eight
+ALIKE = 0.74  # cutoff of difflib's ratio: allows one replaced letter of four, two of eight
 
 
 def vocabulary() -> list[str]:
@@ -20,7 +20,7 @@ def vocabulary() -> list[str]:
 
 
 def correct(words: Sequence[str], known: Collection[str]) -> list[str] | None:
-    """Return the words with the nearest known one for each that no known word contains; None if one has no such."""
+    """Replace each word that is not part of a known word by the nearest known one. None if a word has none near."""
     corrected = []
     for word in words:
         if not any(word in other for other in known):
@@ -33,13 +33,13 @@ def correct(words: Sequence[str], known: Collection[str]) -> list[str] | None:
 
 
 def _nearest(word: str, known: Collection[str]) -> str | None:
-    """Return the known word that is meant: rather one with a letter missing, extra or swapped than with another one."""
+    """Return the nearest known word, or None. One that differs by a typo is preferred."""
     near = get_close_matches(word, known, n=3, cutoff=ALIKE)
-    return next((other for other in near if is_slip(word, other)), near[0] if near else None)
+    return next((other for other in near if is_typo(word, other)), near[0] if near else None)
 
 
-def are_slips(words: Sequence[str], corrected: Sequence[str]) -> bool:
-    """Return whether each correction only moves, adds or removes a letter, so that the same word is meant."""
+def are_typos(words: Sequence[str], corrected: Sequence[str]) -> bool:
+    """Return whether each correction only moves, adds or removes a letter."""
     return all(
-        word == other or is_slip(word, other) for word, other in zip(words, corrected, strict=True)
+        word == other or is_typo(word, other) for word, other in zip(words, corrected, strict=True)
     )

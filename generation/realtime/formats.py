@@ -12,37 +12,37 @@ from typing import Any, Protocol
 
 @dataclass(frozen=True)
 class Sent:
-    """An event as it is sent. name: its type; data: JSON or text."""
+    """A server-sent event. name: its type; data: JSON or text."""
 
     name: str
     data: bytes
 
 
 def progress_bar(percent: int, steps: int) -> str:
-    """Return a progress bar as clients of Replicate parse it in logs."""
+    """Return a progress bar in the format that clients of Replicate parse in logs."""
     return f"{percent:3d}%|{'#' * (percent // 10):<10}| {steps * percent // 100}/{steps}"
 
 
 class Style(Protocol):
-    """Base of the styles. `snapshot` and `knows` are for a style without snapshots."""
+    """Base of the styles. The default `snapshot` and `is_current` are for a style without snapshots."""
 
-    is_resumed: bool = True  # its clients reconnect with the id of the last event
+    is_resumed: bool = True  # clients reconnect with the id of the last event
 
     def __init__(self, options: Mapping[str, Any]) -> None:
-        """options: those that the view passed to `views.streams.answer`."""
+        """options: passed by the view to `views.streams.answer`."""
 
     def snapshot(self, body: bytes) -> Sent | None:
-        """Return the whole state: sent first, and wherever an event may have been lost."""
+        """Return the whole state, which is sent first and whenever an event may have been lost."""
         return None
 
     def event(self, kind: str, data: str) -> Sent | None:
-        """Return the event of an entry of the stream. data: JSON."""
+        """Return the event for an entry of the stream. data: JSON."""
 
     def final(self, status: int, body: bytes) -> Sequence[Sent]:
-        """Return the last events. status: HTTP status of the answer with this body; 400 and above is an error."""
+        """Return the last events. status: HTTP status of the body's response; 400 and above is an error."""
 
-    def knows(self, body: bytes) -> bool:
-        """Return whether the client has the state of this answer; if not, it gets a snapshot."""
+    def is_current(self, body: bytes) -> bool:
+        """Return whether the client has received the state in this body; if not, it is sent a snapshot."""
         return True
 
 
@@ -68,12 +68,12 @@ class JobStyle(Style):
         return Sent(kind, data.encode())
 
     def final(self, status: int, body: bytes) -> Sequence[Sent]:
-        # An event for a problem: the HTTP status was sent long ago.
+        # A problem is an event too, since the HTTP status is already sent.
         return [Sent(json.loads(body)["status"] if status < 400 else "problem", body)]
 
-    def knows(self, body: bytes) -> bool:
+    def is_current(self, body: bytes) -> bool:
         state = _state(json.loads(body))
-        if self._sent_state is None:  # the client reconnected and has it
+        if self._sent_state is None:  # the client reconnected and has the state
             self._sent_state = state
         return state == self._sent_state
 
@@ -85,9 +85,9 @@ def _state(job: Mapping[str, Any]) -> tuple[str, int]:
 class OpenAIStyle(Style):
     """/v1/images/generations with `stream`: partial images, then the completed one, or the error.
 
-    options: `partial_images`, the most that are sent, and `facts`, the other fields of each event (created_at, size,
-    quality, background, output_format). Django's last answer is the whole completed event, or an OpenAI error. No ids
-    and no `retry`: OpenAI's client takes them for events.
+    options: `partial_images`, their maximum, and `facts`, the other fields of each event (created_at, size, quality,
+    background, output_format). Django's last response is the complete last event, or an OpenAI error. It sends no ids
+    and no `retry`, which OpenAI's client takes for events.
     """
 
     is_resumed = False
@@ -119,7 +119,7 @@ class OpenAIStyle(Style):
 class ReplicateStyle(Style):
     """/v1/predictions/{id}/stream: logs, then one event per link and `done`, or the error.
 
-    options: `steps` of the job.
+    options: `steps`, those of the job.
     """
 
     def __init__(self, options: Mapping[str, Any]) -> None:

@@ -1,8 +1,8 @@
 """Hub of waiting clients: one Redis pub/sub connection per process and a table of waiters.
 
-A message only says that a job changed; the waiter then reads its row. No change is missed, because the hub receives all
-channels and keeps the messages of the last seconds: a change between a client's first answer and its entry in the table
-is found there, and a connection made after that answer counts as a change.
+A message only reports that a job changed; the waiter then reads its row. No change is missed: the hub receives all
+channels and keeps the messages of the last seconds, where a change between a client's first answer and its entry in the
+table is found. A connection made after that answer counts as a change.
 """
 
 import asyncio
@@ -20,26 +20,26 @@ from redis.backoff import NoBackoff
 log = structlog.get_logger(__name__)
 
 HEADER = "X-Retort-Wait"  # from a view to the shell; clients neither send nor see it
-# From a view to the shell, on a 5xx answer: it is the result of the job, not a temporary failure.
+# From a view to the shell, on a 5xx answer that is the job's result, not a temporary failure.
 SETTLED = "X-Retort-Settled"
-# Key in the ASGI scope, present where a shell reads the header. "" for a client's own request; for a repeated request
-# the method of the client's request.
+# Key in the ASGI scope, present if a shell reads the headers. "" for a client's own request; for a repeated request the
+# method of the client's request.
 SHELL = "retort.shell"
 REQUEST_ID = "retort.request_id"  # key in the ASGI scope: repeated requests keep the request's id
-# Key in the ASGI scope of requests of operators: threads, busy and stuck_seconds of the web process.
+# Key in the ASGI scope of requests to /health/ready and /metrics: threads, busy and stuck_seconds of the web process.
 LOAD = "retort.load"
 PATTERN = "retort:job:*"  # events.CHANNEL_PREFIX
 REMEMBER_SECONDS = 10.0
-PING_SECONDS = 5.0  # after such a silence a ping; after another the connection is closed
+PING_SECONDS = 5.0  # silence before a ping; after twice this time the connection is closed
 RETRY_SECONDS = (0.1, 0.2, 0.5, 1.0)
 
 
 @dataclass(frozen=True)
 class Wait:
-    """A view's request to the shell: hold the client until one of `words` is published on `channel`.
+    """A view's instruction to the shell: hold the client until one of `words` is published on `channel`.
 
-    seconds: at most. then: path and query of the final answer, GET; while that answer has the header too, the client is
-    held on. status: HTTP status of this answer if the client gets it at the deadline; 0 = unchanged.
+    seconds: maximum. then: path and query of the GET for the final answer; while that has the header too, the client
+    is held further. status: HTTP status of this answer if it is sent at the deadline; 0 = unchanged.
     """
 
     channel: str
@@ -58,7 +58,7 @@ class Wait:
 
 
 class Hub:
-    """Waiting clients of this process. Call `start` in a running event loop. closing: the process stops."""
+    """Waiting clients of this process. Call `start` in a running event loop. closing: whether the process stops."""
 
     def __init__(self, url: str) -> None:
         self._url = url
@@ -75,7 +75,7 @@ class Hub:
 
     @property
     def is_connected(self) -> bool:
-        """Whether messages arrive. If not, waiters must poll."""
+        """Return whether the hub receives messages. If not, waiters must poll."""
         return self._connected_at is not None
 
     async def moved(self, wait: Wait, *, since: float, timeout: float) -> bool:
@@ -106,7 +106,7 @@ class Hub:
         return any(self._recent.get((wait.channel, word), -1.0) >= since for word in wait.words)
 
     def close(self) -> None:
-        """Wake all waiters, for the process stops. From a signal handler call it by `loop.call_soon_threadsafe`."""
+        """Wake all waiters before the process stops. In a signal handler use `loop.call_soon_threadsafe`."""
         self.closing = True
         self._wake_all()
         if self._task is not None:
@@ -125,7 +125,7 @@ class Hub:
                 await self._listen()
             except (
                 Exception
-            ) as error:  # whatever it is: without the hub clients wait longer than needed
+            ) as error:  # any error: without the hub clients would wait longer than necessary
                 failures = 1 if self.is_connected else failures + 1
                 if failures == 1:
                     log.warning("waiting_hub_lost_redis", error=str(error) or repr(error))
@@ -135,7 +135,7 @@ class Hub:
 
     async def _listen(self) -> None:
         """Receive messages until the connection breaks."""
-        # Without retries: messages of a broken connection are lost, so the waiters must be woken.
+        # Without retries, since messages of a broken connection are lost and the waiters must be woken.
         client = redis.asyncio.Redis.from_url(
             self._url, socket_connect_timeout=1, decode_responses=True, retry=Retry(NoBackoff(), 0)
         )
@@ -154,7 +154,7 @@ class Hub:
                 if message["type"] == "psubscribe":
                     self._connected_at = time.monotonic()
                     log.info("waiting_hub_hears")
-                    self._wake_all()  # for changes while it was not connected
+                    self._wake_all()  # for changes while the hub was disconnected
                 elif message["type"] == "pmessage":
                     self._receive(message["channel"], message["data"])
 

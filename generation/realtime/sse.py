@@ -1,16 +1,16 @@
 """Server-sent events of a job, from its stream in Redis.
 
-A view answers at once with the header X-Retort-Stream, an encoded `Stream` (`generation.api.views.streams.answer` makes
-it). The shell of `project.asgi` removes it, and `Streams.run` sends a snapshot (the body of that answer), the entries
-of the stream, then the last event. When the job may have ended, and every few seconds because messages may be lost, the
-shell repeats the request: GET `then`, in which `asked_again(request)` is the method of the client's request. An answer
-without the header, or with `is_final`, is the end: its body becomes the last event, and the connection is closed. A
-temporary failure (`is_failure`) is ignored and the request repeated later.
+A view answers at once with the header X-Retort-Stream, an encoded `Stream` (made by
+`generation.api.views.streams.answer`). The shell of `project.asgi` removes it, and `Streams.run` sends a snapshot (the
+body of that answer), the entries of the stream, then the last event. When the job may have ended, and every few seconds
+because messages may be lost, the shell repeats the request: GET `then`, in which `asked_again(request)` is the method
+of the client's request. An answer without the header, or with `is_final`, ends the stream: its body becomes the last
+event. A temporary failure (`is_failure`) is ignored, and the request repeated later.
 
-A style, by name in `formats.STYLES`, turns the snapshot, each entry of the stream and the end into events.
+A style (`formats.STYLES`) converts the snapshot, the entries of the stream and the end to events.
 
-Event ids are those of the stream. A client that reconnects with Last-Event-ID gets the entries after it, or a snapshot
-if the stream has dropped them; it also gets a snapshot whenever an entry may have been lost.
+Event ids are the stream's. A client that reconnects with Last-Event-ID gets the later entries, or a snapshot if the
+stream has dropped them or an entry may have been lost.
 """
 
 import asyncio
@@ -33,12 +33,12 @@ log = structlog.get_logger(__name__)
 HEADER = "X-Retort-Stream"  # from a view to the shell; clients neither send nor see it
 CONTENT_TYPE = "text/event-stream"
 NO_ID = "0-0"
-FINAL_SUFFIX = "-end"  # of the last event's id: a client that reconnects with it has everything
-RETRY_MILLISECONDS = 1000  # before a browser reconnects
+FINAL_SUFFIX = "-end"  # of the last event's id: a client with this id has received everything
+RETRY_MILLISECONDS = 1000  # delay before a browser reconnects
 HEARTBEAT_SECONDS = 15.0
-KEPT_SECONDS = 600  # a stream, after it was last read or written
-LOOK_SECONDS = 5.0  # between reads without a message; less than hub.REMEMBER_SECONDS
-SEND_SECONDS = 60.0  # a client that reads nothing for so long is disconnected
+KEPT_SECONDS = 600  # lifetime of a stream after it was last read or written
+POLL_SECONDS = 5.0  # interval of reads without a message; less than hub.REMEMBER_SECONDS
+SEND_SECONDS = 60.0  # a client that reads nothing for this time is disconnected
 PAGE = 16  # events in memory per client; a preview may have 100 KB
 CONNECTIONS = 4  # to Redis, for all clients
 PAUSE_SECONDS = 1.0  # after a failure of Redis
@@ -46,11 +46,11 @@ PAUSE_SECONDS = 1.0  # after a failure of Redis
 
 @dataclass(frozen=True)
 class Stream:
-    """A view's request to the shell: send the client the events of `key`, read when one of `words` is published.
+    """A view's instruction to the shell: send the client the events of `key`, read when one of `words` is published.
 
-    ends: the words after which the shell repeats the request. id: the last event that the snapshot (the answer's body)
-    covers. after: the last event that the client has, "" for a new client. marks: keys to renew, each for
-    `mark_seconds`, while the client is connected.
+    ends: words after which the shell repeats the request. id: the last event included in the snapshot (the answer's
+    body). after: the last event that the client has received, "" for a new client. marks: keys to renew, for
+    `mark_seconds` each, while the client is connected.
     """
 
     channel: str
@@ -77,7 +77,7 @@ class Stream:
 
 
 class Answer(Protocol):
-    """An answer of Django as the shell keeps it. stream: None without the header."""
+    """A buffered answer of Django. stream: None without the header."""
 
     status: int
     body: bytes
@@ -85,7 +85,7 @@ class Answer(Protocol):
 
     @property
     def is_failure(self) -> bool:
-        """A temporary failure."""
+        """Whether this is a temporary failure."""
 
 
 Ask = Callable[[], Awaitable[Answer]]
@@ -93,7 +93,7 @@ Write = Callable[[bytes], Awaitable[None]]
 
 
 def frame(event: Sent | None, event_id: str) -> bytes:
-    """Return the event as bytes, b"" for None. event_id: "" = without."""
+    """Return the event as bytes, b"" for None. event_id: "" = no id."""
     if event is None:
         return b""
     lines = [f"id: {event_id}".encode()] if event_id else []
@@ -103,7 +103,7 @@ def frame(event: Sent | None, event_id: str) -> bytes:
 
 
 def ending(events: Sequence[Sent], event_id: str) -> bytes:
-    """Return the last events as bytes; the id of the very last one has FINAL_SUFFIX."""
+    """Return the last events as bytes. The id of the very last one gets FINAL_SUFFIX."""
     ids = [event_id] * (len(events) - 1) + [event_id and event_id + FINAL_SUFFIX]
     return b"".join(map(frame, events, ids))
 
@@ -112,12 +112,12 @@ def beginning(style: Style) -> bytes:
     return f"retry: {RETRY_MILLISECONDS}\n\n".encode() if style.is_resumed else b""
 
 
-def all_at_once(wish: Stream, body: bytes) -> bytes:
-    """Return the events of an answer without a shell: the current state, after which clients reconnect, or the end."""
-    style = STYLES[wish.style](wish.options)
-    event_id = wish.id if style.is_resumed else ""
+def all_at_once(wanted: Stream, body: bytes) -> bytes:
+    """Return all events of an answer without a shell: the current state and, if the job has ended, the end."""
+    style = STYLES[wanted.style](wanted.options)
+    event_id = wanted.id if style.is_resumed else ""
     sent = beginning(style) + frame(style.snapshot(body), event_id)
-    return sent + (ending(style.final(200, body), event_id) if wish.is_final else b"")
+    return sent + (ending(style.final(200, body), event_id) if wanted.is_final else b"")
 
 
 class Streams:
@@ -135,7 +135,7 @@ class Streams:
         return len(self._open)
 
     async def run(self, first: Answer, *, asked_at: float, ask: Ask, write: Write) -> None:
-        """Serve a client until the last event, or until the process stops."""
+        """Serve a client until the last event or until the process stops."""
         if self.hub.closing or first.stream is None:
             return
         client = asyncio.ensure_future(_Client(self, first.stream, asked_at, ask, write).run(first))
@@ -143,7 +143,7 @@ class Streams:
         try:
             await asyncio.wait(
                 (client,)
-            )  # unlike `await client`: `close` ends the client, not the caller
+            )  # unlike `await client`, so that `close` cancels the client and not the caller
             if not client.cancelled():
                 client.result()
         finally:
@@ -164,7 +164,7 @@ class Streams:
     async def read(
         self, key: str, start: str, renew: Sequence[str], seconds: int
     ) -> list[tuple[str, dict[str, str]]] | None:
-        """Return a page from `start` on, inclusive, and renew the marks; None while Redis is unreachable."""
+        """Return a page of entries from `start`, inclusive, and renew the marks; None while Redis is unreachable."""
         if time.monotonic() < self._resume_at:
             return None
         try:
@@ -180,7 +180,7 @@ class Streams:
             return None
 
     def _client(self) -> redis.asyncio.Redis:
-        if self._redis is None:  # made in the loop
+        if self._redis is None:  # created in the event loop
             pool = redis.asyncio.BlockingConnectionPool.from_url(
                 self._url,
                 max_connections=CONNECTIONS,
@@ -198,17 +198,17 @@ class _Client:
     """An event client."""
 
     def __init__(
-        self, streams: Streams, wish: Stream, asked_at: float, ask: Ask, write: Write
+        self, streams: Streams, wanted: Stream, asked_at: float, ask: Ask, write: Write
     ) -> None:
         self._streams, self._hub = streams, streams.hub
-        self._wish = wish
+        self._wanted = wanted
         self._ask, self._write_bytes = ask, write
-        self._style = STYLES[wish.style](wish.options)
-        self._any = Wait(wish.channel, wish.words, 0, wish.then)
-        self._end = Wait(wish.channel, wish.ends, 0, wish.then)
-        self._seen = wish.after  # the client has everything up to this id; "": unknown
+        self._style = STYLES[wanted.style](wanted.options)
+        self._any = Wait(wanted.channel, wanted.words, 0, wanted.then)
+        self._end = Wait(wanted.channel, wanted.ends, 0, wanted.then)
+        self._seen = wanted.after  # the client has received everything up to this id; "": unknown
         self._asked_at = self._checked_until = self._looked_at = asked_at
-        self._look_at = asked_at + LOOK_SECONDS
+        self._look_at = asked_at + POLL_SECONDS
         self._marked_at = asked_at  # by the view
         self._wrote_at = time.monotonic()
 
@@ -217,7 +217,7 @@ class _Client:
         if not self._seen or not await self._forward():  # also for None: unknown
             await self._snapshot(answer)
         while not _is_final(answer):
-            await self._until_something_moved()
+            await self._wait_for_change()
             if self._hub.closing:
                 return
             is_whole = await self._forward() is not False
@@ -226,7 +226,9 @@ class _Client:
                 newer = await self._ask()
                 if not newer.is_failure:
                     answer = newer
-                    if not _is_final(answer) and not (is_whole and self._style.knows(answer.body)):
+                    if not _is_final(answer) and not (
+                        is_whole and self._style.is_current(answer.body)
+                    ):
                         await self._snapshot(answer)
             if time.monotonic() >= self._wrote_at + HEARTBEAT_SECONDS:
                 await self._write(b":\n\n")
@@ -235,7 +237,7 @@ class _Client:
         last = self._style.final(answer.status, answer.body)
         await self._write(ending(last, self._id))
 
-    async def _until_something_moved(self) -> None:
+    async def _wait_for_change(self) -> None:
         now = time.monotonic()
         due = min(
             self._look_at,
@@ -252,7 +254,7 @@ class _Client:
 
     @property
     def _id(self) -> str:
-        """Id of the next event."""
+        """Return the id of the next event."""
         return (self._seen or NO_ID) if self._style.is_resumed else ""
 
     async def _snapshot(self, answer: Answer) -> None:
@@ -261,17 +263,19 @@ class _Client:
         await self._write(frame(self._style.snapshot(answer.body), self._id))
 
     async def _forward(self) -> bool | None:
-        """Send the new entries of the stream. Return False if the stream has dropped the client's last event, None
-        while Redis is unreachable."""
+        """Send the new entries of the stream.
+
+        Return False if the stream has dropped the client's last event, None while Redis is unreachable.
+        """
         self._looked_at = time.monotonic()
         while True:
             marks: tuple[str, ...] = ()
-            if time.monotonic() >= self._marked_at + self._wish.mark_seconds / 3:
-                marks, self._marked_at = self._wish.marks, time.monotonic()
+            if time.monotonic() >= self._marked_at + self._wanted.mark_seconds / 3:
+                marks, self._marked_at = self._wanted.marks, time.monotonic()
             page = await self._streams.read(
-                self._wish.key, self._seen or "-", marks, self._wish.mark_seconds
+                self._wanted.key, self._seen or "-", marks, self._wanted.mark_seconds
             )
-            self._look_at = self._looked_at + (PAUSE_SECONDS if page is None else LOOK_SECONDS)
+            self._look_at = self._looked_at + (PAUSE_SECONDS if page is None else POLL_SECONDS)
             if page is None:
                 return None
             if not self._seen or not page or page[0][0] != self._seen:

@@ -1,1 +1,1 @@
-"""Releases: registration, status, activation and coverage."""
+"""Releases: registration, status, activation, coverage and quality."""

@@ -1,4 +1,4 @@
-"""Activation without a pause: the workers load a release before it serves."""
+"""Activation without interruption: the workers load a release before it serves."""
 
 import time
 from datetime import timedelta
@@ -13,8 +13,8 @@ from generation.releases import specialists
 
 log = structlog.get_logger(__name__)
 
-LOOK_SECONDS = 0.2
-PATIENCE_SECONDS = 20.0  # of a person
+POLL_SECONDS = 0.2
+PATIENCE_SECONDS = 20.0  # how long a person waits
 PREPARED_SECONDS = 300.0
 Status = Release.Status
 
@@ -22,7 +22,7 @@ Status = Release.Status
 def activate(
     release: Release, *, patience_seconds: float = PATIENCE_SECONDS, reason: str = ""
 ) -> Release:
-    """Activate the release once every worker has loaded it or the patience is over. Raises ReleaseRefused.
+    """Activate the release when every worker has loaded it, or after patience_seconds. Raises ReleaseRefused.
 
     reason: for the audit log.
     """
@@ -32,20 +32,18 @@ def activate(
 
 
 def activate_specialist(release: Release, *, reason: str = "") -> Release:
-    """Serve with the student beside the active one, as `activate` does. Raises ReleaseRefused."""
+    """Make the student a specialist, with the wait of `activate`. Raises ReleaseRefused."""
     of_kind = list(Release.objects.filter(kind=release.kind))
-    specialists.check(release, of_kind)  # before the wait; again when it is activated
+    specialists.check(release, of_kind)  # before the wait, and again at the activation
     if release.status != Status.SPECIALIST:
         make_ready(release, patience_seconds=PATIENCE_SECONDS)
     return specialists.activate(release, reason=reason)
 
 
 def begin_canary(release: Release, percent: int) -> Release:
-    """Begin a canary once every worker has loaded the release or the patience is over. Raises ReleaseRefused."""
+    """Start a canary when every worker has loaded the release, or after PATIENCE_SECONDS. Raises ReleaseRefused."""
     of_kind = list(Release.objects.filter(kind=release.kind))
-    releases.check_canary(
-        release, percent, of_kind
-    )  # before the wait; again when the canary begins
+    releases.check_canary(release, percent, of_kind)  # before the wait, and again at the start
     make_ready(release, patience_seconds=PATIENCE_SECONDS)
     return releases.begin_canary(release, percent)
 
@@ -61,24 +59,24 @@ def prepare(release: Release) -> Release:
 
 
 def prepared() -> list[Release]:
-    """Return the releases that were prepared within PREPARED_SECONDS and are not served yet."""
+    """Return the releases that were prepared within the last PREPARED_SECONDS and are not in service yet."""
     since = Now() - timedelta(seconds=PREPARED_SECONDS)
     waiting = (Status.CANDIDATE, Status.RETIRED)
     return list(Release.objects.filter(prepared_at__gte=since, status__in=waiting).order_by("pk"))
 
 
 def make_ready(release: Release, *, patience_seconds: float = 60.0) -> None:
-    """Wait until every living worker has loaded the release, or the patience is over. Raises ReleaseRefused."""
+    """Wait until every live worker has loaded the release, or for patience_seconds. Raises ReleaseRefused."""
     prepare(release)
     started = time.monotonic()
     while waiting := _waiting(release):
         if time.monotonic() - started > patience_seconds:
             log.warning("workers_not_ready", release=release.name, workers=waiting)
             return
-        time.sleep(LOOK_SECONDS)
+        time.sleep(POLL_SECONDS)
 
 
 def _waiting(release: Release) -> list[str]:
-    """Return the names of the living workers that will serve the release and have not loaded it."""
+    """Return the names of the live workers that will serve the release and have not loaded it."""
     workers = heartbeat.alive().filter(queue=queues.of_kind(release.kind))
     return list(workers.exclude(loaded__contains=[release.pk]).values_list("name", flat=True))

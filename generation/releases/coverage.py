@@ -13,11 +13,11 @@ from generation.engine.prompts.texts import normalize
 from generation.engine.release import Manifest
 from generation.models import Coverage, PromptVariant, Release
 
-BATCH = 2000  # rows of one INSERT
+BATCH = 2000  # rows per INSERT
 
 
 def read_texts(folder: Path, manifest: Manifest) -> Mapping[str, str]:
-    """Return the normalised text of each covered variant by slug; "" where the release does not say which text.
+    """Return slug → normalised text of the covered variants; "" if the release does not contain the text.
 
     Raises ReleaseInvalid.
     """
@@ -28,7 +28,7 @@ def read_texts(folder: Path, manifest: Manifest) -> Mapping[str, str]:
 
 
 def write(release: Release, texts: Mapping[str, str]) -> None:
-    """Insert the rows of a release that has none. texts: of `read_texts`."""
+    """Insert the rows of a release that has none. texts: from `read_texts`."""
     rows = [
         Coverage(release=release, slug=slug, normalized_text=text) for slug, text in texts.items()
     ]
@@ -36,14 +36,14 @@ def write(release: Release, texts: Mapping[str, str]) -> None:
 
 
 def covered(release: Release, variants: QuerySet[PromptVariant]) -> QuerySet[PromptVariant]:
-    """Return those of the variants that the release covers by slug, whatever their text is now."""
+    """Return the variants whose slugs the release covers, independent of their current texts."""
     if release.covers_all:
         return variants
     return variants.filter(slug__in=release.coverage.values("slug"))
 
 
 def condition(release: Release) -> Q:
-    """Return the condition on prompt variants that the release covers them with their present text."""
+    """Return the condition for prompt variants that the release covers with their current text."""
     if release.covers_all:
         return ~Q(pk__in=[])
     same = Coverage.objects.filter(
@@ -55,7 +55,7 @@ def condition(release: Release) -> Q:
 
 
 def covering(releases: Collection[Release]) -> QuerySet[Release]:
-    """Return those of the releases that cover a prompt variant with its present text. For a subquery of variants."""
+    """Return the releases that cover a prompt variant with its current text, for a subquery on variants."""
     slug, text = OuterRef(OuterRef("slug")), OuterRef(OuterRef("normalized_text"))
     same = Coverage.objects.filter(
         Q(normalized_text="") | Q(normalized_text=text), release=OuterRef("pk"), slug=slug

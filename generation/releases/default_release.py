@@ -1,6 +1,6 @@
-"""Release that serves a request without a model, for many prompt variants. `jobs.routing` decides for a request.
+"""Which release serves requests without a model, for many prompt variants. `jobs.routing` decides for one request.
 
-Canaries are left out: they serve a share of the requests.
+Canaries, which serve a share of the requests, are not considered.
 """
 
 from dataclasses import dataclass
@@ -55,9 +55,10 @@ class Serving:
         return (*self.students, *([] if self.teacher is None else [self.teacher]))
 
     def annotated(self, variants: QuerySet[PromptVariant]) -> QuerySet[Any, Any]:
-        """Annotate `is_covered`, whether a student was made for the variant's present text, `by_teacher`; the pk of the
-        student that makes it best, `best_student`, and its share of right pictures, `student_share`; `teacher_share`;
-        and `served_by`: a kind, or "" if requests are refused.
+        """Annotate the variants.
+
+        is_covered: whether a student was made for the current text; by_teacher; best_student: pk of the best student;
+        student_share, teacher_share: shares of right pictures; served_by: a kind, or "" if requests are refused.
         """
         return variants.annotate(
             **self._of_students(),
@@ -119,7 +120,7 @@ class Serving:
         ]
 
     def serves(self, release: Release) -> Q:
-        """Return the condition on annotated variants that this one of the releases serves them."""
+        """Return the condition for annotated variants that this release serves."""
         if release.kind == Kind.TEACHER:
             return Q(served_by=Kind.TEACHER)
         is_best = Q(best_student=release.pk)
@@ -128,17 +129,17 @@ class Serving:
         return Q(served_by=Kind.STUDENT) & is_best
 
     def student_of(self, variant: Any) -> Release | None:
-        """Return the student that makes an annotated variant best; the active one where none covers it."""
+        """Return the best student for an annotated variant, or the active one if none covers it."""
         found = (one for one in self.specialists if one.pk == variant.best_student)
         return next(found, self.student)
 
     def release(self, variant: Any) -> Release | None:
-        """Return the release that serves an annotated variant; None: requests for it are refused."""
+        """Return the release that serves an annotated variant, None if requests for it are refused."""
         found = {Kind.STUDENT: self.student_of(variant), Kind.TEACHER: self.teacher}
         return found.get(variant.served_by)
 
     def share(self, variant: Any) -> float | None:
-        """Return the share of right pictures of the release that serves an annotated variant."""
+        """Return the share of right pictures by the release that serves an annotated variant."""
         shares = {Kind.STUDENT: variant.student_share, Kind.TEACHER: variant.teacher_share}
         return shares.get(variant.served_by)
 
@@ -148,7 +149,7 @@ class Serving:
             return "No release is active."
         student = self.student_of(variant)
         if variant.served_by == Kind.STUDENT and not variant.is_covered:
-            return f"UNCOVERED=student, though {student} was not made for it."
+            return f"UNCOVERED=student, although {student} was not made for this text."
         if variant.served_by == Kind.STUDENT:
             return (
                 "It was made for this text."
@@ -159,14 +160,14 @@ class Serving:
             return "No student is active."
         if variant.served_by == Kind.TEACHER and variant.is_covered:
             other = variant.teacher_share
-            known = "" if other is None else f", {self.teacher} in {other:.0%}"
-            return f"{student} is right in {variant.student_share:.0%} of its pictures{known}."
+            known = "" if other is None else f", {other:.0%} by {self.teacher}"
+            return f"{variant.student_share:.0%} of the pictures by {student} are right{known}."
         missing = f"{student} was not made for this text."
         return missing if variant.served_by else f"Refused: {missing}"
 
 
 def hard() -> Q:
-    """Return the condition on annotated variants that students in service cover them, and none makes them well."""
+    """Return the condition for annotated variants that students cover, but none makes well."""
     return Q(is_covered=True, student_share__lt=quality.limit())
 
 

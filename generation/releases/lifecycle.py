@@ -1,4 +1,4 @@
-"""Life of a release: registered → active or specialist → retired or rejected, and back. Imports no torch."""
+"""Life cycle of a release: registered → active or specialist → retired or rejected, and back. Imports no torch."""
 
 import hashlib
 import shutil
@@ -33,13 +33,13 @@ def register(
 ) -> Release:
     """Register a release folder (one with `release.json`) as a candidate. Raises ReleaseRefused.
 
-    A folder inside RELEASES_ROOT or the package is used where it lies; any other is copied into RELEASES_ROOT.
+    A folder inside RELEASES_ROOT or the package is used in place; any other is copied into RELEASES_ROOT.
     """
     place = Path(source).resolve()
     manifest = _verified(place, on_progress)
     if name is not None and name != manifest.name:
         raise ReleaseRefused(
-            f"The manifest has the name {manifest.name}, and a release is immutable: register it without a name."
+            f"A release is immutable, and its manifest has the name {manifest.name}. Register it without a name."
         )
     _refuse_known(manifest.name)
     root = Path(settings.RELEASES_ROOT).resolve()
@@ -50,7 +50,7 @@ def register(
     except ReleaseInvalid as error:
         raise ReleaseRefused(error.detail) from error
     facts = engine_release.manifest_to_dict(manifest)
-    del facts["covered_variants"]  # one for each variant of a catalogue: rows, which can be indexed
+    del facts["covered_variants"]  # stored as rows of Coverage, which can be indexed
     fields = {
         "name": manifest.name,
         "kind": manifest.kind,
@@ -94,13 +94,13 @@ def _copy(place: Path, target: Path, on_progress: Progress | None) -> Path:
             copied.rename(target)
     except OSError as error:
         raise ReleaseRefused(
-            f"{place} could not be copied to {target}: {error}. Check the space and the rights of DATA_DIR."
+            f"{place} could not be copied to {target}: {error}. Check free space and permissions of DATA_DIR."
         ) from error
     return target
 
 
 def stored_path(place: Path, starter: Path) -> str:
-    """Return the path to store: relative within the starter, so that the project may be moved."""
+    """Return the path to store: relative inside the starter, so that the project can be moved."""
     base = Path(settings.BASE_DIR).resolve()
     if place.is_relative_to(starter) and place.is_relative_to(base):
         return place.relative_to(base).as_posix()
@@ -121,11 +121,11 @@ def _manifest_sha256(place: Path) -> str:
 # --- looking up -----------------------------------------------------------------------------------
 def folder(release: Release) -> Path:
     """Return the folder of the files on this machine."""
-    return Path(settings.BASE_DIR) / release.path  # an absolute path stays as it is
+    return Path(settings.BASE_DIR) / release.path  # an absolute path is not changed
 
 
 def serving() -> list[Release]:
-    """Return the active releases in the order in which a request tries them: "student" sorts before "teacher"."""
+    """Return the active releases in the order of preference: the student, then the teacher."""
     return list(Release.objects.filter(status=Status.ACTIVE).order_by("kind"))
 
 
@@ -146,7 +146,7 @@ def named(model: str) -> Release:
 
 
 def not_available(model: str | None) -> ReleaseNotAvailable:
-    """Return the error of a model that no release serves. None: no model was named."""
+    """Return the error for a model without a release. None: the request named no model."""
     if model is None:
         why = "No release is active. Activate one: manage.py release activate NAME."
     elif model in Release.Kind.values:
@@ -157,27 +157,29 @@ def not_available(model: str | None) -> ReleaseNotAvailable:
 
 
 def fingerprints_in_use() -> set[str]:
-    """Return the fingerprints of encoders whose embeddings candidates and releases in service need, present here or
-    not."""
+    """Return the fingerprints of the encoders whose embeddings candidates and releases in service need.
+
+    Their files may be missing on this machine.
+    """
     needed = Release.objects.filter(Q(status=Status.CANDIDATE) | IN_SERVICE)
     return set(needed.values_list("encoder_fingerprint", flat=True))
 
 
 def encoders_in_use() -> list[Release]:
-    """Return, for every encoder in use, one release that contains its files, if there is one.
+    """Return one release with the files of each encoder in use, if there is one.
 
-    A student whose teacher is retired still needs the teacher's encoder; one whose embeddings came with it needs none.
+    A student whose teacher is retired still needs the teacher's encoder; a student with its own embeddings needs none.
     """
     holders: dict[str, Release] = {}
     for release in Release.objects.filter(
         has_encoder=True, encoder_fingerprint__in=fingerprints_in_use()
     ).order_by("-registered_at", "-pk"):
-        holders[release.encoder_fingerprint] = release  # the oldest stays
+        holders[release.encoder_fingerprint] = release  # the oldest one remains
     return list(holders.values())
 
 
 def encoder_holder(release: Release) -> Release | None:
-    """Return a release, this one if possible, whose folder contains the text encoder that this one needs."""
+    """Return a release, this one if possible, whose folder contains this release's text encoder; None without one."""
     if release.has_encoder:
         return release
     return (
@@ -188,7 +190,7 @@ def encoder_holder(release: Release) -> Release | None:
 
 
 def read_manifest(release: Release) -> Manifest:
-    """Return the manifest in the release's folder. Raises ReleaseRefused if it is not the one that was registered."""
+    """Return the manifest in the release's folder. Raises ReleaseRefused if it differs from the registered one."""
     place = folder(release)
     try:
         manifest = engine_release.read(place)
@@ -201,7 +203,7 @@ def read_manifest(release: Release) -> Manifest:
 def verify(
     release: Release, on_progress: Progress | None = None, *, hashes: bool = True
 ) -> Manifest:
-    """Compare the files with the manifest, and the manifest with the registered one. Raises ReleaseRefused.
+    """Compare the files with the manifest, and the manifest with the registered one. Return it. Raises ReleaseRefused.
 
     hashes: False compares names and sizes only.
     """
@@ -214,22 +216,22 @@ def verify(
 def _compare_manifest(release: Release, place: Path) -> None:
     if _manifest_sha256(place) != release.manifest_sha256:
         raise ReleaseRefused(
-            f"{place / MANIFEST} was changed after {release.name} was registered. Restore it from where it came."
+            f"{place / MANIFEST} was changed after {release.name} was registered. Restore it from its source."
         )
 
 
-# --- moving ---------------------------------------------------------------------------------------
+# --- changes of status ----------------------------------------------------------------------------
 def activate(release: Release, *, reason: str = "") -> Release:
-    """Activate this release in place of the active one of its kind, which retires. Raises ReleaseRefused.
+    """Activate this release instead of the active one of its kind, which is retired. Raises ReleaseRefused.
 
     reason: of an automatic decision, for the audit log.
     """
     verify(release, hashes=False)
     with transaction.atomic():
-        # Two activations wait for each other.
+        # The lock serialises activations.
         rows = {row.pk: row for row in locked(release.kind)}
         if release.pk not in rows:
-            raise ReleaseRefused(f"{release.name} is not registered any more.")
+            raise ReleaseRefused(f"{release.name} is no longer registered.")
         release = rows[release.pk]
         if release.status == Status.ACTIVE:
             return release
@@ -244,12 +246,12 @@ def activate(release: Release, *, reason: str = "") -> Release:
 
 
 def rejected(release: Release) -> ReleaseRefused:
-    """Return the error of serving a release that was rejected."""
+    """Return the error for serving a rejected release."""
     return ReleaseRefused(f"{release.name} was rejected. Register a better one.")
 
 
 def rollback(kind: str) -> Release:
-    """Activate again the release that the active one of this kind replaced. Raises ReleaseRefused."""
+    """Activate the release that the active one of this kind replaced. Raises ReleaseRefused."""
     with transaction.atomic():
         rows = {row.pk: row for row in locked(kind)}
         current = next((row for row in rows.values() if row.status == Status.ACTIVE), None)
@@ -258,14 +260,14 @@ def rollback(kind: str) -> Release:
         previous = rows.get(current.replaced_id) if current.replaced_id else None
         if previous is None:
             raise ReleaseRefused(
-                f"{current.name} replaced nothing that is still registered. Activate a release by name."
+                f"{current.name} replaced no release that is still registered. Activate a release by name."
             )
         if previous.status == Status.REJECTED:
             raise ReleaseRefused(
                 f"{previous.name}, which {current.name} replaced, was rejected. Activate a release by name."
             )
         verify(previous, hashes=False)
-        # `previous.replaced` stays, so a second rollback goes one release further back.
+        # `previous.replaced` is kept, so that a second rollback goes one release further back.
         _exchange(current, previous, "release_rolled_back")
         transaction.on_commit(notifications.encode, robust=True)
     return previous
@@ -284,7 +286,7 @@ def reject(release: Release, *, reason: str = "") -> Release:
 
 
 def begin_canary(release: Release, percent: int) -> Release:
-    """Serve a share of the jobs of the active release of this kind with this one. Raises ReleaseRefused."""
+    """Let this release serve a share of the jobs of the active one of its kind. Raises ReleaseRefused."""
     verify(release, hashes=False)
     with transaction.atomic():
         release = check_canary(release, percent, locked(release.kind))
@@ -296,7 +298,7 @@ def begin_canary(release: Release, percent: int) -> Release:
 
 
 def check_canary(release: Release, percent: int, rows: list[Release]) -> Release:
-    """Return the release's row of all of its kind. Raises ReleaseRefused if it cannot be a canary."""
+    """Return the release's row among the locked rows. Raises ReleaseRefused if it cannot be a canary."""
     if not 1 <= percent <= 99:
         raise ReleaseRefused(f"A canary serves from 1 to 99 % of the jobs, not {percent}.")
     found = next(row for row in rows if row.pk == release.pk)
@@ -310,13 +312,13 @@ def check_canary(release: Release, percent: int, rows: list[Release]) -> Release
     for row in others:
         if row.canary_percent:
             raise ReleaseRefused(
-                f"{row.name} is the canary. Activate or reject it, or end it, before another one begins."
+                f"{row.name} is the canary. Activate, reject or end it before you start another one."
             )
     return found
 
 
 def end_canary(release: Release, *, reason: str = "") -> Release:
-    """End a canary without changing its status. Jobs that were assigned to it are finished by it.
+    """End a canary without changing its status. It still serves the jobs that were assigned to it.
 
     reason: see `activate`.
     """
@@ -330,7 +332,7 @@ def end_canary(release: Release, *, reason: str = "") -> Release:
 
 
 def set_max_tries(release: Release, max_tries: int | None) -> Release:
-    """Set how many pictures may be made for an image of the release. None: the setting MAX_TRIES."""
+    """Set the maximum of pictures per image of the release. None: the setting MAX_TRIES."""
     with transaction.atomic():
         row = Release.objects.select_for_update().get(pk=release.pk)
         before, row.max_tries = row.max_tries, max_tries
@@ -341,9 +343,9 @@ def set_max_tries(release: Release, max_tries: int | None) -> Release:
 
 
 def in_service() -> list[Release]:
-    """Return the active releases as `serving` does, then the canaries, then the specialists."""
+    """Return the active releases in the order of `serving`, then canaries, then specialists."""
     rows = Release.objects.filter(IN_SERVICE)
-    return list(rows.order_by("status", "kind", "pk"))  # statuses in the order of the alphabet
+    return list(rows.order_by("status", "kind", "pk"))  # statuses sort alphabetically
 
 
 def canaries() -> list[Release]:
@@ -351,7 +353,7 @@ def canaries() -> list[Release]:
 
 
 def locked(kind: str) -> list[Release]:
-    """Lock all releases of the kind until the transaction ends, in one order, and return them."""
+    """Lock all releases of the kind until the transaction ends, in a fixed order, and return them."""
     return list(Release.objects.select_for_update().filter(kind=kind).order_by("pk"))
 
 
@@ -369,8 +371,7 @@ def _exchange(
 
 
 def move(release: Release, status: Release.Status, action: str, **facts: str | None) -> None:
-    """Change the status, for modules of this package. The caller holds the row's lock. action, facts: for the audit
-    log."""
+    """Change the status. Only for this package; the caller has locked the row. action, facts: for the audit log."""
     before = release.status
     release.status = status
     release.canary_percent = 0  # every change of status ends a canary

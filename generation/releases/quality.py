@@ -1,6 +1,6 @@
-"""Quality of a release at each prompt: counts of right pictures, by its evaluation and by the jobs of late.
+"""Quality of a release for each prompt: counts of right pictures in its evaluation and in recent jobs.
 
-A judged picture is right if the detector finds in it what the prompt says.
+A judged picture is right if the detector finds the content of the prompt in it.
 """
 
 from collections.abc import Mapping
@@ -19,13 +19,11 @@ from generation.models import Image, Job, Quality, Release
 
 log = structlog.get_logger(__name__)
 
-FEWEST = 4  # judged pictures of a text below which nothing is concluded: those of an evaluation
-LATE_DAYS = 30  # jobs whose pictures are counted
-WEAK = (
-    0.5  # share of right pictures below which a prompt is shown as weak, while QUALITY_FLOOR is 0
-)
-MAIN_UNKNOWN, OTHER_UNKNOWN = -1.0, 2.0  # places in `best_first` beside 1 - share
-BATCH = 2000  # rows of one statement
+FEWEST = 4  # judged pictures of a text that a share needs; an evaluation makes so many
+RECENT_DAYS = 30  # maximum age of the jobs whose pictures are counted
+WEAK = 0.5  # share of right pictures below which a prompt is shown as weak if QUALITY_FLOOR is 0
+MAIN_UNKNOWN, OTHER_UNKNOWN = -1.0, 2.0  # sort keys of `best_first` for unknown shares
+BATCH = 2000  # rows per statement
 
 
 # --- rules ----------------------------------------------------------------------------------------
@@ -35,19 +33,19 @@ def concluded(right: int | None, total: int | None) -> float | None:
 
 
 def is_weak(share: float | None) -> bool:
-    """Return whether another release that is better there should serve the prompt. share: of `concluded`."""
+    """Return whether a better release should serve the prompt instead. share: result of `concluded`."""
     return share is not None and share < settings.QUALITY_FLOOR
 
 
 def serves_better(share: float | None, weak: float | None) -> bool:
-    """Return whether a release with this share serves better than one that is weak; one that is not judged does."""
+    """Return whether a release with this share is better than a weak one. An unknown share counts as better."""
     return share is None or weak is None or share > weak
 
 
 def best_first(share: float | None, *, is_main: bool) -> tuple[float, bool]:
-    """Return the sort key of a student in service at a prompt that it covers: the first one serves it.
+    """Return the sort key of a student in service for a prompt that it covers; the first one serves it.
 
-    share: of `concluded`. A specialist precedes the active student, the main one, only where it is known to be better.
+    share: result of `concluded`. A specialist precedes the active student (is_main) only if it is known to be better.
     """
     unknown = MAIN_UNKNOWN if is_main else OTHER_UNKNOWN
     return (unknown if share is None else 1.0 - share), not is_main
@@ -64,9 +62,9 @@ _RIGHT = F("evaluated_right") + F("judged_right")
 
 
 def share_of(release: Release | OuterRef | None, text: OuterRef | None = None) -> Any:
-    """Return the expression of a prompt variant's `concluded` share by the release, and None without one.
+    """Return the expression for a prompt variant's `concluded` share by the release; NULL without a release.
 
-    text: reference to the variant's normalised text, where the query is not one of variants.
+    text: reference to the variant's normalised text, if the query is not on variants.
     """
     if release is None:
         return Cast(Value(None), FloatField())
@@ -85,14 +83,14 @@ def share_of(release: Release | OuterRef | None, text: OuterRef | None = None) -
 
 @dataclass(frozen=True)
 class Judged:
-    """share: of right pictures; flagged: wrong ones of jobs of late."""
+    """share: of right pictures; flagged: number of wrong pictures in recent jobs."""
 
     share: Share
     flagged: int = 0
 
 
 def of(release: Release, texts: list[str]) -> dict[str, Judged]:
-    """Return the counts of each normalised text that was judged at all."""
+    """Return the counts by normalised text; texts without judged pictures are missing."""
     rows = Quality.objects.filter(release=release, normalized_text__in=texts)
     found = rows.annotate(total=_TOTAL, right=_RIGHT).filter(total__gt=0)
     return {
@@ -109,7 +107,7 @@ class Counts:
 
 
 def record_evaluation(release: Release, counts: Mapping[str, Counts]) -> None:
-    """Store what an evaluation counted, by normalised text, in place of what an earlier one counted for these texts."""
+    """Store the counts of an evaluation by normalised text. They replace earlier counts of these texts."""
     rows = [
         Quality(
             release=release,
@@ -124,12 +122,12 @@ def record_evaluation(release: Release, counts: Mapping[str, Counts]) -> None:
 
 
 def count_jobs() -> int:
-    """Count the judged pictures of the jobs of late again. Return the number of rows that changed. Idempotent.
+    """Recount the judged pictures of recent jobs. Return the number of changed rows. Idempotent.
 
-    Each try counts: of an image that took three, two are wrong. Jobs that others' pictures answered do not count, nor
-    do pictures of an earlier text.
+    Each try counts: two pictures of an image with three tries are wrong. Jobs answered with existing pictures do not
+    count, nor do pictures of an earlier text.
     """
-    since = timezone.now() - timedelta(days=LATE_DAYS)
+    since = timezone.now() - timedelta(days=RECENT_DAYS)
     judged = Image.objects.filter(
         is_accepted__isnull=False,
         created_at__gte=since,
@@ -159,7 +157,7 @@ def count_jobs() -> int:
 
 
 def _write(rows: list[Quality], fields: list[str]) -> None:
-    """Insert or update rows in the order of their keys, so that two writers do not wait for each other in a ring."""
+    """Insert or update rows in the order of their keys, which prevents deadlocks."""
     Quality.objects.bulk_create(
         rows,
         batch_size=BATCH,

@@ -1,4 +1,4 @@
-"""Prompt variants that another release serves once a release begins or ends its service."""
+"""Prompt variants whose release changes when a release enters or leaves service."""
 
 from collections import defaultdict
 from collections.abc import Callable
@@ -33,11 +33,11 @@ class Move:
         named = ", ".join(self.slugs[:NAMED]) + more
         if self.after is None:
             return (
-                f"{variants} that {self.before} serves now will have no release, and requests for {them} are refused: "
+                f"{variants} of {self.before} will have no release, and requests for {them} will be refused: "
                 f"{named}."
             )
         if self.before is None:
-            begins = f"{variants} that no release serves now will be served by {self.after}"
+            begins = f"{variants} without a release will be served by {self.after}"
         else:
             begins = f"{variants} will change from {self.before} to {self.after}"
         if not self.is_made_for:
@@ -47,33 +47,33 @@ class Move:
         return f"{begins}: {named}."
 
 
-# --- what would serve -----------------------------------------------------------------------------
+# --- hypothetical states of service ---------------------------------------------------------------
 def activated(now: Serving, release: Release) -> Serving:
-    """Return what serves once the release is the active one of its kind."""
+    """Return the releases in service after this one is activated."""
     if release.kind == Kind.TEACHER:
         return replace(now, teacher=release)
     return replace(retired(now, release), student=release)
 
 
 def beside(now: Serving, release: Release) -> Serving:
-    """Return what serves once the release is a specialist."""
+    """Return the releases in service after this one becomes a specialist."""
     return replace(now, specialists=(*now.specialists, release))
 
 
 def retired(now: Serving, specialist: Release) -> Serving:
-    """Return what serves once the specialist is retired."""
+    """Return the releases in service after the specialist is retired."""
     return replace(now, specialists=tuple(one for one in now.specialists if one != specialist))
 
 
-# --- what changes ---------------------------------------------------------------------------------
+# --- differences ----------------------------------------------------------------------------------
 def paragraphs(change: Callable[[Serving, Release], Serving], release: Release) -> str:
-    """Return what the change would move now, each move as a further paragraph of a question; "" for none."""
+    """Return the moves that the change would cause, one paragraph each, to append to a question; "" without moves."""
     now = Serving.now()
     return "".join(f"\n\n{move}" for move in moves(now, change(now, release)))
 
 
 def moves(before: Serving, after: Serving) -> list[Move]:
-    """Return the changes between two states of service, those of the most variants first."""
+    """Return the moves between two states of service, largest first."""
     found: dict[tuple[Release | None, Release | None, bool], list[str]] = defaultdict(list)
     releases_before = {row.slug: before.release(row) for row in _served(before)}
     for row in _served(after):

@@ -1,6 +1,6 @@
 """Registration of Stable Diffusion folders and hub ids.
 
-Converting one loads torch, so the web process never imports this module; a folder that is a release needs none of it.
+A conversion loads torch, so the web process never imports this module. A release folder needs no conversion.
 """
 
 import re
@@ -37,7 +37,7 @@ def register(
     if (place / MANIFEST).exists():
         if options is not None:
             raise ReleaseRefused(
-                f"{source} is a release, and releases are immutable: leave the options out."
+                f"{source} is already a release, and releases are immutable. Omit the options."
             )
         try:
             prompt_embeds.check(place)
@@ -63,7 +63,7 @@ def register(
         raise ReleaseRefused(error.detail) from error
     except OSError as error:
         raise ReleaseRefused(
-            f"{source} could not be copied: {error}. Check the space and the rights of DATA_DIR."
+            f"{source} could not be copied: {error}. Check free space and permissions of DATA_DIR."
         ) from error
     return releases.register(target, on_progress=on_progress)
 

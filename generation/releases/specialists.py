@@ -1,6 +1,6 @@
 """Specialists: students in service beside the active one, for the prompts that they make better.
 
-`jobs.routing` decides prompt by prompt. Activation, rollback and canaries concern the active student alone.
+`jobs.routing` decides for each prompt. Activation, rollback and canaries concern only the active student.
 """
 
 from django.db import transaction
@@ -15,7 +15,7 @@ Status = Release.Status
 
 
 def activate(release: Release, *, reason: str = "") -> Release:
-    """Serve with this student beside the active one; no change if it does. Raises ReleaseRefused.
+    """Make the student a specialist, if it is not one already, and return it. Raises ReleaseRefused.
 
     reason: of an automatic decision, for the audit log.
     """
@@ -31,10 +31,10 @@ def activate(release: Release, *, reason: str = "") -> Release:
 
 
 def check(release: Release, rows: list[Release]) -> Release:
-    """Return the release's row of all of its kind. Raises ReleaseRefused if it cannot be a specialist."""
+    """Return the release's row among the locked rows. Raises ReleaseRefused if it cannot be a specialist."""
     found = next((row for row in rows if row.pk == release.pk), None)
     if found is None:
-        raise ReleaseRefused(f"{release.name} is not registered any more.")
+        raise ReleaseRefused(f"{release.name} is no longer registered.")
     if found.kind != Release.Kind.STUDENT:
         raise ReleaseRefused(f"{found.name} is a {found.kind}; a specialist is a student.")
     if found.status == Status.ACTIVE:
@@ -45,9 +45,9 @@ def check(release: Release, rows: list[Release]) -> Release:
 
 
 def retire(release: Release) -> Release:
-    """End the service of a specialist: others make its prompts. Jobs that were assigned to it are finished by it.
+    """Retire a specialist: other releases serve its prompts. It still serves the jobs that were assigned to it.
 
-    Raises ReleaseRefused if it is none.
+    Raises ReleaseRefused if the release is not a specialist.
     """
     with transaction.atomic():
         row = Release.objects.select_for_update().get(pk=release.pk)

@@ -1,6 +1,6 @@
-"""Delivery of webhooks: the process takes what is due, sends many messages at once and records the answers.
+"""Delivery of webhooks: take due deliveries, send many messages at once and record the responses.
 
-A slow or dead receiver uses up its own share of the messages under way, nothing else. A process does one run at a time.
+A slow or dead receiver uses up only its own share of the messages in flight. A process has one run at a time.
 Deliveries of a killed process are due again when their lease ends; receivers recognise repetitions by the id.
 """
 
@@ -22,22 +22,22 @@ from generation.webhooks.sender import Answer, Message, Sender
 log = structlog.get_logger(__name__)
 
 QUEUE = "webhooks"
-TICK_SECONDS = 0.05  # delay until a message or a stop is noticed
+TICK_SECONDS = 0.05  # maximum delay until a message or a stop is noticed
 STOP_SECONDS = 2.0
 
-_asked = threading.Event()  # there may be something due
+_asked = threading.Event()  # set if deliveries may be due
 _running = threading.Lock()
 
 
 def begin() -> None:
-    """Begin the heartbeat, and have what is due sent."""
+    """Start the heartbeat, and send a message to deliver what is due."""
     watchdog = Watchdog(is_work_waiting=endpoints.are_due, send=notifications.deliver)
     heartbeat.begin(QUEUE, device="", tick=watchdog.check)
     notifications.deliver()
 
 
 def run() -> None:
-    """Send until nothing is due. If another thread of this process does so already, have it look again."""
+    """Send until nothing is due. If another thread of this process is already sending, make it check again."""
     _asked.set()
     while _asked.is_set() and not heartbeat.stopping.is_set():
         if not _running.acquire(blocking=False):
@@ -48,7 +48,7 @@ def run() -> None:
             if not database.is_away(error):
                 raise
             database.leave_read_only(error)
-            # What was under way is due again when its lease ends, and the sweep sends the message.
+            # Deliveries in flight are due again when their lease ends, and the sweep sends the message.
             log.warning("database_away", error=str(error).strip())
             return
         finally:
@@ -65,7 +65,7 @@ def _may_reach(address: str) -> bool:
 
 
 class Run:
-    """A run in one event loop. Rows are read and written in the thread that waits for it."""
+    """A run in one event loop. Rows are read and written in the calling thread."""
 
     def __init__(self, sender: Sender) -> None:
         self._sender = sender
@@ -100,7 +100,7 @@ class Run:
         return await self._sender.send(message)
 
     async def _finish(self, seconds: float) -> None:
-        """Record the answers that have come, after waiting for one for at most `seconds`."""
+        """Wait for a response for at most `seconds`, then record all that have arrived."""
         if not self._under_way:
             return
         done, _ = await asyncio.wait(
@@ -111,10 +111,10 @@ class Run:
             await sync_to_async(outbox.note)(ended)
             for delivery, _answer in ended:
                 self._shares.end(delivery)
-            _asked.set()  # there is room for others
+            _asked.set()  # capacity for others is free
 
     async def _stop(self) -> None:
-        """Wait a moment for what is under way, and give the rest back."""
+        """Wait a short time for messages in flight, and give the others back."""
         clock = asyncio.get_running_loop().time
         deadline = clock() + STOP_SECONDS
         while self._under_way and (left := deadline - clock()) > 0:
@@ -125,7 +125,7 @@ class Run:
 
 
 def _prepare(taken: list[Delivery]) -> list[tuple[Delivery, Message | None]]:
-    """Return deliveries with their signed messages; None where no body could be rendered."""
+    """Return the deliveries with their signed messages, None if the body could not be rendered."""
     payload.render(taken)
     ready = [delivery for delivery in taken if delivery.body]
     by_id = {message.id: message for message in payload.signed(ready)}

@@ -31,7 +31,7 @@ MAX_URL = 500
 PRIVATE_HOSTS = (
     " A server for tests can allow http:// and private addresses: WEBHOOK_PRIVATE_HOSTS=true."
 )
-ROTATION = timedelta(hours=24)  # for this long the previous secret signs as well
+ROTATION = timedelta(hours=24)  # how long the previous secret signs as well
 FORGOTTEN_AT_ONCE = 5000
 _LABEL = r"[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?"
 _NAME = re.compile(rf"{_LABEL}(\.{_LABEL})*\.?")
@@ -47,7 +47,7 @@ def endpoint(owner, url: str) -> WebhookEndpoint:
 
 
 def hold(job: Job, url: str) -> None:
-    """Keep the job's endpoint until the transaction of its insert ends; make it anew if it was forgotten just now."""
+    """Lock the job's endpoint against deletion until the transaction ends; create it again if it was just deleted."""
     with connection.cursor() as cursor:
         cursor.execute(
             "SELECT 1 FROM generation_webhookendpoint WHERE id = %s FOR KEY SHARE", [job.webhook_id]
@@ -64,7 +64,7 @@ def forget_unused(pks: Iterable[int] | None = None) -> int:
     if not unused:
         return 0
     with transaction.atomic():
-        # A job that is being inserted holds its endpoint: looked at again with the lock.
+        # Checked again under the lock, since a job that is being inserted locks its endpoint.
         locked = WebhookEndpoint.objects.select_for_update().filter(pk__in=list(unused))
         held = [row.pk for row in locked.order_by("pk")]
         return rows.filter(pk__in=held).delete()[0]
@@ -198,7 +198,7 @@ def secrets_of(owner_ids: Iterable[int]) -> dict[int, WebhookSecret]:
 
 
 def rotate(owner_id: int) -> WebhookSecret:
-    """Replace the secret. The previous one signs as well for ROTATION, so that receivers have time to switch."""
+    """Replace the secret and return it. For ROTATION the previous one signs as well, for receivers to switch."""
     kept = secret_of(owner_id)
     WebhookSecret.objects.filter(pk=kept.pk).update(
         previous=F("secret"), secret=_new_secret(), rotated_at=Now()
@@ -242,7 +242,7 @@ def are_due() -> bool:
 
 
 def replay(delivery: Delivery) -> Delivery:
-    """Send a delivery again now, with the same id and body. A pending one stays as it is. Raises WebhookDisabled."""
+    """Send a delivery again now, with the same id and body. A pending one is not changed. Raises WebhookDisabled."""
     with transaction.atomic():
         found = WebhookEndpoint.objects.select_for_update(no_key=True).get(pk=delivery.endpoint_id)
         check_enabled(found)
@@ -256,7 +256,7 @@ def replay(delivery: Delivery) -> Delivery:
             delivered_at=None,
         )
         if moved:
-            # A replay means that the receiver was repaired; one message will show.
+            # A replay suggests that the receiver was repaired: end the pause to try one message.
             WebhookEndpoint.objects.filter(pk=found.pk).update(paused_until=None)
             transaction.on_commit(notifications.deliver, robust=True)
             log.info("webhook_replayed", delivery_id=str(delivery.pk), endpoint=found.pk)

@@ -60,7 +60,7 @@ RETURNING d.*
 
 @dataclass
 class Shares:
-    """Deliveries in flight in this process, with the limit of each endpoint as last read."""
+    """Deliveries in flight in this process, and the limits of endpoints as last read."""
 
     endpoints: Counter[int] = field(default_factory=Counter)
     owners: Counter[int] = field(default_factory=Counter)
@@ -104,7 +104,7 @@ class Shares:
 
 # --- taking ---------------------------------------------------------------------------------------
 def take(shares: Shares) -> tuple[list[Delivery], bool]:
-    """Claim due deliveries, with a lease, and count them in `shares`. Return them, and whether to look again at once.
+    """Lease due deliveries and count them in `shares`. Return them, and whether to call this again at once.
 
     Deliveries of paused endpoints are postponed and those of disabled ones given up, so that they do not block others.
     """
@@ -160,7 +160,7 @@ def _give_up(endpoint: WebhookEndpoint) -> None:
 
 
 def _due_of(endpoint: WebhookEndpoint) -> QuerySet[Delivery]:
-    """Return its due deliveries, at most as many as one statement changes quickly."""
+    """Return the endpoint's due deliveries, at most AT_ONCE."""
     due = Delivery.objects.filter(
         endpoint=endpoint, status=Status.PENDING, next_attempt_at__lte=Now()
     )
@@ -175,12 +175,12 @@ def give_back(deliveries: Iterable[Delivery]) -> None:
 
 
 def _held(delivery: Delivery) -> QuerySet[Delivery]:
-    """Return the row if this attempt still holds the lease: the attempt number is the fencing token."""
+    """Return the row as a queryset, empty unless this attempt (the fencing token) still holds the lease."""
     rows = Delivery.objects.filter(pk=delivery.pk, status=Status.PENDING)
     return rows.filter(attempts=delivery.attempts)
 
 
-# --- what came of it ------------------------------------------------------------------------------
+# --- results --------------------------------------------------------------------------------------
 def note(ended: Collection[tuple[Delivery, Answer]]) -> None:
     """Record the responses on the deliveries and on their endpoints."""
     now = database.now()
@@ -192,7 +192,7 @@ def note(ended: Collection[tuple[Delivery, Answer]]) -> None:
         _delivered([(delivery, answer) for delivery, answer in ended if answer.is_success], now)
         for delivery, answer in ended:
             endpoint = endpoints.get(delivery.endpoint_id)
-            if endpoint is None:  # forgotten with its last job, and so is the delivery
+            if endpoint is None:  # deleted with its last job, together with the delivery
                 continue
             if answer.is_success:
                 outcome = "delivered"
@@ -207,7 +207,7 @@ def note(ended: Collection[tuple[Delivery, Answer]]) -> None:
 
 
 def _delivered(ended: Iterable[tuple[Delivery, Answer]], now: datetime) -> None:
-    """Update all with equal values in one statement: nearly always all of them."""
+    """Update the deliveries, grouped by equal values, usually all in one statement."""
     alike: dict[tuple[int | None, int], list[UUID]] = {}
     for delivery, answer in ended:
         alike.setdefault((answer.status, delivery.attempts), []).append(delivery.pk)

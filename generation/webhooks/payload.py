@@ -29,7 +29,7 @@ def render(deliveries: Sequence[Delivery]) -> None:
     jobs = predictions.ROWS.prefetch_related("images")
     prefetch_related_objects(fresh, Prefetch("job", jobs))
     for delivery in fresh:
-        if delivery.job.purged_at is not None:  # a moment ago: its deliveries are deleted
+        if delivery.job.purged_at is not None:  # just purged: its deliveries are being deleted
             continue
         try:
             delivery.body = body_of(delivery)
@@ -47,9 +47,9 @@ def _keep(rendered: Sequence[Delivery]) -> None:
 
 
 def body_of(delivery: Delivery, *, is_test: bool = False) -> str:
-    """Return the payload: a prediction, with the event's type and time. Replicate's receivers understand it too.
+    """Return the payload: a prediction, compatible with receivers for Replicate, with the event's type and time.
 
-    is_test: for a test event, which says so.
+    is_test: mark it as a test event.
     """
     job = delivery.job
     facts = {
@@ -61,7 +61,7 @@ def body_of(delivery: Delivery, *, is_test: bool = False) -> str:
         facts["is_test"] = True
     body = _as_text(facts)
     if len(body.encode()) > MAX_BODY_BYTES:
-        # Too many images or too long an error: receivers can read urls.get.
+        # Too many images or too long an error. Receivers can read urls.get instead.
         error = (facts["error"] or "")[:MAX_ERROR] or None
         body = _as_text(facts | {"output": None, "error": error, "is_shortened": True})
     return body

@@ -17,7 +17,7 @@ from generation.models import ERASED, Job, Release
 from generation.realtime.formats import progress_bar
 
 OWNER = "retort"  # of every model, in names of the form owner/name
-START = "start"  # the event that shows a job as it was at its start
+START = "start"  # the event whose payload shows the job at its start
 
 # Replicate's six statuses; a canceled job may also be "aborted".
 STATUSES = {
@@ -33,7 +33,7 @@ _UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNORECASE)
 FORMATS = {"webp": "webp", "png": "png", "jpeg": "jpg"}  # Retort's name: Replicate's
 
 
-# Jobs with what a rendering reads and nothing large (an embedding has 100 KB).
+# Jobs with the columns that a rendering needs, without the data of embeddings (100 KB).
 ROWS = Job.objects.select_related("variant", "release", "embedding").only(
     *(field.attname for field in Job._meta.concrete_fields),
     "variant__slug",
@@ -47,7 +47,7 @@ ROWS = Job.objects.select_related("variant", "release", "embedding").only(
 def as_prediction(job: Job, *, base_url: str, event: str | None = None) -> dict[str, Any]:
     """Return the prediction as JSON data. base_url: scheme and host of the links.
 
-    event: "start" = the job as it was at its start, whatever its row says now.
+    event: "start" = show the job at its start, independent of its current row.
     """
     has_ended = job.is_terminal and event != START
     return {
@@ -86,13 +86,13 @@ def is_identifier(name: str) -> bool:
 
 
 def erased(name: str) -> str:
-    """Return what an id that a client chose becomes when its job is purged: not readable, the same for the same id."""
+    """Return the digest that replaces a client's id when its job is purged."""
     digest = salted_hmac("erased id", name, algorithm="sha256").hexdigest()
     return (ERASED + digest)[:64]
 
 
 def called(name: str) -> Q:
-    """Return a filter for jobs with this id, chosen or own; an owner has at most one."""
+    """Return a filter for jobs with this external id or own id; an owner has at most one."""
     chosen = Q(external_id__in=(name, erased(name)))
     return chosen | Q(id=UUID(name)) if _UUID.fullmatch(name) else chosen
 
@@ -109,7 +109,7 @@ def model_of(release: Release) -> str:
 
 
 def _input(job: Job) -> dict[str, Any]:
-    """Return input that gives the same images again, with the values that were chosen automatically."""
+    """Return the input that gives the same images again, including automatically chosen values."""
     return {
         "prompt": job.asked_text or job.embedding.text,
         "seed": job.seed,
@@ -149,7 +149,7 @@ def _logs(job: Job, percent: int) -> str:
 
 
 def _metrics(job: Job) -> dict[str, float]:
-    """Return times in seconds. predict_time is of the last attempt; cached images take none."""
+    """Return times in seconds. predict_time is the last attempt's; it is missing for cached images."""
     was_made = job.cache == Job.Cache.MISS
     return {
         "predict_time": (_seconds(job.started_at, job.finished_at) if was_made else 0.0),

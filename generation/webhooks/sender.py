@@ -26,7 +26,7 @@ from yarl import URL
 log = structlog.get_logger(__name__)
 
 SECONDS = 15.0  # in total: DNS lookup, connection, response
-MAX_ANSWER_BYTES = 4096  # read, so that the connection can be reused
+MAX_ANSWER_BYTES = 4096  # how much is read, so that the connection can be reused
 LOOKUPS_AT_ONCE = 100
 HEADERS = {"Content-Type": "application/json", "User-Agent": "Retort-Webhooks/1"}
 # A separate pool: a hanging DNS lookup must not block the shutdown of an event loop.
@@ -35,7 +35,7 @@ _lookups = ThreadPoolExecutor(LOOKUPS_AT_ONCE, thread_name_prefix="lookup")
 
 @dataclass(frozen=True)
 class Message:
-    """secrets: whsec_…; the message is signed with each."""
+    """A message to send. secrets: whsec_…; it is signed with each."""
 
     id: str
     url: str
@@ -45,7 +45,7 @@ class Message:
 
 @dataclass(frozen=True)
 class Answer:
-    """status: HTTP status, None without a response. retry_after: seconds."""
+    """Outcome of an attempt. status: HTTP status, None without a response. retry_after: seconds."""
 
     status: int | None = None
     error: str = ""
@@ -91,7 +91,7 @@ class Resolver(AbstractResolver):
 class Sender:
     """`async with Sender(may_reach) as sender: await sender.send(message)`. Connections are reused.
 
-    may_reach: whether connections to this IP address are allowed.
+    may_reach: returns whether connections to an IP address are allowed.
     """
 
     def __init__(
@@ -125,7 +125,7 @@ class Sender:
         return socket.socket(family, kind, protocol)
 
     async def send(self, message: Message) -> Answer:
-        """Send a message. Raises nothing except CancelledError."""
+        """Send a message and return the outcome. Raises nothing except CancelledError."""
         timestamp = int(time.time())
         signatures = [
             sign(secret, message.id, timestamp, message.body) for secret in message.secrets
@@ -149,7 +149,7 @@ class Sender:
             return Answer(error=f"The connection failed: {reason}.")
         except (aiohttp.ClientError, OSError, ValueError) as error:
             return Answer(error=f"No response: {error or type(error).__name__}.")
-        except Exception as error:  # a fault with one receiver must not stop the others
+        except Exception as error:  # an error with one receiver must not stop the others
             log.exception("webhook_crashed", delivery_id=message.id)
             return Answer(error=f"No response: {type(error).__name__}.")
 
@@ -168,7 +168,7 @@ class Sender:
 
 
 async def _read(response: aiohttp.ClientResponse) -> None:
-    """Read a little and ignore errors: the status is enough."""
+    """Read the beginning of the response and ignore errors: only the status matters."""
     try:
         await response.content.read(MAX_ANSWER_BYTES)
     except (aiohttp.ClientError, OSError, ValueError):

@@ -1,4 +1,4 @@
-"""Test events: the message of an endpoint's latest job again, marked as a test, to try a receiver out."""
+"""Test events for trying a receiver: the message of the endpoint's latest job again, marked as a test."""
 
 import structlog
 from django.db import transaction
@@ -13,20 +13,20 @@ log = structlog.get_logger(__name__)
 
 
 def send(endpoint: WebhookEndpoint) -> Delivery:
-    """Insert a delivery of a test event, which is due now. Raises WebhookDisabled, and InvalidRequest without a job.
+    """Insert a due delivery of a test event and return it. Raises WebhookDisabled, and InvalidRequest without a job.
 
-    A paused endpoint is tried at once: a test means that the receiver was repaired.
+    A paused endpoint is tried at once, since a test suggests that the receiver was repaired.
     """
     with transaction.atomic():
         found = WebhookEndpoint.objects.select_for_update(no_key=True).get(pk=endpoint.pk)
         webhooks.check_enabled(found)
         kept = predictions.ROWS.filter(webhook=found, purged_at=None).prefetch_related("images")
-        # Locked: a purge that has begun ends first, and one that begins later removes the delivery.
+        # The lock waits for a purge in progress; a later purge removes the delivery.
         locked = kept.select_for_update(of=("self",), no_key=True)
         job = locked.order_by("-created_at", "-id").first()
         if job is None:
             raise InvalidRequest(
-                "No job of this webhook is kept. Send a job with it, then the test."
+                "The webhook has no jobs that are kept. Submit a job with it, then send the test."
             )
         delivery = Delivery(
             owner_id=found.owner_id, endpoint=found, job=job, event=Delivery.Event.COMPLETED

@@ -1,1 +1,1 @@
-"""The process that holds a device and generates images."""
+"""The generation worker: the process that uses a device and generates images."""

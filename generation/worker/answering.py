@@ -1,4 +1,4 @@
-"""Answers to jobs that are identical to those just committed, in a thread of its own: there may be thousands."""
+"""Answers jobs that are identical to committed ones, in a separate thread, since there may be thousands."""
 
 from collections import deque
 from collections.abc import Sequence
@@ -18,7 +18,7 @@ log = structlog.get_logger(__name__)
 
 
 class Answering:
-    """The thread, and what it has to do."""
+    """The thread and its pending work."""
 
     def __init__(self, watch: StallWatch) -> None:
         self._watch = watch
@@ -28,13 +28,13 @@ class Answering:
         self._waiting: deque[Future[None]] = deque()
 
     def answer(self, results: Sequence[Result]) -> None:
-        """Have the jobs that are identical to these answered."""
+        """Start answering the jobs that are identical to these."""
         while self._waiting and self._waiting[0].done():
             self._waiting.popleft()
         self._waiting.append(self._threads.submit(self._answer, results))
 
     def finish(self) -> None:
-        """Return when all are answered."""
+        """Wait until all are answered."""
         wait(self._waiting)
 
     def end(self) -> None:
@@ -51,5 +51,5 @@ class Answering:
                 writing.patiently(
                     lambda: completion.answer_identical(results, is_stopping=is_stopping)
                 )
-            except Exception:  # what is left is claimed as repeats
+            except Exception:  # the remaining jobs are claimed as repeats
                 log.exception("identical_jobs_not_answered", jobs=len(results))

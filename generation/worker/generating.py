@@ -36,20 +36,20 @@ from generation.worker.stalls import Activity, Kind, StallWatch, step_bound, unk
 
 log = structlog.get_logger(__name__)
 
-CRASHES_IN_A_ROW = 5  # of different jobs, after which the device counts as broken
-WARM_UP_SECONDS = 0.05  # of a batch, after which no larger one is measured at the start
+CRASHES_IN_A_ROW = 5  # different jobs that crash before the device counts as broken
+WARM_UP_SECONDS = 0.05  # batch time from which no larger batch is measured at the start
 Results = dict[Claim, list[BestPicture] | Exception]
 
 
 class WorkerStopping(Exception):
-    """Raised between two steps when the process has been asked to stop."""
+    """Raised between two steps when the process has received a signal to stop."""
 
 
 class Generator:
-    """Generates batches. A crash is a job's fault only if the device still makes a test image.
+    """Generates batches. A crash counts as the job's fault only if the device still makes a test image.
 
-    loaded: the pipelines; watch: ends the process if a step takes too long; measured: times of batches; use: called
-    with each release that is used; between: called after each step of a teacher's batch, and may generate others.
+    loaded: pipelines; watch: ends the process if a step takes too long; measured: batch times; use: called with each
+    release that is used; between: called after each step of a teacher's batch, and may generate other batches.
     """
 
     def __init__(
@@ -68,12 +68,12 @@ class Generator:
         self._measured = measured
         self._use = use
         self._between = between
-        self._crashes = 0  # of jobs, one after the other
+        self._crashes = 0  # consecutive crashing jobs
 
     def generate(self, batch: Sequence[Job], timings: Timings) -> Results:
         """Return the images or the error of each job.
 
-        Raises WorkerStopping, and DeviceUnavailable, which is an error of no job.
+        Raises WorkerStopping, and DeviceUnavailable for errors that are no job's fault.
         """
         try:
             results = self._call(batch, timings)
@@ -85,7 +85,7 @@ class Generator:
             self._check_device(error)
             if len(batch) == 1:
                 return {Claim.of(batch[0]): self._crashed(batch[0], error)}
-            # One of the jobs causes the crash: each is tried alone.
+            # One of the jobs causes the crash: try each separately.
             log.warning("batch_crashed", error=repr(error), jobs=len(batch))
             results = {}
             for job in batch:
@@ -95,7 +95,7 @@ class Generator:
         return results
 
     def _crashed(self, job: Job, error: Exception) -> Exception:
-        """Return the error of the job. Raises DeviceFailed when too many jobs crashed one after the other."""
+        """Return the job's error. Raises DeviceFailed after too many consecutive crashes."""
         log.error("generation_crashed", job_id=str(job.id), exc_info=error)
         self._crashes += 1
         if self._crashes >= CRASHES_IN_A_ROW:
@@ -105,7 +105,7 @@ class Generator:
         return error
 
     def _check_results(self, results: Results) -> None:
-        """Raise DeviceFailed if images failed in a way that a broken device causes, and a test image fails too."""
+        """Raise DeviceFailed if errors suggest a broken device and a test image fails too."""
         pictures = [one.result for job in results.values() if isinstance(job, list) for one in job]
         if any(picture.pixels is not None for picture in pictures):
             self._crashes = 0
@@ -135,7 +135,7 @@ class Generator:
         metrics.observe("retort_batch_size", len(rows))
         embeddings = {job.id: job.embedding.stored() for job in batch}
         pictures: list[BestPicture] = []
-        # More than one part only for a job that is larger than a batch.
+        # Only a job that is larger than a batch has more than one part.
         most = self._measured.limit(curve_of(batch[0]), settings.BATCH_SIZE)
         for start in range(0, len(rows), most):
             part = rows[start : start + most]
@@ -184,7 +184,7 @@ class Generator:
         timings: Timings,
         progress: BatchProgress | None = None,
     ) -> Callable[[int, int], Collection[int]]:
-        """Return the callback between two steps, which returns the rows that are no longer wanted."""
+        """Return the callback between two steps, which returns the rows to drop."""
         claims = [Claim.of(job) for job in rows]
         is_of_teacher = rows[0].release.kind == Release.Kind.TEACHER
         began = time.perf_counter()
@@ -197,7 +197,7 @@ class Generator:
             if progress is not None:
                 progress.stepped(step, steps)
             if is_of_teacher:
-                pipeline.device.synchronize()  # else what comes between waits for all steps that are launched
+                pipeline.device.synchronize()  # otherwise other batches would wait for all launched steps
                 stepped = time.perf_counter()
                 self._between(stepped - began)
                 began = time.perf_counter()
@@ -209,9 +209,9 @@ class Generator:
 
 
 def warm_up(pipeline: Pipeline, release: Release, measured: Measurements) -> None:
-    """Make a test image, then measure batches of growing size while they take little time. Raises DeviceFailed.
+    """Make a test image, then measure batches of growing size while they are fast. Raises DeviceFailed.
 
-    What is larger is measured when so many jobs wait.
+    Larger batches are measured when so many jobs wait.
     """
     selftest.run(pipeline)
     images, seconds = 1, 0.0
@@ -224,7 +224,7 @@ def warm_up(pipeline: Pipeline, release: Release, measured: Measurements) -> Non
 
 
 def curve_of(job: Job) -> str:
-    """Return the name of the curve of the job's batches."""
+    """Return the key of the curve of the job's batches."""
     return throughput.key_of(job.release_id, job.width, job.height)
 
 

@@ -11,11 +11,11 @@ from generation.jobs.failures import Failure
 
 log = structlog.get_logger(__name__)
 
-PAUSES_SECONDS = (1.0, 2.0, 4.0, 8.0, 15.0)  # before each probe; the last one again and again
+PAUSES_SECONDS = (1.0, 2.0, 4.0, 8.0, 15.0)  # before each probe; the last one repeats
 
 
 class Health:
-    """fault: what keeps the worker from taking jobs, None if it is well; tries: probes since real work succeeded."""
+    """fault: what keeps the worker from taking jobs, or None; tries: probes since real work succeeded."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
@@ -31,7 +31,7 @@ class Health:
         return self.fault is None
 
     def failed(self, fault: Failure, probe: Callable[[], None]) -> None:
-        """Stop the claims until `probe` raises nothing. It is called in a thread of its own: it may hang."""
+        """Stop claims until `probe` succeeds. It runs in a separate thread, since it may hang."""
         with self._guard:
             if self.fault is not None:
                 return
@@ -40,12 +40,12 @@ class Health:
         log.error("worker_faulty", code=fault.code, detail=fault.detail)
 
     def worked(self) -> None:
-        """Note that real work succeeded: the next fault begins with a short pause again."""
+        """Note that real work succeeded, so that the next fault starts with a short pause."""
         if self.fault is None:
             self.tries = 0
 
     def check(self) -> bool:
-        """Begin a probe if it is due. Return whether the worker has become well since the last call."""
+        """Start a probe if it is due. Return whether the worker has recovered since the last call."""
         with self._guard:
             if self.fault is None or self._clock() < self._due_at:
                 return False

@@ -1,6 +1,6 @@
 """Batches of students between the steps of a teacher's batch, on the same thread.
 
-A picture of a student takes a fraction of a teacher's step. In a worker that serves both it waits for one step, not for
+A student's picture takes a fraction of a teacher's step. In a worker that serves both it waits for one step instead of
 the rest of the batch.
 """
 
@@ -13,12 +13,12 @@ from django.db import close_old_connections
 
 log = structlog.get_logger(__name__)
 
-CHECK_SHARE = 0.05  # of the device's time that looking for jobs may take
+CHECK_SHARE = 0.05  # maximum share of the device time for queries for jobs
 
 
 class Interleaving:
-    """is_waiting: whether a job of these releases could be claimed; generate: claims and generates a batch of them,
-    and returns whether there was one; releases: returns the pks of the students that are loaded.
+    """is_waiting: returns whether a job of these releases could be claimed; generate: claims and generates a batch of
+    them, and returns whether there was one; releases: returns the pks of the loaded students.
     """
 
     def __init__(
@@ -34,7 +34,7 @@ class Interleaving:
         self._next_check = 0.0  # monotonic
 
     def run(self, step_seconds: float) -> None:
-        """Generate what waits, for at most as long as the step took: the teacher keeps half of the device."""
+        """Generate waiting jobs for at most the time of the step, so that the teacher keeps half of the device."""
         began = time.monotonic()
         if began < self._next_check:
             return

@@ -11,7 +11,7 @@ from generation.jobs.lifecycle import Claim
 
 
 class Leases:
-    """Claims are added by the thread that generates, released by those that write, renewed by the heartbeat."""
+    """The generating thread adds claims, writer threads release them, and the heartbeat thread renews them."""
 
     def __init__(self) -> None:
         self._held: set[Claim] = set()
@@ -36,11 +36,11 @@ class Leases:
             return set(self._held)
 
     def is_lost(self, claim: Claim) -> bool:
-        """Return whether the job was canceled, or given to another worker."""
+        """Return whether the job was canceled or given to another worker."""
         return claim in self._lost
 
     def renew(self) -> None:
-        """Note which jobs were taken from this process; extend the leases of the others in time."""
+        """Find out which jobs this process has lost, and extend the leases of the others when due."""
         held = self.held()
         if not held:
             return

@@ -1,4 +1,4 @@
-"""Generation worker: the process that holds a device, takes batches of jobs and commits their images."""
+"""Generation worker: the process that uses a device, claims batches of jobs and commits their images."""
 
 import faulthandler
 import gc
@@ -43,18 +43,19 @@ from generation.worker.writing import Writer
 
 log = structlog.get_logger(__name__)
 
-UNCOMMITTED_BATCHES = 2  # batches whose files may be written while the device runs the next
-EXIT_DEVICE, EXIT_STALLED = 71, 72  # exit codes; 70 is of the watchdog
-GIVE_BACK_SECONDS = 10.0  # for the jobs of a process that ends itself
-PROBES_OF_DEVICE = 4  # after which a process with a broken device is started again
+UNCOMMITTED_BATCHES = 2  # batches whose files may be written while the device computes the next one
+EXIT_DEVICE, EXIT_STALLED = 71, 72  # exit codes; 70 is the watchdog's
+GIVE_BACK_SECONDS = 10.0  # how long a process that ends itself tries to give its jobs back
+PROBES_OF_DEVICE = 4  # after so many failures a process with a broken device is restarted
 
 
 class GenerationWorker:
-    """The loop of one process. queue: whose messages it consumes, "generation" or "reference".
+    """The loop of one process. queue: the queue that it consumes, "generation" or "reference".
 
     The main thread claims and generates, two threads write files and commit, one answers identical jobs, one reports
-    claims, and the heartbeat thread renews leases and loads what is served next. A process whose device is broken, or
-    in which something makes no progress, gives its jobs back and ends with `exit_process`, and is started again.
+    claims, and the heartbeat thread renews leases and loads the releases that serve next. A process with a broken
+    device, or with an activity that makes no progress, gives its jobs back and ends with `exit_process`; the supervisor
+    restarts it.
     """
 
     def __init__(
@@ -90,20 +91,20 @@ class GenerationWorker:
         )
         self._reporter = ThreadPoolExecutor(1, thread_name_prefix="reporter")
         self._writing: deque[Future[None]] = deque()
-        self._served: Served | None = None  # as of the last tick
-        self._release: int | None = None  # the one used last
+        self._served: Served | None = None  # read by the last tick
+        self._release: int | None = None  # pk of the one used last
         self._row = Row()
 
     # --- the process ------------------------------------------------------------------------------
     def begin(self) -> None:
-        """Load what is served, make a test image, begin the heartbeat, and look for jobs."""
+        """Load the releases in service, make a test image, start the heartbeat, and wake the queue."""
         use_threads(settings.TORCH_THREADS)
         self.watch.begin()
         before = heartbeat.last_fault(self.queue)
         if before == StorageFailed.code:
             self.health.failed(Failure(before, "It failed before this start."), probe_storage)
         device = self._begin_device()
-        metrics.keep_back()
+        metrics.start_buffering()
         watchdog = Watchdog(
             is_work_waiting=self.is_work_waiting, send=partial(notifications.wake, self.queue)
         )
@@ -114,16 +115,16 @@ class GenerationWorker:
 
         heartbeat.begin(self.queue, device=device, tick=tick)
         self._update_row()
-        # What is loaded now stays: a full collection that looks through torch again stops everything for tens of
-        # milliseconds.
+        # Exclude loaded modules from garbage collection: a full collection over torch's objects stops everything for
+        # tens of milliseconds.
         gc.collect()
         gc.freeze()
         notifications.wake(self.queue)
 
     def _begin_device(self) -> str:
-        """Load a release that is served and makes a test image, if there is one. Return the device as text."""
+        """Load a release in service that makes a test image, if there is one. Return the device as text."""
         failed: tuple[Release, DeviceUnavailable] | None = None
-        for release in self.look().releases.values():
+        for release in self.read_served().releases.values():
             self._release = release.pk
             try:
                 with self.watch.watching(Kind.DEVICE, "start of the device", unknown_bound()):
@@ -132,7 +133,7 @@ class GenerationWorker:
                 return loaded.describe()
             except ReleaseInvalid as error:
                 log.error("release_not_loaded", release=release.name, error=error.detail)
-            except DeviceUnavailable as error:  # the release's fault if another one makes an image
+            except DeviceUnavailable as error:  # the release's fault if another release works
                 log.error("release_not_loaded", release=release.name, error=error.detail)
                 failed = failed or (release, error)
         if failed is not None:
@@ -141,7 +142,7 @@ class GenerationWorker:
         return ""
 
     def _probe_device(self, release: Release) -> None:
-        """Make a test image. Raises DeviceUnavailable; after some times it ends the process."""
+        """Make a test image. Raises DeviceUnavailable; after PROBES_OF_DEVICE failures it ends the process."""
         try:
             with self.watch.watching(Kind.DEVICE, "test image", unknown_bound()):
                 selftest.run(self.loaded.get(release))
@@ -151,12 +152,12 @@ class GenerationWorker:
             raise
 
     def finish(self) -> None:
-        """Return when all that was generated is committed."""
+        """Wait until all generated images are committed."""
         wait(self._writing)
         self._answering.finish()
 
     def end(self) -> None:
-        """Commit what was generated, and end the threads."""
+        """Commit the generated images, and end the threads."""
         self.finish()
         for threads in (self._writers, self._reporter):
             threads.shutdown()
@@ -167,7 +168,7 @@ class GenerationWorker:
     def serve(self) -> None:
         """Generate batches until no job is left or the process should stop. Files may still be written afterwards.
 
-        Without a job make what the stock lacks, image by image.
+        Without jobs, make images for the stock, one by one.
         """
         notifications.received(self.queue)
         while self._serve_batch() or self._stock():
@@ -198,7 +199,7 @@ class GenerationWorker:
         return [pk for pk in self.loaded.of_kind(Release.Kind.STUDENT) if pk in served]
 
     def _stock(self) -> bool:
-        """Make an image for the stock. Return whether another one may lack."""
+        """Make an image for the stock. Return whether more may be needed."""
         if not settings.STOCK or not self.health.is_good or heartbeat.stopping.is_set():
             return False
         try:
@@ -212,7 +213,7 @@ class GenerationWorker:
         return False
 
     def _claim(self, only: Collection[int] | None) -> tuple[Claimed, list[Future[None]]]:
-        """Return a batch, and the threads' work of reporting the claim."""
+        """Claim a batch. Return it, and futures of the notifications about the claim."""
         reports: list[Future[None]] = []
 
         def report(action: Callable[[], None]) -> None:
@@ -227,14 +228,14 @@ class GenerationWorker:
                 without=self.loaded.paused(),
                 only=only,
                 limits=self.measured.limits(settings.BATCH_SIZE),
-                tell=report,
+                defer=report,
             ),
             before_retry=lambda: jobs.give_back_unknown(name, known=self.leases.held()),
         )
         return claimed, reports
 
     def run_batch(self, claimed: Claimed, reports: Collection[Future[None]] = ()) -> "Future[None]":
-        """Generate, then hand the pixels to a writer thread. reports: what must be done before the end is reported."""
+        """Generate, then pass the pixels to a writer thread. reports: to be finished before the end is reported."""
         claims = [Claim.of(job) for job in claimed.jobs]
         self.leases.add(claims)
         action: Callable[[], None]
@@ -253,12 +254,12 @@ class GenerationWorker:
             self._writer.note(error)
             action = partial(writing.settle, claims, error)
         except BaseException:
-            self.leases.release(claims)  # they run out, and another worker gets the jobs
+            self.leases.release(claims)  # their leases expire, and another worker gets the jobs
             raise
         return self._writers.submit(self._release_claims, claims, action)
 
     def _answer_repeats(self, claimed: Claimed) -> list[Job]:
-        """Return what must be computed: a job submitted while an identical one was being committed finds its images."""
+        """Answer jobs whose identical job has succeeded with its images. Return the jobs that must be computed."""
         twins = [job for job in claimed.jobs if job.id in claimed.repeats]
         if not twins:
             return list(claimed.jobs)
@@ -286,36 +287,36 @@ class GenerationWorker:
         self._writer.write(batch, results, device_seconds=seconds)
 
     def _release_claims(self, claims: list[Claim], action: Callable[[], None]) -> None:
-        """Do the last thing for these jobs, and hold them no longer."""
+        """Run the final action for these jobs, and release their claims."""
         try:
             action()
         except Exception as error:
             log.exception("batch_not_committed", jobs=len(claims))
-            with suppress(Exception):  # else their leases run out
+            with suppress(Exception):  # their leases then expire
                 writing.settle(claims, error)
         finally:
             self.leases.release(claims)
 
-    # --- the end of a process that cannot go on ---------------------------------------------------
+    # --- the end of a faulty process --------------------------------------------------------------
     def _stalled(self, activity: Activity) -> None:
-        """Give all jobs back and end the process. Runs in the thread of the watch."""
+        """Give all jobs back and end the process. Runs in the watch's thread."""
         seconds = f"{activity.bound_seconds:.0f} s"
         log.error("worker_stalled", what=activity.what, kind=activity.kind, seconds=seconds)
         with suppress(OSError, RuntimeError):
-            faulthandler.dump_traceback()  # where each thread hangs
+            faulthandler.dump_traceback()  # shows where each thread hangs
         detail = f"No progress for {seconds}: {activity.what}."
         error = DeviceFailed(detail) if activity.kind == Kind.DEVICE else StorageFailed(detail)
         giving_back = threading.Thread(
             target=writing.settle, args=(self.leases.held(), error), daemon=True
         )
         giving_back.start()
-        giving_back.join(GIVE_BACK_SECONDS)  # PostgreSQL may hang too; then the leases run out
+        giving_back.join(GIVE_BACK_SECONDS)  # PostgreSQL may hang too; the leases then expire
         self._end_process(EXIT_STALLED, Failure.of(error))
 
     def _end_with_broken_device(self, error: DeviceUnavailable) -> None:
-        """Commit what was generated, give the other jobs back and end the process."""
+        """Commit the generated images, give the other jobs back and end the process."""
         self.finish()
-        held = list(self.leases.held())  # also a teacher's batch between whose steps this one ran
+        held = list(self.leases.held())  # includes an interrupted teacher's batch
         self._release_claims(held, partial(writing.settle, held, error))
         self._end_process(EXIT_DEVICE, Failure.of(error))
 
@@ -332,20 +333,20 @@ class GenerationWorker:
         self._exit(code)
 
     # --- releases ---------------------------------------------------------------------------------
-    def look(self) -> Served:
-        """Return what this worker should hold ready, and of which releases it takes jobs."""
+    def read_served(self) -> Served:
+        """Read the releases that this worker should load and whose jobs it claims."""
         kind = jobs.wanted_kind(self.queue)
         releases = {one.pk: one for one in wanted() if kind in (None, one.kind)}
         return Served(kind, releases, heartbeat.has_peer(settings.WORKER_NAME, self.queue))
 
     def _update_row(self, release: Release | None = None) -> None:
-        """Write which releases are ready here, which one was used last, and the fault, if that changed."""
+        """Write the loaded releases, the one used last, and the fault to the worker's row, if they changed."""
         if release is not None:
             self._release = release.pk
         self._row.write(RowFacts(self._release, tuple(self.loaded.ids()), self._fault()))
 
     def _fault(self) -> Failure | None:
-        """Return what keeps this worker from taking jobs, or jobs of a release in service."""
+        """Return the fault that keeps this worker from taking jobs, or jobs of a release in service."""
         if self.health.fault is not None:
             return self.health.fault
         served = self._served.releases if self._served else {}
@@ -354,8 +355,8 @@ class GenerationWorker:
 
     # --- in the heartbeat thread ------------------------------------------------------------------
     def tick(self) -> None:
-        """Renew leases, load what is served next, send metrics."""
-        self._served = self.look()
+        """Renew leases, load the releases that serve next, send metrics."""
+        self._served = self.read_served()
         self.loaded.prepare(list(self._served.releases.values()))
         metrics.flush()
         if self.health.check() or (settings.STOCK and self._stocking.is_wanted()):
@@ -373,11 +374,11 @@ class GenerationWorker:
         return jobs.is_work_waiting(
             settings.WORKER_NAME,
             queue=self.queue,
-            served=self._served or self.look(),
+            served=self._served or self.read_served(),
             without=self.loaded.paused(),
             only=only,
         )
 
 
 def _nothing() -> None:
-    """Do nothing: the jobs have been given back."""
+    """Do nothing, because the jobs have been given back."""

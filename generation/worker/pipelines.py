@@ -1,9 +1,8 @@
-"""LRU cache of pipelines: the releases that a worker process holds ready on its device.
+"""LRU cache of pipelines: the releases that a worker process has loaded on its device.
 
-What will be served next is loaded and warmed in a thread of its own, so that a new release causes no pause. If that
-fails, for lack of memory or of files, it is loaded for its first job; then, while memory is short, those used longest
-ago leave. One that cannot be loaded for a job, such as on a host that cannot read its files, is tried again after
-growing pauses; until then its jobs are left to other workers.
+A separate thread loads and warms up releases that serve next, so that a new release causes no pause. If that fails (too
+little memory, missing files), the release is loaded for its first job, after dropping the least recently used ones if
+memory is short. If that fails too, it is retried after growing pauses; until then its jobs are left to other workers.
 """
 
 import random
@@ -26,13 +25,13 @@ from generation.releases import lifecycle as releases
 log = structlog.get_logger(__name__)
 
 SPECIALIST = Release.Status.SPECIALIST
-FIRST_PAUSE_SECONDS = 5.0  # before a release that could not be loaded is tried again
+FIRST_PAUSE_SECONDS = 5.0  # before a release that could not be loaded is retried
 LONGEST_PAUSE_SECONDS = 300.0
 
 
 @dataclass(frozen=True)
 class Failing:
-    """A release that cannot be loaded here. retry_at: monotonic time from which its jobs are taken again."""
+    """A release that cannot be loaded here. retry_at: monotonic time from which its jobs are claimed again."""
 
     detail: str
     tries: int
@@ -46,19 +45,19 @@ class Failing:
 
 
 class Loaded:
-    """Holds at most LOADED_RELEASES pipelines, and one more for each specialist in service; the least recently used
-    one is dropped first."""
+    """Keeps at most LOADED_RELEASES pipelines, plus one per specialist in service. The least recently used one is
+    dropped first."""
 
     def __init__(self) -> None:
         self._pipelines: OrderedDict[int, Pipeline] = OrderedDict()
         self._unprepared: set[int] = (
             set()
-        )  # could not be prepared; they are loaded for their first job
+        )  # could not be prepared, and are loaded for their first job
         self._failing: dict[int, Failing] = {}  # could not be loaded for a job
-        self._guard = threading.Lock()  # of the attributes above and below
+        self._guard = threading.Lock()  # for all attributes
         self._loader: threading.Thread | None = None
         self._loading: int | None = None
-        self._specialists = 0  # in service, when `prepare` was called last
+        self._specialists = 0  # number in service at the last call of `prepare`
 
     def ids(self) -> list[int]:
         with self._guard:
@@ -77,25 +76,25 @@ class Loaded:
         self._failing.clear()
 
     def failing(self) -> dict[int, str]:
-        """Return why releases could not be loaded for a job, by pk."""
+        """Return pk → error of releases that could not be loaded for a job."""
         with self._guard:
             return {pk: failing.detail for pk, failing in self._failing.items()}
 
     def paused(self) -> list[int]:
-        """Return the pks of failing releases that are not tried again yet."""
+        """Return the pks of failing releases that are not retried yet."""
         now = time.monotonic()
         with self._guard:
             return [pk for pk, failing in self._failing.items() if now < failing.retry_at]
 
     def get(self, release: Release) -> Pipeline:
-        """Return the release's pipeline, loaded now if it is not ready. Raises what `pipeline.load` raises."""
+        """Return the release's pipeline; load it if necessary. Raises the same as `pipeline.load`."""
         self._wait_for(release.pk)
         with self._guard:
             found = self._pipelines.get(release.pk)
             if found is not None:
                 self._pipelines.move_to_end(release.pk)
                 return found
-            self._make_room()  # before it is loaded: both at once may be too much
+            self._make_room()  # before loading, since memory may not suffice for both
         try:
             loaded = self._load_with_room(release)
         except ReleaseInvalid as error:
@@ -118,15 +117,15 @@ class Loaded:
                         raise ReleaseInvalid(error.detail) from error
                     _, dropped = self._pipelines.popitem(last=False)
                 log.warning("release_dropped", release=dropped.manifest.name, by=release.name)
-                del dropped  # before the next try
+                del dropped  # free its memory before the next try
 
     def any(self) -> list[Pipeline]:
-        """Return the loaded pipelines, those used last first."""
+        """Return the loaded pipelines, most recently used first."""
         with self._guard:
             return list(reversed(self._pipelines.values()))
 
     def prepare(self, wanted: Sequence[Release]) -> None:
-        """Start loading the first of these that is missing, unless another one is being loaded. Returns at once."""
+        """Start loading the first missing one of these, unless another one is being loaded. Does not wait."""
         paused = self.paused()
         with self._guard:
             self._specialists = sum(release.status == SPECIALIST for release in wanted)
@@ -146,7 +145,7 @@ class Loaded:
         self._loader.start()
 
     def _has_room(self, wanted: Sequence[Release]) -> bool:
-        """Return whether there is room for one more, after dropping one that is not wanted if needed."""
+        """Return whether one more pipeline may be loaded. Drop one that is not wanted if necessary."""
         if len(self._pipelines) < self._places():
             return True
         names = {release.pk for release in wanted}
@@ -157,8 +156,8 @@ class Loaded:
 
     def _prepare(self, release: Release) -> None:
         try:
-            loaded = self._load(release, threads=1)  # the others generate
-            selftest.run(loaded)  # also the first call, which chooses kernels and lays out weights
+            loaded = self._load(release, threads=1)  # the other CPU threads generate
+            selftest.run(loaded)  # the first call also selects kernels and lays out weights
             with self._guard:
                 self._pipelines[release.pk] = loaded
                 self._pipelines.move_to_end(release.pk, last=False)
@@ -200,13 +199,13 @@ class Loaded:
         return settings.LOADED_RELEASES + self._specialists
 
     def _wait_for(self, pk: int | None) -> None:
-        """Return when the release, or any if None, is no longer being loaded."""
+        """Wait until the release, or any release if None, is no longer being loaded."""
         loader = self._loader
         if loader is not None and (pk is None or self._loading == pk):
             loader.join()
 
 
 def wanted() -> list[Release]:
-    """Return what a worker should hold ready: releases in service, and those being activated."""
+    """Return the releases that a worker should load: those in service and prepared ones."""
     found = [*releases.in_service(), *activation.prepared()]
     return list({release.pk: release for release in found}.values())

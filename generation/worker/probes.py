@@ -1,4 +1,4 @@
-"""Probes of what a worker needs."""
+"""Probes of a worker's dependencies."""
 
 import os
 
@@ -15,6 +15,6 @@ def probe_storage() -> None:
     storage.sync([stored.name])
     try:
         if storage.read(stored.name) != content:
-            raise StorageFailed(f"{stored.name}: other bytes were read than were written.")
+            raise StorageFailed(f"{stored.name}: the bytes read differ from those written.")
     finally:
         storage.remove(stored.name)

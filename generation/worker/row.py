@@ -1,4 +1,4 @@
-"""Row of this worker process: which releases it holds, and its fault. Written when that changes."""
+"""Row of this worker process: its loaded releases and its fault, written when they change."""
 
 from dataclasses import dataclass
 
@@ -13,7 +13,7 @@ log = structlog.get_logger(__name__)
 
 @dataclass(frozen=True)
 class RowFacts:
-    """What the worker's row says of it. release_id: the one used last."""
+    """Columns of the worker's row. release_id: the one used last."""
 
     release_id: int | None
     loaded: tuple[int, ...]
@@ -21,7 +21,7 @@ class RowFacts:
 
 
 class Row:
-    """Writes the row, and remembers what it has written."""
+    """Writes the row unless it is unchanged."""
 
     def __init__(self) -> None:
         self._written: RowFacts | None = None

@@ -1,6 +1,6 @@
-"""Watch over activities that must make progress: steps of the device, loading, files.
+"""Watch on activities that must make progress: steps of the device, loading, files.
 
-A thread of its own, which does nothing that may hang: neither the heartbeat nor the device is needed to see a stall.
+It runs in a separate thread without calls that may hang, so that it detects stalls of any other thread.
 """
 
 import faulthandler
@@ -20,13 +20,9 @@ from generation.jobs.throughput import Curve
 log = structlog.get_logger(__name__)
 
 CHECK_SECONDS = 0.25
-FROZEN_SECONDS = (
-    600.0  # without a check, after which the interpreter's own watchdog ends the process
-)
-TIMES_MEASURED = 20  # of the measured time of a step
-TIMES_UNKNOWN = (
-    10  # of STALL_SECONDS, for what has no measured time: loading, first batches, detectors
-)
+FROZEN_SECONDS = 600.0  # time without a check after which faulthandler ends the process
+TIMES_MEASURED = 20  # bound of a step, in multiples of its measured time
+TIMES_UNKNOWN = 10  # bound in multiples of STALL_SECONDS without a measured time: loading, first batches, detectors
 
 
 class Kind(StrEnum):
@@ -36,7 +32,7 @@ class Kind(StrEnum):
 
 @dataclass
 class Activity:
-    """What a thread does. bound_seconds: most time without progress."""
+    """An activity of a thread. bound_seconds: maximum time without progress."""
 
     kind: Kind
     what: str
@@ -49,7 +45,7 @@ class Activity:
 
 
 class StallWatch:
-    """on_stall: called once, in the thread of the watch, with the first activity that stalls. It ends the process."""
+    """on_stall: called once, in the watch's thread, with the first stalled activity; it must end the process."""
 
     def __init__(self, on_stall: Callable[[Activity], None]) -> None:
         self._on_stall = on_stall
@@ -59,7 +55,7 @@ class StallWatch:
         self._thread: threading.Thread | None = None
 
     def begin(self) -> None:
-        """Begin to watch. If even this thread stands still, as under a call that holds the GIL, the process ends."""
+        """Start the watch. If a call that holds the GIL blocks even its thread, faulthandler ends the process."""
         self._thread = threading.Thread(target=self._watch, name="stalls", daemon=True)
         self._thread.start()
 
@@ -86,7 +82,7 @@ class StallWatch:
             if now - armed > FROZEN_SECONDS / 10:
                 armed = now
                 _arm()
-            # A longer time than between two checks: the whole process was frozen, which is no stall.
+            # A much longer time between two checks means that the whole process was suspended, which is no stall.
             passed, before = min(now - before, 4 * CHECK_SECONDS), now
             if stalled := self.check(passed):
                 self._on_stall(stalled)
@@ -103,17 +99,17 @@ class StallWatch:
 
 
 def _arm() -> None:
-    with suppress(OSError, RuntimeError, AttributeError):  # no standard error
+    with suppress(OSError, RuntimeError, AttributeError):  # stderr is missing
         faulthandler.dump_traceback_later(FROZEN_SECONDS, exit=True)
 
 
 def unknown_bound() -> float:
-    """Return the bound in seconds of what has no measured time."""
+    """Return the bound in seconds for activities without a measured time."""
     return TIMES_UNKNOWN * settings.STALL_SECONDS
 
 
 def step_bound(measured: Curve, images: int, *, steps: int) -> float:
-    """Return the most seconds between two steps of a batch of so many images."""
+    """Return the maximum of seconds between two steps of a batch of so many images."""
     seconds = throughput.at(measured, images)
     if seconds is None:
         return unknown_bound()

@@ -1,4 +1,4 @@
-"""Images that an idle worker makes ahead, one at a time: see `generation.jobs.stock`."""
+"""Makes images for the stock (`generation.jobs.stock`) in an idle worker, one at a time."""
 
 import time
 from collections.abc import Callable, Collection
@@ -33,7 +33,7 @@ class Stocking:
         return self._wanted() is not None
 
     def pause(self) -> None:
-        """Make nothing for a while: an image failed."""
+        """Stop stocking for a while after a failure."""
         self._again_at = time.monotonic() + PAUSE_SECONDS
 
     def _wanted(self) -> Job | None:
@@ -42,7 +42,7 @@ class Stocking:
         return stock.wanted(self._releases())
 
     def make(self) -> bool:
-        """Stock an image. Return False if none lacks. Raises WorkerStopping, DeviceUnavailable, and what failed."""
+        """Stock an image. Return False if none is needed. Raises WorkerStopping, DeviceUnavailable, and any failure."""
         job = self._wanted()
         if job is None:
             return False

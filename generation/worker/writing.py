@@ -1,4 +1,4 @@
-"""Image files of a generated batch and its commit, in a thread beside the one that generates."""
+"""Writes the image files of a generated batch and commits it, in a thread beside the generating one."""
 
 import random
 import time
@@ -32,15 +32,15 @@ from generation.worker.stalls import Activity, Kind, StallWatch, unknown_bound
 log = structlog.get_logger(__name__)
 T = TypeVar("T")
 
-PATIENCE_SECONDS = 30.0  # for a database that answers with errors, or while the process stops
-PAUSE_SECONDS = (0.25, 2.0)  # between two tries: the first, and the longest
+PATIENCE_SECONDS = 30.0  # limit of retries if the database answers with errors or the process stops
+PAUSE_SECONDS = (0.25, 2.0)  # between two tries: the first and the longest
 
 
 class Writer:
     """Writes files and commits.
 
-    watch: ends the process if a file takes too long; health: stops the claims after an error of the storage; measured:
-    gets the time of each batch; answer: as for `completion.commit`.
+    watch: ends the process if a file takes too long; health: stops claims after an error of the storage; measured:
+    records the time of each batch; answer: see `completion.commit`.
     """
 
     def __init__(
@@ -58,7 +58,7 @@ class Writer:
         self._answer = answer
 
     def write(self, batch: Sequence[Job], results: Results, *, device_seconds: float) -> None:
-        """Write the files, commit what succeeded in one transaction, settle what failed."""
+        """Write the files, commit the succeeded jobs in one transaction, and settle the failed ones."""
         started = time.monotonic()
         finished: list[Result] = []
         images_in_batch = sum(job.n for job in batch)
@@ -95,19 +95,19 @@ class Writer:
         patiently(lambda: completion.commit(results, answer=self._answer))
 
     def note(self, error: Exception) -> None:
-        """Stop the claims if this is an error of the storage."""
+        """Stop claims if this is an error of the storage."""
         if isinstance(error, StorageFailed):
             self._health.failed(Failure.of(error), probe_storage)
 
 
 class ImageDropped(Exception):
-    """The image was dropped between two steps: its job was canceled, or given to another worker."""
+    """The image was dropped between two steps, because its job was canceled or given to another worker."""
 
 
 def store(
     job: Job, outcome: list[BestPicture] | Exception, activity: Activity
 ) -> list[images.StoredImage]:
-    """Return the job's images, stored. Raises its error."""
+    """Store the job's images and return them. Raises the job's error."""
     if isinstance(outcome, Exception):
         raise outcome
     stored = []
@@ -142,23 +142,23 @@ def _store_one(job: Job, one: BestPicture) -> images.StoredImage:
 
 
 def settle(claims: Iterable[Claim], error: Exception) -> None:
-    """End these attempts with an error."""
+    """End these attempts with the error."""
     failure = Failure.of(error)
     for claim in claims:
         patiently(partial(jobs.settle, claim, Outcome.FAILED, failure))
 
 
 def give_back(claims: Iterable[Claim]) -> None:
-    """Queue the jobs again: the worker stops before it has generated them."""
+    """Queue the jobs again, because the worker stops before it has generated them."""
     stopped = Failure("", "The worker stopped.")
     for claim in claims:
         patiently(partial(jobs.settle, claim, Outcome.RELEASED, stopped))
 
 
 def patiently(action: Callable[[], T], *, before_retry: Callable[[], None] | None = None) -> T:
-    """Return what `action` returns; retry it while PostgreSQL is away, since an outage must not cost finished images.
+    """Return the result of `action`. Retry it while PostgreSQL is unreachable: an outage must not cost finished images.
 
-    Guarded updates make repeating safe. before_retry: repairs what a first try may have left.
+    Updates filtered on the old status make repeating safe. before_retry: repairs the effects of a failed try.
     """
     pause, longest = PAUSE_SECONDS
     deadline: float | None = None
@@ -174,7 +174,7 @@ def patiently(action: Callable[[], T], *, before_retry: Callable[[], None] | Non
             if deadline is not None and time.monotonic() > deadline:
                 raise
             log.warning("database_away", error=str(error).strip())
-            close_old_connections()  # the one that broke; a new one is tried
+            close_old_connections()  # the next try opens a new one
             database.leave_read_only(error)
             time.sleep(random.uniform(pause / 2, pause))
             pause = min(longest, 2 * pause)
@@ -182,6 +182,6 @@ def patiently(action: Callable[[], T], *, before_retry: Callable[[], None] | Non
 
 
 def is_away(error: Exception) -> bool:
-    """Return whether PostgreSQL does not answer, or takes no writes: it restarts, fails over or is full."""
+    """Return whether PostgreSQL is unreachable or accepts no writes: it restarts, fails over or is full."""
     code = database.sqlstate(error)
     return not code or code.startswith(("08", "53", "57P", database.READ_ONLY))

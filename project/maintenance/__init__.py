@@ -1,1 +1,1 @@
-"""Commands of operators: diagnosis, backup and restoration of an installation."""
+"""Diagnosis, backup and restoration of an installation."""

@@ -1,11 +1,11 @@
 """The archive of a backup: a tar file that is written and read as a stream.
 
-backup.json      what it is: version of the format, time, versions, migrations, where the data folder was
+backup.json      facts: format version, time, software versions, migrations, path of the data folder
 data/…           files of the data folder
 database.dump    pg_dump's custom format
 SHA256SUMS       written last, as `sha256sum` does: an archive without it is incomplete
 
-A name may have any bytes but a line break.
+A name may have any bytes except a line break.
 """
 
 import hashlib
@@ -29,7 +29,7 @@ CHUNK_BYTES = 1 << 20
 
 @dataclass(frozen=True)
 class Facts:
-    """migrations: "app.name" of each that is applied. data_dir: of the installation; rows may name paths below it."""
+    """migrations: applied ones, as "app.name". data_dir: of the installation; rows may contain paths below it."""
 
     made_at: str
     retort: str
@@ -65,7 +65,7 @@ class Writer:
         self._add(name, io.BytesIO(content), len(content))
 
     def add_file(self, name: str, path: Path) -> None:
-        """Add a file. One that is gone is left out: it was removed meanwhile."""
+        """Add a file, unless it has been removed in the meantime."""
         if "\n" in name:
             raise MaintenanceError(f"The name of {str(path)!r} has a line break. Rename the file.")
         try:
@@ -74,7 +74,7 @@ class Writer:
             return
         with file:
             try:
-                # Of the opened file: another one may have its name now.
+                # Size of the opened file: another file may have its name now.
                 self._add(name, file, os.fstat(file.fileno()).st_size)
             except OSError as error:
                 raise MaintenanceError(f"{path} could not be read or written: {error}.") from error
@@ -89,7 +89,7 @@ class Writer:
         self.size_bytes += size
 
     def abandon(self) -> None:
-        """Leave the archive incomplete after an error."""
+        """Close the file after an error; the archive stays incomplete."""
         with suppress(OSError, ValueError):
             self._tar.close()
 
@@ -107,7 +107,7 @@ def facts_content(facts: Facts) -> bytes:
 
 
 def unpack(source: IO[bytes], folder: Path | None) -> Facts:
-    """Compare every file of the archive with its hash, and write it below `folder`. None: compare only.
+    """Compare every file of the archive with its hash, write it below `folder` unless that is None, return the facts.
 
     Raises ArchiveInvalid.
     """
@@ -125,15 +125,15 @@ def unpack(source: IO[bytes], folder: Path | None) -> Facts:
                 if kept is not None:
                     facts = _facts(kept.getvalue())
     except (tarfile.TarError, EOFError, UnicodeDecodeError) as error:
-        raise ArchiveInvalid(f"The archive cannot be read: {error}. Take another copy.") from error
+        raise ArchiveInvalid(f"The archive cannot be read: {error}. Use another copy.") from error
     if facts is None or listed is None or DUMP not in seen:
-        raise ArchiveInvalid("The archive is incomplete, or no backup of Retort. Take another one.")
+        raise ArchiveInvalid("The archive is incomplete or not a backup of Retort. Use another.")
     wrong = sorted(
         name for name in seen.keys() | listed.keys() if seen.get(name) != listed.get(name)
     )
     if wrong:
         raise ArchiveInvalid(
-            f"{len(wrong)} of the archive's files differ from what was written, such as {wrong[0]}. Take another copy."
+            f"{len(wrong)} of the archive's files do not match their hashes, such as {wrong[0]}. Use another copy."
         )
     return facts
 
@@ -143,7 +143,9 @@ def _members(tar: tarfile.TarFile) -> Iterator[tuple[str, IO[bytes]]]:
         place = PurePosixPath(member.name)
         is_ours = member.name in (FACTS, DUMP, SUMS) or member.name.startswith(DATA)
         if not (member.isfile() and is_ours) or place.is_absolute() or ".." in place.parts:
-            raise ArchiveInvalid(f"The archive has {member.name!r}, which is no part of a backup.")
+            raise ArchiveInvalid(
+                f"The archive has {member.name!r}, which does not belong in a backup."
+            )
         content = tar.extractfile(member)
         if content is not None:
             yield member.name, content
@@ -179,8 +181,8 @@ def _facts(content: bytes) -> Facts:
         version = found.get("format_version")
         if version != FORMAT_VERSION:
             raise ArchiveInvalid(
-                f"The archive has version {version} of the format; this code reads {FORMAT_VERSION}."
+                f"The archive has format version {version}; this code reads {FORMAT_VERSION}."
             )
         return Facts(**found)
     except (ValueError, TypeError, AttributeError) as error:
-        raise ArchiveInvalid(f"{FACTS} of the archive cannot be read: {error}.") from error
+        raise ArchiveInvalid(f"{FACTS} in the archive cannot be read: {error}.") from error

@@ -1,4 +1,4 @@
-"""Backup of an installation: the database first, then the files, so that no row of it lacks its file."""
+"""Backup of an installation: the database first, then the files, so that every row in it has its file."""
 
 import os
 import tempfile
@@ -15,17 +15,17 @@ from project.maintenance import archive, programs
 from project.maintenance.archive import DATA, DUMP, FACTS, Facts, Writer
 from project.maintenance.errors import MaintenanceError
 
-# Folders of the data that are made again: thumbnails from their images, stages of runs by training.
-MADE_AGAIN = ("media/thumbnails", "distillation")
-KEPT = ("distillation/reports",)  # of those
-OF_THE_DISK = "lost+found"  # a folder of the file system, which only root may read
+# Folders below the data folder that can be regenerated: thumbnails from images, stages of runs by training.
+REGENERATED = ("media/thumbnails", "distillation")
+KEPT = ("distillation/reports",)  # exceptions to REGENERATED
+OF_THE_DISK = "lost+found"  # a folder of the file system that only root may read
 
 
 def write(out: IO[bytes], *, with_training: bool) -> Writer:
-    """Write an archive. with_training: with what unfinished runs have trained. Raises MaintenanceError."""
+    """Write an archive and return its writer. with_training: include the stages of runs. Raises MaintenanceError."""
     root = Path(settings.DATA_DIR)
     root.mkdir(parents=True, exist_ok=True)
-    # In the data folder: /tmp of a container is small, and lies in memory.
+    # In the data folder: /tmp of a container is small and in memory.
     with tempfile.TemporaryDirectory(prefix=".backup-", dir=root) as temporary:
         writer = Writer(out)
         try:
@@ -57,7 +57,7 @@ def _facts() -> Facts:
 
 
 def _files(root: Path, *, with_training: bool) -> Iterator[Path]:
-    """Yield the files of the data folder that a backup needs, never hidden ones: those are being written.
+    """Yield the files of the data folder that a backup needs, except hidden ones, which are being written.
 
     Raises MaintenanceError for a folder that cannot be read.
     """
@@ -69,31 +69,31 @@ def _files(root: Path, *, with_training: bool) -> Iterator[Path]:
             for name in names
             if not name.startswith(".")
             and name != OF_THE_DISK
-            # A link to a folder above it would have no end.
+            # A link to a parent folder would never end.
             and not Path(real).is_relative_to(os.path.realpath(Path(folder) / name))
             and _is_wanted(place / name, with_training=with_training)
         )
         if _is_kept(place, with_training=with_training):
             found = (Path(folder) / name for name in sorted(files) if not name.startswith("."))
-            yield from (path for path in found if path.is_file())  # no pipe or socket
+            yield from (path for path in found if path.is_file())  # no pipes or sockets
 
 
 def _refuse(error: OSError) -> None:
-    if not isinstance(error, FileNotFoundError):  # removed meanwhile
+    if not isinstance(error, FileNotFoundError):  # which was removed in the meantime
         raise MaintenanceError(
-            f"{error.filename} cannot be read: {error.strerror}. Run the backup with the account of the services."
+            f"{error.filename} cannot be read: {error.strerror}. Run the backup as the account of the services."
         )
 
 
 def _is_wanted(place: Path, *, with_training: bool) -> bool:
-    """Return whether the folder is kept, or holds one that is."""
+    """Return whether the folder is kept or contains a kept one."""
     return _is_kept(place, with_training=with_training) or any(
         PurePosixPath(kept).is_relative_to(place.as_posix()) for kept in KEPT
     )
 
 
 def _is_kept(place: Path, *, with_training: bool) -> bool:
-    left_out = MADE_AGAIN[:1] if with_training else MADE_AGAIN
+    left_out = REGENERATED[:1] if with_training else REGENERATED
     return any(place.is_relative_to(kept) for kept in KEPT) or not any(
         place.is_relative_to(folder) for folder in left_out
     )

@@ -37,7 +37,7 @@ LEAST_FREE = 0.1  # of the disk
 CLOCK_SECONDS = 2.0
 LATEST_IMAGES = 100
 PACKAGES = ("django", "celery", "redis", "psycopg2-binary", "uvicorn", "torch", "diffusers")
-# Queue → what does not happen without a worker of it. The reference worker is optional.
+# Queue → consequence of having no worker for it. The reference worker is optional.
 QUEUES = {
     "generation": "no job runs",
     "encode": "new prompts wait, and texts outside the catalogue are answered with 503",
@@ -55,7 +55,7 @@ class State(StrEnum):
 
 @dataclass(frozen=True)
 class Finding:
-    """part: of the installation. advice: what to do, empty when it is well."""
+    """Result of one check. part: of the installation. advice: what to do, empty if the part is well."""
 
     part: str
     state: State
@@ -67,7 +67,7 @@ Found = Iterator[Finding]
 
 
 def examine(*, hashes: bool = False) -> Iterator[Finding]:
-    """Yield a finding or more of each part. hashes: read all files of releases instead of comparing their sizes."""
+    """Yield one or more findings per part. hashes: compare hashes of all releases' files instead of their sizes."""
     yield from _versions()
     yield from _settings()
     yield from _data_folder()
@@ -78,7 +78,7 @@ def examine(*, hashes: bool = False) -> Iterator[Finding]:
         yield finding
     if not has_database:
         names = "migrations, workers, releases, images, schedule"
-        yield Finding("others", State.WARNING, f"not examined without a database: {names}")
+        yield Finding("others", State.WARNING, f"cannot be examined without a database: {names}")
         return
     checks: tuple[tuple[str, Callable[[], Found]], ...] = (
         ("workers", _workers),
@@ -90,7 +90,7 @@ def examine(*, hashes: bool = False) -> Iterator[Finding]:
     for part, check in checks:
         try:
             yield from check()
-        except django.db.Error as error:  # tables that the code expects are missing
+        except django.db.Error as error:  # tables are missing
             yield Finding(part, State.FAULT, str(error).strip().splitlines()[0], "Migrate first.")
 
 
@@ -100,7 +100,7 @@ def _versions() -> Found:
         try:
             found.append(f"{name} {metadata.version(name)}")
         except metadata.PackageNotFoundError:
-            continue  # the web image has no tensors
+            continue  # the web image has no torch
     yield Finding("versions", State.OK, ", ".join(found))
 
 
@@ -116,16 +116,16 @@ def _settings() -> Found:
 def _data_folder() -> Found:
     place = Path(settings.DATA_DIR)
     if not place.is_dir():
-        advice = "Mount it, or let `manage.py bootstrap` or the first image make it."
+        advice = "Mount it, or create it with `manage.py bootstrap`."
         yield Finding("data", State.WARNING, f"{place} does not exist", advice)
         return
     if not os.access(place, os.W_OK | os.X_OK):
-        advice = "Give this account the right to write there, or set DATA_DIR."
+        advice = "Give this account write access to it, or set DATA_DIR."
         yield Finding("data", State.FAULT, f"{place} cannot be written to", advice)
     disk = shutil.disk_usage(place)
     detail = f"{place}: {disk.free / 2**30:,.1f} GiB of {disk.total / 2**30:,.1f} GiB are free"
     if disk.free < LEAST_FREE * disk.total:
-        advice = "Set RETENTION_DAYS, run `manage.py retention`, or give it more space."
+        advice = "Set RETENTION_DAYS, run `manage.py retention`, or add disk space."
         yield Finding("data", State.WARNING, detail, advice)
     else:
         yield Finding("data", State.OK, detail)
@@ -138,7 +138,7 @@ def _redis() -> Found:
         memory: Any = client.info("memory")
         seconds, micros = client.time()
     except redis.RedisError as error:
-        advice = "Start it, and check REDIS_URL and its password. Jobs are accepted, and wait."
+        advice = "Start it, and check REDIS_URL and its password. Jobs are accepted, but wait."
         yield Finding("redis", State.FAULT, f"does not answer: {error}", advice)
         return
     version = server.get("valkey_version") or server["redis_version"]
@@ -146,8 +146,8 @@ def _redis() -> Found:
     if tuple(int(part) for part in server["redis_version"].split(".")[:2]) < LEAST_REDIS:
         yield Finding("redis", State.FAULT, detail, "Install Redis 6.2 or newer, or Valkey.")
     elif refusal := redis_client.refusal():
-        advice = "Mend what it says: a full disk or memory, or a failover under way."
-        yield Finding("redis", State.FAULT, f"takes no writes: {refusal}", advice)
+        advice = "Fix the cause in the message: a full disk or memory, or a failover under way."
+        yield Finding("redis", State.FAULT, f"accepts no writes: {refusal}", advice)
     elif memory.get("maxmemory") and memory.get("maxmemory_policy") != "noeviction":
         advice = "Set maxmemory-policy to noeviction: messages must not be evicted."
         yield Finding("redis", State.WARNING, f"{detail}, {memory['maxmemory_policy']}", advice)
@@ -159,7 +159,7 @@ def _redis() -> Found:
 def _clock(server: str, theirs: float) -> Found:
     behind = abs(time.time() - theirs)
     if behind > CLOCK_SECONDS:
-        advice = "Synchronise the clocks of both machines (NTP): links expire by this machine's."
+        advice = "Synchronise the clocks of both machines (NTP): this machine's decides when links expire."
         detail = f"{behind:,.1f} s between this machine and {server}"
         yield Finding("clock", State.WARNING, detail, advice)
 
@@ -187,7 +187,7 @@ def _database() -> Found:
         yield Finding("postgresql", State.FAULT, detail, advice)
     elif is_standby:
         advice = (
-            "Name the primary in DATABASE_URL, or all hosts: the one that takes writes is used."
+            "Name the primary in DATABASE_URL, or all hosts: the one that accepts writes is used."
         )
         yield Finding("postgresql", State.FAULT, f"{detail}: a standby, read-only", advice)
     else:
@@ -209,8 +209,8 @@ def _migrations(executor: MigrationExecutor) -> Found:
         detail = f"{len(missing)} {are} not applied, such as {first.app_label}.{first.name}"
         yield Finding("migrations", State.FAULT, detail, "Run `manage.py bootstrap`.")
     if newer:
-        detail = f"the database is of a newer revision: {'.'.join(newer[0])}"
-        advice = "Run the code of that revision here too; one release back works, more does not."
+        detail = f"the database has migrations of newer code: {'.'.join(newer[0])}"
+        advice = "Install that version here too: code may be one release older than the database, not more."
         yield Finding("migrations", State.WARNING, detail, advice)
     if not missing and not newer:
         yield Finding("migrations", State.OK, "all are applied")
@@ -221,8 +221,8 @@ def _workers() -> Found:
     for worker in heartbeat.alive().order_by("name"):
         alive[worker.queue] = alive.get(worker.queue, 0) + 1
         if worker.fault:
-            advice = "It tries again by itself; mend what it says."
-            detail = f"{worker.name} takes no jobs: {worker.fault}. {worker.fault_detail}".strip()
+            advice = "Fix the cause in the message; the worker retries automatically."
+            detail = f"{worker.name} accepts no jobs: {worker.fault}. {worker.fault_detail}".strip()
             yield Finding("workers", State.FAULT, detail, advice)
     for queue, count in alive.items():
         if not count:
@@ -236,7 +236,7 @@ def _workers() -> Found:
         if paused.paused_at:
             wait = pluralize(paused.queued, " waits,s wait")
             detail = f"{paused.name} is paused by {paused.paused_by}, {paused.queued} job{wait}"
-            advice = f"Resume it when the reason is gone: manage.py queues resume {paused.name}"
+            advice = f"Resume it when the cause is fixed: manage.py queues resume {paused.name}"
             yield Finding("queues", State.WARNING, detail, advice)
 
 
@@ -244,7 +244,7 @@ def _schedule() -> Found:
     try:
         is_beating = beat_lock.is_held()
     except redis.RedisError:
-        return  # the finding about Redis says so
+        return  # reported by _redis
     if is_beating:
         yield Finding("beat", State.OK, "runs")
     else:
@@ -253,7 +253,7 @@ def _schedule() -> Found:
         yield Finding("beat", State.FAULT, detail, advice)
     disabled = PeriodicTask.objects.filter(name__in=settings.CELERY_BEAT_SCHEDULE, enabled=False)
     for name in disabled.order_by("name").values_list("name", flat=True):
-        advice = "Enable it in the admin under Periodic tasks, unless that is meant."
+        advice = "Enable it in the admin under Periodic tasks, unless this is intended."
         yield Finding("schedule", State.WARNING, f"{name} is disabled", advice)
 
 
@@ -269,7 +269,7 @@ def _releases(*, hashes: bool) -> Found:
                 Release.Status.SPECIALIST: f"retire {release.name}",
             }.get(Release.Status(release.status))
             state = State.FAULT if until else State.WARNING
-            advice = "Copy its files again, from a backup or its source."
+            advice = "Copy its files again from a backup or its source."
             if until:
                 advice += f" Until then: manage.py release {until}."
             yield Finding("releases", state, f"{release.name}: {error.detail}", advice)
@@ -283,7 +283,7 @@ def _releases(*, hashes: bool) -> Found:
 def _detector() -> Found:
     active = Detector.objects.filter(status=Detector.Status.ACTIVE).first()
     if active is None:
-        yield Finding("detector", State.OK, "none is active: results are not judged")
+        yield Finding("detector", State.OK, "none is active: images are not judged")
         return
     try:
         detector_format.read(detectors.folder(active))
@@ -294,7 +294,7 @@ def _detector() -> Found:
 
 
 def _images() -> Found:
-    """Look whether the files of the latest images are there."""
+    """Check that the files of the latest images exist."""
     if settings.S3_BUCKET:
         yield Finding("images", State.OK, f"in the bucket {settings.S3_BUCKET}, not examined")
         return
@@ -303,7 +303,7 @@ def _images() -> Found:
     )
     missing = [name for name in latest if not (Path(settings.MEDIA_ROOT) / name).is_file()]
     if missing:
-        advice = "Is DATA_DIR that of this database, and mounted? Missing images are made again on request."
+        advice = "Check that DATA_DIR is mounted and of this database. Missing images are made again on request."
         detail = f"{len(missing)} of the latest {len(latest)} have no file, such as {missing[0]}"
         yield Finding("images", State.FAULT, detail, advice)
     else:

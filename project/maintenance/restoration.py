@@ -1,4 +1,4 @@
-"""Restoration of a backup. The archive is unpacked and compared as a whole before anything changes."""
+"""Restoration of a backup. The whole archive is unpacked and verified before anything changes."""
 
 import errno
 import os
@@ -30,12 +30,12 @@ PATHS = (
 )
 OURS = ("generation.", "distillation.")  # migrations of these apps
 NAMES_AT_ONCE = 5000
-CACHED_IMAGES = "retort:image*"  # keys in Redis, whose images the database may lack now
+CACHED_IMAGES = "retort:image*"  # keys in Redis; the restored database may lack their images
 
 
 @dataclass
 class Outcome:
-    """faults: what rows name and is not there, in words."""
+    """Result of a restoration. faults: sentences about rows whose files are missing."""
 
     facts: Facts
     files: int = 0
@@ -45,14 +45,14 @@ class Outcome:
 
 
 def verify(source: IO[bytes]) -> Facts:
-    """Compare every file of the archive with its hash, and change nothing. Raises ArchiveInvalid."""
+    """Compare every file of the archive with its hash and return the facts. Raises ArchiveInvalid."""
     facts = archive.unpack(source, None)
     _refuse_newer(facts)
     return facts
 
 
 def restore(source: IO[bytes], *, replace: bool) -> Outcome:
-    """Restore the database and the data folder. replace: whatever the database holds. Raises MaintenanceError."""
+    """Restore the database and the data folder. replace: overwrite the database's content. Raises MaintenanceError."""
     _put_back()
     _refuse_in_use(replace=replace)
     root = Path(settings.DATA_DIR)
@@ -78,7 +78,7 @@ def _refuse_newer(facts: Facts) -> None:
     newer = [name for name in ours if name not in known]
     if newer:
         raise ArchiveInvalid(
-            f"The archive is of a newer revision of the code, with the migration {newer[0]}. Restore it with that one."
+            f"The archive was made by newer code, with the migration {newer[0]}. Restore it with that code."
         )
 
 
@@ -97,12 +97,12 @@ def _refuse_in_use(*, replace: bool) -> None:
                 )
     if tables and not replace:
         raise NotEmpty(
-            "The database is not empty. Restore into an empty one, or give --replace, which removes what it holds."
+            "The database is not empty. Restore into an empty one, or give --replace, which removes its content."
         )
 
 
 def _restore_database(dump: Path) -> None:
-    """Restore the dump in place of the tables that there are, or leave those as they are."""
+    """Replace the tables by those of the dump; on failure keep the present ones."""
     with transaction.atomic(), connection.cursor() as cursor:
         cursor.execute(f"DROP SCHEMA IF EXISTS {BEFORE_RESTORE} CASCADE")
         cursor.execute(f"ALTER SCHEMA public RENAME TO {BEFORE_RESTORE}")
@@ -120,9 +120,9 @@ def _restore_database(dump: Path) -> None:
 
 
 def _put_back() -> None:
-    """Undo what a restoration that failed, or was killed, has done: the tables of before stand in `public` again.
+    """Undo a restoration that failed or was killed: move the previous tables back to `public`.
 
-    Tables that have been made there since stay, and only --replace removes either.
+    If `public` has new tables since, both stay until a restoration with --replace.
     """
     with transaction.atomic(), connection.cursor() as cursor:
         cursor.execute("SELECT 1 FROM pg_tables WHERE schemaname = 'public' LIMIT 1")
@@ -132,7 +132,7 @@ def _put_back() -> None:
 
 
 def _move(unpacked: Path, root: Path) -> int:
-    """Move the unpacked files to the data folder, in place of those of the same name. Return how many."""
+    """Move the unpacked files to the data folder, overwriting files of the same name. Return how many."""
     moved = 0
     for folder, _, names in os.walk(unpacked):
         target = root / Path(folder).relative_to(unpacked)
@@ -143,13 +143,13 @@ def _move(unpacked: Path, root: Path) -> int:
             except OSError as error:
                 if error.errno != errno.EXDEV:
                     raise
-                shutil.copyfile(Path(folder) / name, target / name)  # a folder of another disk
+                shutil.copyfile(Path(folder) / name, target / name)  # the folder is on another disk
             moved += 1
     return moved
 
 
 def _move_paths(before: str, now: str) -> None:
-    """Change the paths of rows that lie below the data folder of the backup's installation."""
+    """Rewrite paths in rows from the data folder of the backup's installation to ours."""
     if before == now:
         return
     with transaction.atomic(), connection.cursor() as cursor:
@@ -167,12 +167,12 @@ def _forget_cache(outcome: Outcome) -> None:
             client.delete(key)
     except redis.RedisError as error:
         outcome.faults.append(
-            f"Redis does not answer ({error}): empty it before you start, for its cache may have other images."
+            f"Redis does not answer ({error}). Flush it before you start: its cache may name images that are gone."
         )
 
 
 def _compare_releases(outcome: Outcome) -> None:
-    """Compare names and sizes of the files of all releases; the hashes of the archive have been compared."""
+    """Compare names and sizes of all releases' files; their hashes were compared with the archive's."""
     with connection.cursor() as cursor:
         cursor.execute("SELECT name, path FROM generation_release ORDER BY name")
         rows = cursor.fetchall()

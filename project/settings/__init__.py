@@ -1,4 +1,4 @@
-"""Every setting, and every read of the environment. Malformed values stop the process with the variable's name.
+"""All settings, and all reads of the environment. A malformed value stops the process and names its variable.
 
 `deploy/README.md` explains each variable; a test compares the two.
 """

@@ -3,11 +3,10 @@
 from project.settings import environment
 
 LOCAL_API_KEY = environment.env.str("LOCAL_API_KEY", default="")
-METRICS_TOKEN = environment.env.str("METRICS_TOKEN", default="")  # empty: nobody reads /metrics
+METRICS_TOKEN = environment.env.str("METRICS_TOKEN", default="")  # empty: /metrics is closed
 REQUESTS_PER_MINUTE = environment.whole("REQUESTS_PER_MINUTE", 0, most=1_000_000)
 MAX_QUEUED_JOBS = environment.whole("MAX_QUEUED_JOBS", 10_000, most=10_000_000)
-# What a person must be permitted in the admin to give a key this scope. Jobs and the catalogue are everybody's who may
-# log in: jobs belong to their owner, as on the page.
+# Django permission that a person needs to give a key this scope. Scopes of jobs and the catalogue need none.
 SCOPE_PERMISSIONS = {
     "variants:write": ["generation.add_promptvariant", "generation.change_promptvariant"],
     "releases:read": ["generation.view_release", "distillation.view_run"],
@@ -27,7 +26,7 @@ REST_FRAMEWORK = {
 }
 SPECTACULAR_SETTINGS = {
     "TITLE": "Retort",
-    "DESCRIPTION": "Images for a catalogue of prompts. [The guide](/v1/guide) says what a list of operations cannot: "
+    "DESCRIPTION": "Images for a catalogue of prompts. [The guide](/v1/guide) explains what this list cannot: "
     "ways to wait, webhooks, clients of OpenAI and Replicate, limits, errors.\n\nTo try an operation, press "
     "*Authorize* and give an API key, which staff make in [the admin](/admin/generation/apikey/).",
     "SORT_OPERATIONS": False,

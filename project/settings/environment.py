@@ -1,4 +1,4 @@
-"""Readers of environment variables. A malformed value stops the process with the variable's name."""
+"""Readers of environment variables. A malformed value stops the process and names its variable."""
 
 import environ
 from django.core.exceptions import ImproperlyConfigured
@@ -6,12 +6,12 @@ from django.core.exceptions import ImproperlyConfigured
 env = environ.Env()
 ON = ("true", "1", "yes", "on", "y", "ok")
 OFF = ("false", "0", "no", "off", "n", "")
-# Of what has no limit of its own. In seconds it is 31 years: more is a mistake that would fail later, and elsewhere.
+# Default upper limit. In seconds it is 31 years: more is a mistake, which would fail later and elsewhere.
 MOST = 10**9
 
 
 def positive(name: str, default: float, *, whole: bool = False, most: int = MOST) -> float:
-    """A number above zero from the environment; neither nan nor inf."""
+    """Return a finite number above zero from the environment."""
     raw = env.str(name, default=str(default))
     try:
         value = int(raw) if whole else float(raw)
@@ -50,7 +50,7 @@ def share(name: str, default: float) -> float:
 
 
 def flag(name: str, default: bool) -> bool:
-    """Return whether the variable is on. django-environ takes every word that it does not know for off."""
+    """Return whether the variable is on. Raises for unknown words, which django-environ takes for off."""
     raw = env.str(name, default=str(default))
     if raw.lower() not in (*ON, *OFF):
         raise ImproperlyConfigured(f"{name}={raw!r}: give true or false.")

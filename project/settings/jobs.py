@@ -30,8 +30,8 @@ LINK_SECONDS = environment.count("LINK_SECONDS", 24 * 3600)
 RETENTION_DAYS = environment.whole("RETENTION_DAYS", 0, most=36_500)
 FILES_IN_USE = [
     "distillation.examples.lifecycle.files_in_use"
-]  # of stored files, those that other apps need
-GAUGES = ["distillation.runs.gauges.collect"]  # of /metrics, those of other apps
+]  # functions of other apps that return which stored files they need
+GAUGES = ["distillation.runs.gauges.collect"]  # functions of other apps, for /metrics
 WEBHOOK_PRIVATE_HOSTS = environment.flag("WEBHOOK_PRIVATE_HOSTS", False)
 WEBHOOK_KEPT_DAYS = environment.count("WEBHOOK_KEPT_DAYS", 30, most=36_500)
 WORKER_STALE_SECONDS = environment.positive("WORKER_STALE_SECONDS", 15)
@@ -45,5 +45,5 @@ TORCH_THREADS = environment.whole("TORCH_THREADS", 0, most=4096)
 WORKER_NAME = environment.env.str("WORKER_NAME", default=f"{socket.gethostname()}-{os.getpid()}")
 if not 0 < len(WORKER_NAME) <= 120:
     raise ImproperlyConfigured(
-        f"WORKER_NAME has {len(WORKER_NAME)} characters: give 1 to 120, or leave it out."
+        f"WORKER_NAME has {len(WORKER_NAME)} characters. Give 1 to 120, or leave it unset."
     )

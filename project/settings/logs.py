@@ -9,7 +9,7 @@ from project.settings import environment
 LOG_LEVEL = environment.choice("LOG_LEVEL", "INFO", ("DEBUG", "INFO", "WARNING", "ERROR"))
 LOG_FORMAT = environment.choice("LOG_FORMAT", "json", ("json", "console"))
 OTEL_EXPORTER_OTLP_ENDPOINT = environment.env.str("OTEL_EXPORTER_OTLP_ENDPOINT", default="")
-DJANGO_STRUCTLOG_STATUS_START_LOG_LEVEL = logging.DEBUG  # the line at a request's end says it all
+DJANGO_STRUCTLOG_STATUS_START_LOG_LEVEL = logging.DEBUG  # one line per request, at its end
 _SHARED_PROCESSORS: list = [
     structlog.contextvars.merge_contextvars,
     structlog.stdlib.add_log_level,
@@ -18,7 +18,7 @@ _SHARED_PROCESSORS: list = [
     structlog.processors.StackInfoRenderer(),
     structlog.processors.format_exc_info,
 ]
-logging.captureWarnings(True)  # a warning of Python's is a line like the others
+logging.captureWarnings(True)  # Python's warnings become log lines
 LOGGING = {
     "version": 1,
     "disable_existing_loggers": False,
@@ -37,11 +37,11 @@ LOGGING = {
     "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "retort"}},
     "root": {"handlers": ["stderr"], "level": LOG_LEVEL},
     "loggers": {
-        # One line a request is enough: django_structlog's.
+        # django_structlog logs one line per request.
         "django.server": {"level": "ERROR"},
-        "uvicorn": {"level": "INFO", "handlers": [], "propagate": True},  # in place of its own
+        "uvicorn": {"level": "INFO", "handlers": [], "propagate": True},  # replaces its handlers
         "uvicorn.access": {"level": "ERROR", "propagate": True},
-        # One line a transition is ours; Celery's own two a message are noise.
+        # We log one line per transition; Celery's two lines per message are noise.
         "celery.app.trace": {"level": "WARNING"},
         "celery.worker.strategy": {"level": "WARNING"},
         "celery.worker.request": {"level": "WARNING"},

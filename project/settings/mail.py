@@ -1,4 +1,4 @@
-"""Mail to people: where it is sent, and how. Without EMAIL_TO nothing is sent."""
+"""E-mail: recipients and server. Without EMAIL_TO nothing is sent."""
 
 from django.core.exceptions import ImproperlyConfigured
 
@@ -8,7 +8,7 @@ MANAGERS = [("", address) for address in environment.env.list("EMAIL_TO", defaul
 _url = environment.env.str("EMAIL_URL", default="")
 if MANAGERS and not _url:
     raise ImproperlyConfigured(
-        "EMAIL_TO is set, and EMAIL_URL is not. Give the mail server, such as smtp+tls://user:password@host:587."
+        "EMAIL_TO is set, but EMAIL_URL is not. Give the mail server, such as smtp+tls://user:password@host:587."
     )
 try:
     _server = environment.env.email_url_config(_url or "smtp://")

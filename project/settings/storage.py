@@ -1,4 +1,4 @@
-"""PostgreSQL, Redis, folders of this machine, and the object store."""
+"""PostgreSQL, Redis, local folders, and the object store."""
 
 import warnings
 from pathlib import Path
@@ -16,11 +16,11 @@ BASE_DIR = Path(__file__).resolve().parents[2]
 def _database() -> dict[str, Any]:
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # django-environ's has the password
+            warnings.simplefilter("ignore")  # django-environ's warning contains the password
             found: dict[str, Any] = environment.env.db_url(
                 "DATABASE_URL", default="postgres://postgres@127.0.0.1:5432/retort"
             )
-    except ValueError:  # of the port
+    except ValueError:  # a malformed port
         found = {}
     is_named = found.get("NAME") or "service" in found.get("OPTIONS", {})
     if found.get("ENGINE") != "django.db.backends.postgresql" or not is_named:
@@ -32,13 +32,13 @@ def _database() -> dict[str, Any]:
 
 DATABASES = {"default": _database()}
 DATABASES["default"]["DISABLE_SERVER_SIDE_CURSORS"] = True  # for PgBouncer in transaction mode
-DATABASES["default"]["CONN_MAX_AGE"] = 60  # the web's threads and the workers last
-DATABASES["default"]["CONN_HEALTH_CHECKS"] = True  # for restarts of PostgreSQL
+DATABASES["default"]["CONN_MAX_AGE"] = 60  # web threads and workers are long-lived
+DATABASES["default"]["CONN_HEALTH_CHECKS"] = True  # reconnect after a restart of PostgreSQL
 _has_standbys = "," in DATABASES["default"].get("HOST", "")
 DATABASES["default"]["OPTIONS"] = {
     "connect_timeout": 5,
-    "tcp_user_timeout": 10_000,  # milliseconds: a host that vanished must not hold the web's threads
-    # Of several hosts the one that takes writes, also after a failover.
+    "tcp_user_timeout": 10_000,  # milliseconds: an unreachable host must not block the web's threads
+    # Of several hosts, use the one that accepts writes, also after a failover.
     **({"target_session_attrs": "read-write"} if _has_standbys else {}),
     **DATABASES["default"].get("OPTIONS", {}),
 }
@@ -69,11 +69,11 @@ DATA_DIR = Path(
 MEDIA_ROOT = DATA_DIR / "media"
 RELEASES_ROOT = DATA_DIR / "releases"
 BACKUP_MAX_AGE_DAYS = environment.whole("BACKUP_MAX_AGE_DAYS", 7, most=36_500)
-RUNTIMES_DIR = DATA_DIR / "runtimes"  # what workers convert and measure; may be deleted
+RUNTIMES_DIR = DATA_DIR / "runtimes"  # converted networks and measurements; may be deleted
 _collected = environment.env.str("STATIC_ROOT", default="")
 STATIC_ROOT = Path(_collected).absolute() if _collected else None
 STATIC_URL = "/static/"
-# Without it files come from the packages themselves: nobody has to collect anything on a laptop.
+# Without STATIC_ROOT files are served from the packages, so that a laptop needs no collectstatic.
 WHITENOISE_USE_FINDERS = STATIC_ROOT is None or not STATIC_ROOT.is_dir()
 WHITENOISE_AUTOREFRESH = False
 
@@ -88,7 +88,7 @@ S3_DELIVERY = environment.choice("S3_DELIVERY", "redirect", ("redirect", "serve"
 def object_store(
     bucket: str, *, endpoint_url: str = "", region: str = "", prefix: str = ""
 ) -> dict[str, object]:
-    """An entry of STORAGES. Credentials are found by boto3 itself: environment, profile, or the machine's role."""
+    """Return an entry of STORAGES. boto3 finds the credentials: environment, profile, or the machine's role."""
     try:
         import storages  # noqa: F401
         from botocore.config import Config
@@ -102,7 +102,7 @@ def object_store(
         connect_timeout=5,
         read_timeout=20,
         retries={"mode": "standard", "total_max_attempts": 3},
-        # Not every store of this kind knows the newer checksums.
+        # Not every S3-compatible store supports the newer checksums.
         request_checksum_calculation="when_required",
         response_checksum_validation="when_required",
     )
@@ -111,7 +111,7 @@ def object_store(
         "endpoint_url": endpoint_url or None,
         "region_name": region or None,
         "location": prefix.strip("/"),
-        "file_overwrite": True,  # content decides the name
+        "file_overwrite": True,  # names are content hashes
         "default_acl": None,
         "object_parameters": {"CacheControl": "public, max-age=31536000, immutable"},
         "client_config": client_config,

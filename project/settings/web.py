@@ -1,11 +1,11 @@
-"""Django itself: applications, middleware, templates, security, the REST framework, the admin's site."""
+"""Django itself: applications, middleware, templates, security, the page at /, the admin site."""
 
 from django.core.exceptions import ImproperlyConfigured
 from django.templatetags.static import static
 
 from project.settings import environment
 
-VERSION = "0.1.0"  # of Retort, as in pyproject.toml, which no image has
+VERSION = "0.1.0"  # of Retort, as in pyproject.toml, which container images lack
 DEBUG = environment.flag("DEBUG", False)
 SECRET_KEY = environment.env.str("SECRET_KEY", default="")
 if not SECRET_KEY:
@@ -13,13 +13,13 @@ if not SECRET_KEY:
         "SECRET_KEY is not set. Make one with: python -c 'import secrets; print(secrets.token_urlsafe(50))' "
         "(`make run` and `make test` make their own)."
     )
-# Earlier keys: what they signed stays valid, nothing new is signed with them.
+# Earlier keys: their signatures stay valid, new ones are not made with them.
 SECRET_KEY_FALLBACKS = environment.env.list("SECRET_KEY_FALLBACKS", default=[])
 ALLOWED_HOSTS = environment.env.list("ALLOWED_HOSTS", default=["localhost", "127.0.0.1", "[::1]"])
 CSRF_TRUSTED_ORIGINS = environment.env.list("CSRF_TRUSTED_ORIGINS", default=[])
 
 INSTALLED_APPS = [
-    "generation",  # before unfold: it extends a template of the same name
+    "generation",  # before unfold, since it extends templates of the same name
     "unfold",
     "unfold.contrib.filters",
     "unfold.contrib.forms",
@@ -60,7 +60,7 @@ MIDDLEWARE = [
     "generation.api.middleware.rate_limit",
 ]
 AUTHENTICATION_BACKENDS = ["django.contrib.auth.backends.ModelBackend"]
-# Header in which a proxy names the account that it has logged in.
+# Header in which a proxy passes the name of the account that it has authenticated.
 LOGIN_HEADER = environment.env.str("LOGIN_HEADER", default="")
 if LOGIN_HEADER:
     _after = MIDDLEWARE.index("django.contrib.auth.middleware.AuthenticationMiddleware") + 1
@@ -96,7 +96,7 @@ PASSWORD_HASHERS = [
 ]
 
 HSTS_SECONDS = environment.whole("HSTS_SECONDS", 2_592_000, most=63_072_000)  # 30 days
-# Behind a proxy that ends TLS and sets X-Forwarded-Proto.
+# Behind a proxy that terminates TLS and sets X-Forwarded-Proto.
 if environment.flag("BEHIND_TLS_PROXY", False):
     SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https")
     SESSION_COOKIE_SECURE = CSRF_COOKIE_SECURE = True
@@ -107,7 +107,7 @@ if environment.flag("BEHIND_TLS_PROXY", False):
         r"^metrics$",
     ]  # probed inside the cluster, over plain HTTP
 
-# The process exits after all threads have been at work for so long, and none has ended a request.
+# The process exits when for this time all threads have been busy and none has completed a request.
 WEB_STUCK_SECONDS = environment.positive("WEB_STUCK_SECONDS", 60)
 
 # --- The page at / ------------------------------------------------------------------------------
@@ -132,7 +132,7 @@ UNFOLD = {
     "DASHBOARD_CALLBACK": "distillation.admin.dashboard.summary",
     "STYLES": [lambda request: static("generation/admin.css")],
     "SCRIPTS": [lambda request: static("generation/admin.js")],
-    # Unfold's own, but for the lightness: text in them has a contrast of 4.5 on each ground that it stands on.
+    # Unfold's colours with another lightness: text in them has a contrast of 4.5 on every background.
     "COLORS": {
         "base": {"500": "oklch(53% .027 264.364)"},
         "primary": {"500": "oklch(69.5% .22 304.5)"},

@@ -161,7 +161,7 @@ class Catalogue:
             text,
             self.texts[place],
             vocabulary=self._vocabulary,
-            is_spelt=self._vectors.is_spelt,
+            is_split=self._vectors.is_split,
         )
         return place, float(scores[place]), said
 

@@ -123,7 +123,7 @@ def test_the_facts_of_a_stack_that_is_gone_are_not_believed(tmp_path: Path) -> N
 @pytest.mark.parametrize(
     "printed",
     [
-        pytest.param("Making a PostgreSQL data folder", marks=pytest.mark.slow),
+        pytest.param("Creating a PostgreSQL data folder", marks=pytest.mark.slow),
         "Starting PostgreSQL and Redis",
         pytest.param("Migrating the database", marks=pytest.mark.slow),
         pytest.param("Starting the web process", marks=pytest.mark.slow),

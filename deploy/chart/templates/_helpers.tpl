@@ -17,7 +17,7 @@ image: "{{ $image.repository }}:{{ $image.tag | default .root.Chart.AppVersion }
 imagePullPolicy: {{ $image.pullPolicy }}
 {{- end }}
 
-{{/* What all containers share. Arguments: root, env (of this process). Later names win. */}}
+{{/* Common part of all containers. Arguments: root, env (of this process). Later names win. */}}
 {{- define "retort.container" -}}
 {{- $host := required "Set host: the name under which people reach it, such as retort.example.org." .root.Values.host -}}
 {{- $env := dict "DATA_DIR" "/data" "ALLOWED_HOSTS" $host "CSRF_TRUSTED_ORIGINS" (printf "https://%s" $host) "BEHIND_TLS_PROXY" "true" -}}
@@ -37,7 +37,7 @@ volumeMounts:
   - {name: tmp, mountPath: /tmp}
 {{- end }}
 
-{{/* What all pods share. */}}
+{{/* Common part of all pods. */}}
 {{- define "retort.pod" -}}
 automountServiceAccountToken: false
 enableServiceLinks: false

@@ -48,7 +48,7 @@ def body_of(refusal: Refusal) -> dict[str, Any]:
 
 
 def _message(refusal: Refusal) -> str:
-    """Return title and detail: the format has no title, and a detail may contain only the remedy."""
+    """Return title and detail as one text: the format has no title, and some details contain only the remedy."""
     detail = refusal.detail
     return detail if detail.startswith(refusal.title) else f"{refusal.title}. {detail}"
 
@@ -58,7 +58,7 @@ def headers_of(refusal: Refusal) -> dict[str, str]:
     is_soon = (
         refusal.retryable
         and (refusal.wait_seconds or 0) <= MOST_SECONDS
-        and refusal.code != QuotaExceeded.code  # longer than the client waits
+        and refusal.code != QuotaExceeded.code  # the wait is longer than clients allow
     )
     headers = {"x-should-retry": "true" if is_soon else "false"}
     return headers | identity(refusals.job_id(refusal))

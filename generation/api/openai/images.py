@@ -131,7 +131,7 @@ class ImageGenerations(APIView):
         return job
 
     def _waited(self, request: Request, job: Job, response_format: str) -> Response:
-        """Answer once: with the images, with the error, or after the time limit that the job continues."""
+        """Answer with the images or the error; after the time limit, with the message that the job continues."""
         structlog.contextvars.bind_contextvars(job_id=str(job.id))
         if not job.is_terminal:
             return hold(

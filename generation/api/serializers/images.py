@@ -8,8 +8,8 @@ from generation.api.serializers.shapes import Strict, absolute
 from generation.images import links
 from generation.models import Image, Job
 
-# Written by hand, because REST framework's fields take four times as long and jobs are read often. The fields are the
-# schema; a test compares the two.
+# `to_representation` is hand-written, because REST framework's takes four times as long and jobs are read often. The
+# declared fields are the schema; a test compares the two.
 
 
 class LinkQuery(Strict):

@@ -19,7 +19,7 @@ MAX_WAIT_SECONDS = 60
 
 
 class ImageParameters(Strict):
-    """Parameters of a request for images that are the same in each format of request."""
+    """Parameters that all formats of a request for images share."""
 
     match = serializers.BooleanField(
         help_text="false: accept only texts in the catalogue; default true."
@@ -117,7 +117,7 @@ class QueueSerializer(serializers.Serializer[Any]):
     feasible = serializers.BooleanField(help_text="Whether a live worker serves the release.")
     reason = serializers.CharField(
         allow_blank=True,
-        help_text="Why it is not feasible, or takes longer: a worker loads the release first.",
+        help_text="Why it is not feasible or takes longer, for example because a worker must load the release.",
     )
 
 
@@ -151,7 +151,7 @@ class JobSerializer(serializers.Serializer[Job]):
     priority = serializers.IntegerField()
     metadata = serializers.BooleanField(help_text="Whether files say how they were made.")
     max_tries = serializers.IntegerField(
-        help_text="0: images are not checked; 1: checked; more: images that fail are generated again, up to so often."
+        help_text="0: images are not checked; 1: checked; N: failing images are generated again, up to N times in all."
     )
     cache = serializers.ChoiceField(Job.Cache.choices)
     attempt = serializers.IntegerField(help_text="Number of attempts so far.")

@@ -1,4 +1,4 @@
-"""Serializers of a key's own limits and use."""
+"""Serializers of the limits and usage of the request's key."""
 
 from typing import Any
 
@@ -24,7 +24,7 @@ class KeyFactsSerializer(serializers.ModelSerializer[APIKey]):
 
 
 class StandingSerializer(serializers.Serializer[Any]):
-    """Limits, null where there is none, and what was used of them today."""
+    """Limits (null: no limit) and today's usage."""
 
     requests_per_minute = serializers.IntegerField(allow_null=True)
     images_per_day = serializers.IntegerField(allow_null=True)
@@ -36,7 +36,7 @@ class StandingSerializer(serializers.Serializer[Any]):
         allow_null=True, help_text="null: not counted, because there is no quota."
     )
     max_queued_jobs = serializers.IntegerField(allow_null=True)
-    queued_jobs = serializers.IntegerField(help_text="Number of jobs that wait.")
+    queued_jobs = serializers.IntegerField(help_text="Number of queued jobs.")
 
 
 class MeSerializer(serializers.Serializer[Any]):

@@ -18,11 +18,11 @@ class QueueStateSerializer(serializers.Serializer[Any]):
     name = serializers.ChoiceField(pausing.NAMES)
     status = serializers.ChoiceField(
         (pausing.RUNNING, pausing.DRAINING, pausing.PAUSED),
-        help_text="draining: it is paused, and jobs that began before still run.",
+        help_text="draining: it is paused, and earlier jobs still run.",
     )
-    queued = serializers.IntegerField(help_text="Number of jobs that wait.")
-    running = serializers.IntegerField(help_text="Number of jobs that run.")
-    workers = serializers.IntegerField(help_text="Living workers without a fault.")
+    queued = serializers.IntegerField(help_text="Number of queued jobs.")
+    running = serializers.IntegerField(help_text="Number of running jobs.")
+    workers = serializers.IntegerField(help_text="Number of live workers without a fault.")
     paused_at = serializers.DateTimeField(allow_null=True)
     paused_by = serializers.CharField()
     reason = serializers.CharField()

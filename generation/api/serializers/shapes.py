@@ -31,9 +31,9 @@ class Strict(serializers.Serializer[Any]):
 
     @property
     def fields(self) -> BindingDict:
-        """Return the fields, made once per class: REST framework copies them per request, slower than validation.
+        """Return the fields, created once per class: REST framework's copy per request is slower than validation.
 
-        They hold no state of a request, and are bound to the first serializer of the class.
+        They have no request state, and are bound to the first serializer of the class.
         """
         kind = type(self)
         if kind not in self._fields:
@@ -70,7 +70,7 @@ def url(serializer: serializers.BaseSerializer[Any], name: str, *arguments: Any)
 
 
 def url_of(serializer: serializers.BaseSerializer[Any], name: str, row_id: UUID) -> str:
-    """Return the same as `url` for a route with one UUID, faster."""
+    """Return the same URL as `url`, faster, for a route with one UUID."""
     before, after = links.around(name)
     return absolute(serializer, f"{before}{row_id}{after}")
 

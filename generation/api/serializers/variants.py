@@ -27,14 +27,14 @@ class Tags(serializers.ListField):
         super().__init__(
             child=serializers.CharField(max_length=MAX_TAG_CHARACTERS),
             max_length=MOST_TAGS,
-            help_text="All tags. Those that the detector knows are checked in images; with the prefix not-, the image "
+            help_text="All tags. The detector checks tags that it supports in images; with the prefix not-, the image "
             "must not show them.",
         )
 
 
 class ChangeVariantSerializer(Strict):
     text = serializers.CharField(
-        help_text=f"1 to {MAX_WORDS} words. Another text is a new revision, and is encoded."
+        help_text=f"1 to {MAX_WORDS} words. A changed text is a new revision and is encoded again."
     )
     tags = Tags()
     status = serializers.ChoiceField(
@@ -75,10 +75,10 @@ class VariantSerializer(serializers.ModelSerializer[PromptVariant]):
         help_text="Release that serves a request without a model; null: such requests are refused."
     )
     quality = serializers.SerializerMethodField(
-        help_text="Share of right pictures that this release makes of it; null: too few were judged."
+        help_text="Share of right pictures of this release; null: too few were judged."
     )
     example = serializers.SerializerMethodField(
-        help_text="Your newest image of it; null to a key without jobs:read."
+        help_text="Your newest image of it; null for a key without jobs:read."
     )
     urls = serializers.SerializerMethodField()
 

@@ -53,7 +53,7 @@ class JobEvents(APIView):
         structlog.contextvars.bind_contextvars(job_id=str(job_id))
         asked = query(EventsQuery, request)
         is_again = bool(asked_again(request))
-        # A browser that reconnects sends the header with the URL of its first request.
+        # A reconnecting browser sends this header, to the URL of its first request.
         after = "" if is_again else _last_event_id(request) or asked["last_event_id"]
         job = one(request, job_id)
         if after.endswith(FINAL_SUFFIX):

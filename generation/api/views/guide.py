@@ -1,4 +1,4 @@
-"""View of the guide to the API: docs/api.md as a page, with the address of this server."""
+"""View of the API guide: docs/api.md as a page, with the address of this server."""
 
 from functools import lru_cache
 from pathlib import Path
@@ -21,7 +21,7 @@ class Guide(Page):
     def get(self, request: Request) -> HttpResponse:
         text, sections = _rendered()
         facts = {
-            "guide": mark_safe(text),  # a file of ours
+            "guide": mark_safe(text),  # from our own file
             "sections": sections,
             "url": request.build_absolute_uri("/").rstrip("/"),
         }
@@ -30,10 +30,10 @@ class Guide(Page):
 
 @lru_cache(maxsize=1)
 def _rendered() -> tuple[str, list[dict[str, str]]]:
-    """Return the HTML, and the id and title of each section. Computed once in a process."""
+    """Return the HTML, and the id and title of each section. Computed once per process."""
     reader = markdown.Markdown(extensions=EXTENSIONS)
     text = reader.convert(SOURCE.read_text("utf-8"))
-    # What is wider than a phone scrolls by itself, by keyboard as well.
+    # Tables wider than a phone scroll separately, also by keyboard.
     text = text.replace("<table>", '<div class="wide" tabindex="0" role="group"><table>')
     text = text.replace("</table>", "</table></div>").replace("<pre>", '<pre tabindex="0">')
     _, _, text = text.partition("</h1>")

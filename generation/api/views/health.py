@@ -24,10 +24,10 @@ from generation.realtime.hub import LOAD
 log = structlog.get_logger(__name__)
 
 PART_SECONDS = 2.0
-STUCK_SECONDS = 5.0  # with all threads at work and no request ended
-QUESTIONS_AT_ONCE = 4  # per component; while as many hang, no more are started
+STUCK_SECONDS = 5.0  # not ready after all threads were busy this long without a completed request
+CHECKS_AT_ONCE = 4  # per component; while so many hang, no more are started
 
-_asked: Counter[str] = Counter()
+_running_checks: Counter[str] = Counter()
 _guard = threading.Lock()
 
 
@@ -41,12 +41,12 @@ def live(request: HttpRequest) -> JsonResponse:
 @require_safe
 @never_cache
 def ready(request: HttpRequest) -> JsonResponse:
-    """Readiness: PostgreSQL and Redis respond, a worker without a fault generates, this process has free threads.
+    """Readiness: PostgreSQL and Redis respond, a generation worker without a fault is alive, this process has threads.
 
-    Without beat or the light worker jobs are served, but none is rescued: "degraded", with the status 200.
+    Without beat or the light worker jobs run, but none is rescued: "degraded", with the status 200.
     """
     deadline = time.monotonic() + PART_SECONDS
-    asked = {name: _ask(name) for name in PARTS}
+    asked = {name: _start_check(name) for name in PARTS}
     parts = {name: _outcome(name, future, deadline) for name, future in asked.items()}
     if load := request.META.get("asgi.scope", {}).get(LOAD):
         parts["threads"] = {"ok": load["stuck_seconds"] < STUCK_SECONDS, **load}
@@ -55,26 +55,26 @@ def ready(request: HttpRequest) -> JsonResponse:
     return JsonResponse({"status": status, **parts}, status=200 if good else 503)
 
 
-def _ask(name: str) -> "Future[dict[str, Any]]":
+def _start_check(name: str) -> "Future[dict[str, Any]]":
     """Check a component in a daemon thread, so that a hanging check blocks neither requests nor the shutdown."""
     future: Future[dict[str, Any]] = Future()
 
-    def ask() -> None:
+    def check() -> None:
         try:
             future.set_result(PARTS[name]())
         except Exception as error:
             future.set_exception(error)
         finally:
             with _guard:
-                _asked[name] -= 1
+                _running_checks[name] -= 1
 
     with _guard:
-        hanging = _asked[name] >= QUESTIONS_AT_ONCE
-        _asked[name] += not hanging
+        hanging = _running_checks[name] >= CHECKS_AT_ONCE
+        _running_checks[name] += not hanging
     if hanging:
-        future.set_exception(TimeoutError(f"{QUESTIONS_AT_ONCE} checks hang"))
+        future.set_exception(TimeoutError(f"{CHECKS_AT_ONCE} checks hang"))
     else:
-        threading.Thread(target=ask, name=f"health-{name}", daemon=True).start()
+        threading.Thread(target=check, name=f"health-{name}", daemon=True).start()
     return future
 
 
@@ -116,7 +116,7 @@ def _workers() -> dict[str, Any]:
     is_well = seconds.get("", inf) <= settings.WORKER_STALE_SECONDS
     answer: dict[str, Any] = {"ok": is_well, "heartbeat_seconds": min(seconds.values())}
     if faults:
-        answer |= {"faults": faults}  # codes alone: this URL is public
+        answer |= {"faults": faults}  # codes only: this URL is public
     return answer
 
 

@@ -28,14 +28,14 @@ from generation.images import links, storage
 from generation.images import store as images
 from generation.models import APIKey, Image, PurgedImage
 
-REDIRECT_SECONDS = 600  # that a redirect may be cached; temporary credentials sign little longer
-SPARE_SECONDS = 60  # for which the store's link outlives the cached redirect
+REDIRECT_SECONDS = 600  # cache time of a redirect; temporary credentials sign little longer
+SPARE_SECONDS = 60  # how much longer the store's link is valid than the cached redirect
 
 
 def find(image_id: UUID, *, among: QuerySet[Image] | None = None, **which: Any) -> Image:
     """Return the image. Raises JobPurged if it was deleted, Http404 if it never existed.
 
-    among: the rows to look in, with the tables that are read along; None = all.
+    among: rows to search, with any select_related; None = all.
     """
     rows = Image.objects.all() if among is None else among
     image = rows.filter(id=image_id, **which).first()
@@ -110,7 +110,7 @@ class ImageThumbnail(LinkedView):
         | responses(400, 403, 404, 410, 503),
     )
     def get(self, request: Request, image_id: UUID) -> HttpResponseBase:
-        """Read the thumbnail, a WebP of at most 256 pixels on its longest side. Its link is valid for it alone."""
+        """Read the thumbnail, a WebP of at most 256 pixels on its longest side. Its link is not valid for the file."""
         asked = query(LinkQuery, request)
         seconds = links.check(image_id, asked["expires"], asked["signature"], to=links.THUMBNAIL)
         image = find(image_id)
@@ -151,7 +151,7 @@ def _answer(
 
 
 def _whole(name: str, read: Callable[[], bytes] | None) -> HttpResponse:
-    """Return the whole file. read: without it only the headers, which need no read."""
+    """Return the file. Without `read` return only the headers."""
     kind = storage.CONTENT_TYPES[name.rpartition(".")[2]]
     if read is not None:
         try:

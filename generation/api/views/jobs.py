@@ -45,7 +45,7 @@ from generation.jobs.job_request import JobRequest
 from generation.models import APIKey, Job
 from generation.webhooks.predictions import ROWS
 
-MAX_POLL_SECONDS = 120  # clients of OpenAI give up on more
+MAX_POLL_SECONDS = 120  # OpenAI's clients ignore longer waits
 
 
 def owned(request: HttpRequest | Request) -> QuerySet[Job]:
@@ -54,7 +54,7 @@ def owned(request: HttpRequest | Request) -> QuerySet[Job]:
 
 
 def one(request: HttpRequest | Request, job_id: UUID) -> Job:
-    """Return the owner's job. Raises Http404, JobPurged if its images were removed."""
+    """Return the owner's job. Raises Http404, or JobPurged if its images were removed."""
     try:
         job = reading.owned(job_id, request.user.pk)
     except Job.DoesNotExist as error:
@@ -63,7 +63,7 @@ def one(request: HttpRequest | Request, job_id: UUID) -> Job:
 
 
 def kept(job: Job) -> Job:
-    """Return the job. Raises JobPurged."""
+    """Return the job unless it was purged. Raises JobPurged."""
     if job.purged_at is not None:
         raise JobPurged(
             "Its images are gone. Send the same request again, with another Idempotency-Key if one came with it."
@@ -92,7 +92,7 @@ def render(
     is_held: bool = False,
     serializer: type[BaseSerializer[Job]] = JobSerializer,
 ) -> Response:
-    """Return the answer. is_held: the client will get a later one, so the queue is not estimated."""
+    """Return the response. is_held: the shell will replace it by a later one, so the queue is not estimated."""
     estimate = None if is_held else estimates.of(job)
     context = {"request": request, "estimate": estimate}
     response = Response(serializer(job, context=context).data, status=code)

@@ -1,4 +1,4 @@
-"""View of the key that a request is sent with: its account, scopes, limits and use."""
+"""View of the request's own API key: account, scopes, limits and usage."""
 
 from typing import Any, cast
 
@@ -17,7 +17,7 @@ from generation.models import APIKey
 
 
 class HasKey(BasePermission):
-    """Any key may read what it is itself."""
+    """Any valid key is allowed."""
 
     def has_permission(self, request: Request, view: APIView) -> bool:
         return isinstance(request.auth, APIKey)
@@ -28,9 +28,9 @@ class Me(APIView):
 
     @extend_schema(operation_id="read_me", responses={200: MeSerializer} | responses(400, 401, 403))
     def get(self, request: Request) -> Response:
-        """Read the limits and the use of your key and your account.
+        """Read the limits and the usage of your key and your account.
 
-        Usage of a day is counted only where there is a daily limit; it starts at zero at 00:00 UTC.
+        Daily usage is counted only if there is a daily limit; it starts at zero at 00:00 UTC.
         """
         query(NoQuery, request)
         key = cast(APIKey, request.auth)

@@ -15,7 +15,7 @@ from generation.realtime.hub import LOAD
 
 
 class _Figures(CollectorRegistry):
-    """Registry for prometheus_client that collects at each scrape and keeps nothing in the process."""
+    """Registry of prometheus_client that collects at each scrape, without state in the process."""
 
     def __init__(self, load: Mapping[str, float] | None) -> None:
         super().__init__()

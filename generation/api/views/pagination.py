@@ -31,7 +31,7 @@ class Cursor(CursorPagination):
         return tuple(str(name) for name in queryset.query.order_by)
 
     def decode_cursor(self, request: Request) -> Any:
-        """Decode the cursor of the query. Refuse a malformed one: DRF would start from the beginning."""
+        """Decode the cursor of the query. Raise for a malformed one, for which DRF would return the first page."""
         cursor = super().decode_cursor(request)
         if cursor and cursor.position is None and not cursor.offset:
             raise InvalidCursor
@@ -44,7 +44,7 @@ class Cursor(CursorPagination):
             NotFound,
             ValidationError,
             ValueError,
-        ) as error:  # forged: no base64, or no date in it
+        ) as error:  # forged: not base64, or without a date
             raise InvalidCursor from error
 
 
@@ -60,7 +60,7 @@ class ListView(APIView):
         raise NotImplementedError
 
     def facts(self, request: Request, found: list[Any]) -> dict[str, Any]:
-        """Return what the serializer needs beside the rows of a page."""
+        """Return further context of the serializer for a page of rows."""
         return {}
 
     def page(self, request: Request) -> Response:

@@ -1,4 +1,4 @@
-"""Pages that explain error codes to people: the URLs in `type`."""
+"""Pages that explain error codes to people; `type` of a problem document has their URL."""
 
 from http import HTTPStatus
 from typing import Any
@@ -14,7 +14,7 @@ from generation.api.views.images import AnyAccept
 
 
 class Page(APIView):
-    """A public HTML page, whatever the Accept header and the query: links get parameters on their way (utm_source)."""
+    """A public HTML page. It ignores the Accept header and the query, to which sites append parameters (utm_source)."""
 
     authentication_classes = ()
     permission_classes = ()

@@ -25,7 +25,7 @@ CONTENT_TYPE = "application/problem+json"
 
 
 def responses(*statuses: int) -> dict[Any, Any]:
-    """Return schema entries for these statuses; where a key is needed, 429 is added."""
+    """Return schema entries for these statuses, and for 429 if a key is required."""
     limited = {HTTPStatus.TOO_MANY_REQUESTS} if HTTPStatus.UNAUTHORIZED in statuses else set()
     return {
         (int(status), CONTENT_TYPE): OpenApiResponse(ProblemSerializer, HTTPStatus(status).phrase)
@@ -40,12 +40,12 @@ def page_of(code: str, request: HttpRequest | Request) -> str:
     path = reverse("problem", args=[code])
     try:
         return request.build_absolute_uri(path)
-    except DisallowedHost:  # the refusal is about the host itself
+    except DisallowedHost:  # the host is the error
         return path
 
 
 def body_of(refusal: Refusal, request: HttpRequest | Request) -> dict[str, Any]:
-    """Return the problem document. Members without a value are left out."""
+    """Return the problem document, without members that have no value."""
     request_id = refusals.request_id()
     body = {
         "type": page_of(refusal.code, request),
@@ -88,7 +88,7 @@ def _render(refusal: Refusal, request: HttpRequest | Request) -> Rendering:
 
 # --- from the API's views -------------------------------------------------------------------------
 def handle(error: Exception, context: dict[str, Any]) -> Response | None:
-    """REST framework's EXCEPTION_HANDLER. None for an unexpected error: Django logs it, `server_error` responds."""
+    """REST framework's EXCEPTION_HANDLER. Return None for an unexpected error, which Django logs and answers."""
     refusal = refusals.of(error, context["request"])
     return answer(refusal, context["request"]) if refusal else None
 
@@ -104,7 +104,7 @@ def answer(refusal: Refusal, request: Request) -> Response:
 
 
 def plain(refusal: Refusal, request: HttpRequest) -> HttpResponse:
-    """Return the response of code outside of views."""
+    """Return the response for code outside of views."""
     shown = _render(refusal, request)
     return HttpResponse(
         json.dumps(shown.body),

@@ -20,7 +20,7 @@ SCOPE = APIKey.Scope.QUEUES_WRITE
 
 
 def _shown(act: Callable[[], QueueState]) -> Response:
-    """Return the answer with the state that `act` returns. Raises Http404."""
+    """Call `act` and return its state as a response. Raises Http404."""
     try:
         return Response(QueueStateSerializer(act()).data)
     except Queue.DoesNotExist as error:
@@ -62,7 +62,7 @@ class QueuePause(APIView):
         responses={200: QueueStateSerializer} | responses(400, 401, 403, 404),
     )
     def post(self, request: Request, name: str) -> Response:
-        """Pause a queue: its jobs are accepted and wait. What runs goes on to its end."""
+        """Pause a queue: new jobs are accepted and wait. Running jobs finish."""
         query(NoQuery, request)
         asked = PauseSerializer(data=request.data)
         asked.is_valid(raise_exception=True)

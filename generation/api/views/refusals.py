@@ -1,4 +1,4 @@
-"""Conversion of exceptions to `Refusal`, independent of how the answer is rendered."""
+"""Conversion of exceptions to `Refusal`, which is independent of the response format."""
 
 import re
 from collections.abc import Iterator, Mapping
@@ -27,7 +27,7 @@ _TRACEPARENT = re.compile(r"(?!ff)[0-9a-f]{2}-(?!0{32})([0-9a-f]{32})-[0-9a-f]{1
 
 @dataclass(frozen=True)
 class Refusal:
-    """An error as an answer, whatever its format.
+    """An error response, independent of its format.
 
     wait_seconds: time until the same request may succeed, if known; errors: one entry per fault; members: further
     members of the problem document.
@@ -50,7 +50,7 @@ class Refusal:
 
     @property
     def retry_after(self) -> int | None:
-        """Return the whole seconds to state, None unless retryable."""
+        """Return the value of Retry-After in whole seconds, None unless retryable."""
         if not self.retryable:
             return None
         return max(1, min(MOST_SECONDS, self.wait_seconds or RETRY_AFTER_SECONDS))
@@ -75,12 +75,12 @@ def of(error: Exception, request: Request) -> Refusal | None:
 
 
 def _of_database(error: Exception) -> Refusal | None:
-    """Return the refusal if PostgreSQL is at fault, and not the request."""
+    """Return the refusal if PostgreSQL is at fault instead of the request, else None."""
     if not database.is_away(error):
         return None
     database.leave_read_only(error)
     log.warning("database_away", error=str(error).strip())
-    detail = "The database does not answer, or takes no writes at the moment."
+    detail = "The database does not answer or accepts no writes at the moment."
     return Refusal(503, "database_unavailable", detail, True)
 
 
@@ -97,7 +97,7 @@ def of_ours(error: GenerationError) -> Refusal:
 
 
 def _of_framework(error: exceptions.APIException) -> Refusal:
-    """Convert an exception of REST framework, with its auth_header."""
+    """Return the refusal for an exception of REST framework, with its auth_header."""
     headers = {}
     if getattr(error, "auth_header", None):
         headers["WWW-Authenticate"] = str(error.auth_header)  # type: ignore[attr-defined]
@@ -150,7 +150,7 @@ def nothing_at(request: HttpRequest) -> Refusal:
     return Refusal(404, NOT_FOUND, f"No page or resource has the path {request.path}.")
 
 
-# --- what every rendering may say of the request ---------------------------------------------------
+# --- ids of the request, for all formats -----------------------------------------------------------
 def request_id() -> str | None:
     """Return the id of the current request, as in the log."""
     return structlog.contextvars.get_contextvars().get("request_id")

@@ -28,7 +28,7 @@ class APIKeyScheme(OpenApiAuthenticationExtension):
 
 
 class Description(SpectacularJSONAPIView):
-    """The OpenAPI document, computed once in a process; its examples name a prompt variant of this server."""
+    """The OpenAPI document, computed once per process. Its examples name a prompt variant of this server."""
 
     http_method_names = ["get", "head"]
 
@@ -51,5 +51,5 @@ def _computed() -> bytes:
 
 _guard = threading.Lock()
 description = Description.as_view()
-# The script is a document of its own, as the content security policy wants it.
+# The script is a separate file: the content security policy allows no inline scripts.
 page = SpectacularSwaggerSplitView.as_view(url_name="schema", http_method_names=["get", "head"])

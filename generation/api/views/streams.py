@@ -1,6 +1,6 @@
-"""Answer that the shell of `project.asgi` turns into server-sent events of a job.
+"""Response that the shell of `project.asgi` turns into server-sent events of a job.
 
-In a view, in this order: `events.watch(job.id, previews=…)`, read the row, `answer(…)` with the result of `watch`.
+A view calls `events.watch(job.id, previews=…)`, then reads the row, then passes the result of `watch` to `answer`.
 """
 
 from collections.abc import Mapping
@@ -28,14 +28,14 @@ def answer(
     previews: bool,
     after: str = "",
 ) -> HttpResponse:
-    """Return the answer that makes the shell send the job's events. Without a shell it holds the current state.
+    """Return the response that makes the shell send the job's events. Without a shell it has the current state.
 
-    data: `style` of `realtime.formats` makes the snapshot of it, and the last event if the job has ended. then: path
-    and query of the repeated request, GET; an answer not made by this function is the last event. after: id of the last
-    event that the client has.
+    data: `style` of `realtime.formats` renders it as the snapshot, and as the last event if the job has ended. then:
+    path and query of the repeated GET request; a response not made by this function is the last event. after: id of the
+    last event that the client has received.
     """
     ends = tuple(str(word) for word in Job.TERMINAL)
-    wish = Stream(
+    wanted = Stream(
         channel=events.channel(job.id),
         words=(events.WORD, *ends),
         ends=ends,
@@ -52,9 +52,9 @@ def answer(
     body = JSONRenderer().render(data)
     if SHELL in request.META.get("asgi.scope", {}) and request.method != "HEAD":
         response = HttpResponse(body, content_type=CONTENT_TYPE)
-        response[HEADER] = wish.encode()
+        response[HEADER] = wanted.encode()
     else:
-        response = HttpResponse(all_at_once(wish, body), content_type=CONTENT_TYPE)
+        response = HttpResponse(all_at_once(wanted, body), content_type=CONTENT_TYPE)
     response["Cache-Control"] = "no-cache"
     response["X-Accel-Buffering"] = "no"  # nginx would buffer 4 KB of events
     return response

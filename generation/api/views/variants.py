@@ -1,4 +1,4 @@
-"""Views of prompt variants: list, read, add, change. Those that are not active are not read."""
+"""Views of prompt variants: list, read, add, change. Only active ones can be read."""
 
 from collections.abc import Iterable
 from typing import Any, cast
@@ -27,11 +27,11 @@ from generation.models import APIKey, Image, Job, PromptVariant
 from generation.releases.default_release import Serving
 
 ACTIVE = PromptVariant.objects.filter(status=PromptVariant.Status.ACTIVE)
-MOST_JOBS = 1000  # newest ones of the owner in which examples are looked for
+MOST_JOBS = 1000  # newest jobs of the owner that are searched for examples
 
 
 def examples(owner: Any, variants: Iterable[PromptVariant]) -> dict[int, UUID]:
-    """Return the owner's newest image of each variant, by the variant's pk, among those of the owner's newest jobs."""
+    """Return the owner's newest image of each variant by the variant's pk, from the owner's newest jobs."""
     newest = Job.objects.filter(owner=owner).order_by("-created_at", "-id").values("pk")[:MOST_JOBS]
     found = Image.objects.filter(
         job__in=newest, job__variant__in=[variant.pk for variant in variants]
@@ -74,7 +74,7 @@ class VariantList(ListView):
         responses={201: VariantSerializer} | responses(400, 401, 403, 422),
     )
     def post(self, request: Request) -> Response:
-        """Add a prompt variant. It is encoded in the background; requests for it are served after that."""
+        """Add a prompt variant. It is encoded in the background, and can be requested after that."""
         query(NoQuery, request)
         asked = NewVariantSerializer(data=request.data)
         asked.is_valid(raise_exception=True)
@@ -110,7 +110,7 @@ class VariantDetail(APIView):
 
 
 def _examples(request: Request, variants: Iterable[PromptVariant]) -> dict[int, UUID]:
-    """Return the example images of the key's owner by variant; none to a key that may not read images."""
+    """Return the example images of the key's owner by variant; none if the key may not read images."""
     if APIKey.Scope.JOBS_READ not in cast(APIKey, request.auth).scopes:
         return {}
     return examples(request.user, variants)
@@ -119,7 +119,7 @@ def _examples(request: Request, variants: Iterable[PromptVariant]) -> dict[int, 
 def _shown(
     request: Request, slug: str, *, among: QuerySet[PromptVariant] | None = None
 ) -> dict[str, Any]:
-    """Return a variant as the list shows it. among: where it is looked for, by default everywhere."""
+    """Return a variant in the format of the list. among: rows to search, by default all."""
     serving = Serving.now()
     rows = PromptVariant.objects.all() if among is None else among
     variant = get_object_or_404(serving.annotated(rows), slug=slug)

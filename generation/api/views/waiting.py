@@ -1,4 +1,4 @@
-"""Hold a client until its job has ended: its preferences, and the header for the shell of `project.asgi`."""
+"""Waiting clients: their preferences, and the header that makes the shell of `project.asgi` hold them until the end."""
 
 import re
 from dataclasses import dataclass
@@ -25,16 +25,16 @@ _WAIT = re.compile(r'wait(?:\s*=\s*"?(\d{1,9})"?)?', re.IGNORECASE)
 
 @dataclass(frozen=True)
 class Preference:
-    """A client's preference (RFC 7240). seconds: to hold the answer; applied: value of Preference-Applied, or ""."""
+    """A client's preference (RFC 7240). seconds: how long to wait; applied: value of Preference-Applied, or ""."""
 
     seconds: float = 0.0
     applied: str = ""
 
 
 def preference(request: Request, *, wait: float = 0.0) -> Preference:
-    """Return the preference of the Prefer header. Unknown and malformed ones are ignored, as the RFC demands.
+    """Return the preference of the Prefer header. Unknown and malformed ones are ignored, as the RFC requires.
 
-    wait: seconds from the query, which take precedence and are no preference.
+    wait: seconds from the query, which take precedence and are not acknowledged by Preference-Applied.
     """
     if wait:
         return Preference(wait)
@@ -45,7 +45,7 @@ def preference(request: Request, *, wait: float = 0.0) -> Preference:
         return Preference(applied="respond-async")
     for part in asked:
         if found := _WAIT.fullmatch(part):
-            # The final answer is read with the client's key, so it needs the scope.
+            # The final answer is a read with the client's key, which needs the scope.
             if APIKey.Scope.JOBS_READ not in cast(APIKey, request.auth).scopes:
                 return Preference()
             seconds = min(MAX_WAIT_SECONDS, int(found[1] or MAX_WAIT_SECONDS))
@@ -54,7 +54,7 @@ def preference(request: Request, *, wait: float = 0.0) -> Preference:
 
 
 def cancel_after(request: Request) -> float | None:
-    """Return the seconds of the Cancel-After header ("90", "15s", "1m"), None without one. Raises InvalidRequest."""
+    """Return the seconds of the Cancel-After header ("90", "15s", "1m"), or None. Raises InvalidRequest."""
     header = request.headers.get("Cancel-After")
     if header is None:
         return None
@@ -71,24 +71,24 @@ class _UnlessUnchanged(ConditionalGetMiddleware):
     def process_response(
         self, request: HttpRequest, response: HttpResponseBase
     ) -> HttpResponseBase:
-        # Not for an answer that is held: the client waits for a change. Nor for the last one to a POST or PUT.
+        # Not for a held response, whose client waits for a change, nor for the final response to a POST or PUT.
         is_of_get = asked_again(request) in ("", "GET", "HEAD")
         if HEADER in response or not is_of_get:
             return response
         return super().process_response(request, response)
 
 
-# Decorator of views: an ETag, and 304 where the client has the answer.
+# Decorator of views: adds an ETag, and answers 304 if the client has the current response.
 unless_unchanged = decorator_from_middleware(_UnlessUnchanged)
 
 
 def asked_again(request: HttpRequest | Request) -> str:
-    """Return the method of the client's request if this is the shell's repeated request, else ""."""
+    """Return the method of the client's original request if this is the shell's repetition, else ""."""
     return request.META.get("asgi.scope", {}).get(SHELL, "")
 
 
 def holds(request: Request, job: Job, *, seconds: float) -> bool:
-    """Return whether the client will be held: then the answer passed to `hold` is usually not sent."""
+    """Return whether the shell will hold the client: then the response passed to `hold` is usually not sent."""
     return seconds > 0 and not job.is_terminal and SHELL in request.META.get("asgi.scope", {})
 
 
@@ -98,16 +98,16 @@ _WORDS = tuple(str(word) for word in Job.TERMINAL)
 def hold(
     request: Request, response: Response, job: Job, *, seconds: float, then: str, applied: str = ""
 ) -> Response:
-    """Ask the shell to hold the client until the job has ended. Without a shell the answer is sent at once.
+    """Return the response, marked for the shell to hold until the job has ended. Without a shell it is sent at once.
 
-    then: path and query of the final answer, GET; `asked_again` is true in its view. applied: preference that holds.
+    then: path and query of the GET for the final answer, in whose view `asked_again` is true. applied: see Preference.
     """
     if applied:
         response["Preference-Applied"] = applied
     if holds(request, job, seconds=seconds):
         channel = f"{notifications.CHANNEL_PREFIX}{job.id}"
         late = 0
-        if response.status_code >= 500:  # only if it is sent: the log must not report a failure
+        if response.status_code >= 500:  # it is usually not sent, so Django must not log a failure
             late, response.status_code = response.status_code, 202
         response[HEADER] = Wait(channel, _WORDS, seconds, then, late).encode()
     return response

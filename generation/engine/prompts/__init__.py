@@ -1,1 +1,1 @@
-"""Texts of prompts, their tokens and their embeddings."""
+"""Prompt texts, their tokens and their embeddings."""

@@ -1,4 +1,4 @@
-"""Embeddings: storage format, integrity check, and the table of those resident on the device."""
+"""Embeddings: storage format, integrity check, and a cache on the device."""
 
 import hashlib
 from collections import OrderedDict
@@ -19,7 +19,7 @@ RESIDENT_BYTES = 64 * 2**20
 
 
 def pack(array: npt.NDArray[Any], encoder_fingerprint: str) -> StoredEmbedding:
-    """Return the stored form of a text encoder's output (tokens, width), any float dtype. Raises EmbeddingInvalid."""
+    """Return the stored form of a text encoder's output (tokens, width) of any float dtype. Raises EmbeddingInvalid."""
     if array.ndim != 2:
         raise EmbeddingInvalid(f"Its shape is {array.shape}, not (tokens, width).")
     if not np.isfinite(values := array.astype("<f2")).all():
@@ -32,7 +32,7 @@ def pack(array: npt.NDArray[Any], encoder_fingerprint: str) -> StoredEmbedding:
 
 
 def check(stored: StoredEmbedding) -> None:
-    """Raise EmbeddingInvalid if shape, dtype or hash do not match the bytes."""
+    """Raise EmbeddingInvalid if the bytes do not match shape, dtype or hash."""
     tokens, width = stored.shape
     if stored.dtype != DTYPE:
         raise EmbeddingInvalid(f"Its dtype is {stored.dtype}, not {DTYPE}.")
@@ -53,7 +53,7 @@ def unpack(stored: StoredEmbedding) -> npt.NDArray[np.float16]:
 class EmbeddingTable:
     """LRU cache of embeddings on a device, keyed by sha256. Not thread-safe.
 
-    derive: maps an embedding (tokens, width) to what is cached instead, such as keys and values; called once for each.
+    derive: function of an embedding (tokens, width) whose result, such as keys and values, is cached instead.
     """
 
     def __init__(
@@ -91,7 +91,7 @@ class EmbeddingTable:
             self._bytes -= gone.nbytes
 
     def gather(self, batch: Sequence[StoredEmbedding]) -> "torch.Tensor":
-        """Return prompt_embeds of a batch, or what is derived from them: (batch, tokens, width).
+        """Return the prompt_embeds of a batch, or the results of `derive`: (batch, tokens, width).
 
         Raises EmbeddingInvalid.
         """

@@ -26,7 +26,7 @@ def load(release_dir: Path | str) -> "Encoder":
 
 
 def load_parts(folder: Path, fingerprint: str) -> "Encoder":
-    """Load from a folder that is not a release yet. Raises ReleaseInvalid."""
+    """Load the encoder from a folder without a manifest, unverified. Raises ReleaseInvalid."""
     transformers_logging.disable_progress_bar()  # Retort shows its own
     try:
         # fp32: native CPU arithmetic; the result is rounded to fp16 once, when it is stored.

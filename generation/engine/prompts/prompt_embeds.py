@@ -13,7 +13,7 @@ from generation.engine.release import PROMPT_EMBEDS, Manifest, ReleaseFile
 from generation.engine.request import StoredEmbedding
 
 TENSOR = "prompt_embeds"  # F16 [covered variants, tokens, width], in the order of the manifest
-# For the high byte of a float16: whether its exponent is that of infinity and NaN. The web process has no numpy.
+# High byte of a float16 → whether it is infinity or NaN. The web process has no numpy.
 _NOT_FINITE = bytes((byte & 0x7C) == 0x7C for byte in range(256))
 HEADER_BYTES = 100_000_000  # the limit of the safetensors format
 
@@ -24,7 +24,7 @@ def listed(manifest: Manifest) -> ReleaseFile | None:
 
 
 def read_texts(folder: Path, manifest: Manifest) -> dict[str, str]:
-    """Return the text of each covered variant by slug. Reads the header alone, without comparing the file's hash.
+    """Return slug → text of the covered variants. Reads only the header and does not verify the file's hash.
 
     Raises ReleaseInvalid.
     """
@@ -38,9 +38,9 @@ def read_texts(folder: Path, manifest: Manifest) -> dict[str, str]:
 
 
 def read(folder: Path, manifest: Manifest) -> Iterator[tuple[str, str, StoredEmbedding]]:
-    """Yield (slug, text, embedding) of each covered variant, if the release has embeddings of its own.
+    """Yield (slug, text, embedding) of each covered variant, if the release has its own embeddings.
 
-    Raises ReleaseInvalid if the file is not the one that the manifest lists.
+    Raises ReleaseInvalid if the file does not match the manifest.
     """
     entry = listed(manifest)
     if entry is None:
@@ -69,7 +69,7 @@ def read(folder: Path, manifest: Manifest) -> Iterator[tuple[str, str, StoredEmb
 
 
 def _read_header(file: BinaryIO, path: Path, manifest: Manifest) -> list[str]:
-    """Return the texts, one per row, and leave the file at the first row.
+    """Return the texts, one per row, with the file positioned at the first row.
 
     A safetensors file is the length of its header (8 bytes, little-endian), the header as JSON, and the values.
     """
@@ -101,6 +101,6 @@ def _invalid(path: Path, why: str) -> ReleaseInvalid:
 
 
 def check(folder: Path) -> None:
-    """Read the whole file of a release folder. Raises ReleaseInvalid if it does not fit the manifest."""
+    """Read the whole file. Raises ReleaseInvalid if it does not match the manifest."""
     for _ in read(folder, release.read(folder)):
         pass

@@ -1,4 +1,4 @@
-"""Vector of a text: its embedding's row at the end-of-text token, CLIP's representation of the whole text.
+"""Vector of a text: the row of its embedding at the end-of-text token, CLIP's representation of the whole text.
 
 Vectors have unit length; texts are compared by cosine similarity.
 """
@@ -20,7 +20,7 @@ STORED = np.dtype(DTYPE).newbyteorder("<")
 
 
 class TextVectors:
-    """Vectors of texts of one encoder. bytes: size of a vector in a stored embedding."""
+    """Text vectors of one encoder. bytes: size of a vector in a stored embedding."""
 
     def __init__(self, encoder: "Encoder", folder: Path) -> None:
         self.fingerprint = encoder.fingerprint
@@ -30,10 +30,10 @@ class TextVectors:
         self._tokenizer = tokens.load_tokenizer(folder)
 
     def count(self, text: str) -> int:
-        """Return the number of tokens with start and end."""
+        """Return the number of tokens including start and end."""
         return len(self._tokenizer.encode(text).ids)
 
-    def is_spelt(self, word: str) -> bool:
+    def is_split(self, word: str) -> bool:
         """Return whether the tokenizer splits the word into several tokens."""
         return self.count(word) > 3  # start, the word, end
 
@@ -42,13 +42,13 @@ class TextVectors:
         return (self.count(text) - 1) * self.bytes
 
     def read(self, stored: bytes) -> Vector:
-        """Return the vector from `bytes` bytes of a stored embedding; zeros (similar to nothing) if damaged."""
+        """Return the vector in these bytes of a stored embedding; zeros (similar to nothing) if damaged."""
         vector = np.frombuffer(stored, STORED).astype(np.float32)
         length = float(np.linalg.norm(vector))
         return vector / length if 0 < length < np.inf else np.zeros_like(vector)
 
     def encode(self, text: str) -> Vector:
-        """Return the vector of a text of any length; a text that is too long is truncated."""
+        """Return the vector of a text, which is truncated to the encoder's limit."""
         while self.count(text) > self.max_tokens:
             text = text.rpartition(" ")[0] or text[: len(text) // 2]
         (stored,) = self._encoder.encode([text])

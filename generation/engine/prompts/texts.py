@@ -1,17 +1,17 @@
-"""Spelling of prompt texts: how a text is stored, and which two texts are the same."""
+"""Normalisation of prompt texts for storage and for comparison."""
 
 import unicodedata
 
 
 def tidy(text: str) -> str:
-    """Return the text as it is stored: the editor's letters, single spaces."""
+    """Return the text for storage: single spaces, otherwise unchanged."""
     return " ".join(text.split())
 
 
 def normalize(text: str) -> str:
-    """Return the form in which equal texts are equal strings: NFKC, no case, single spaces.
+    """Return the form for comparison: NFKC, case-folded, single spaces.
 
-    NFKC is applied twice because folding case can undo it.
+    NFKC is applied twice because case folding can undo it.
     """
     folded = unicodedata.normalize("NFKC", text).casefold()
     return " ".join(unicodedata.normalize("NFKC", folded).split())

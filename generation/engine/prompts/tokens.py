@@ -1,4 +1,4 @@
-"""Token counts of texts, with `tokenizers` only: for the web process, without torch."""
+"""Token counts of texts for the web process: needs `tokenizers`, not torch."""
 
 import functools
 import json

@@ -1,4 +1,4 @@
-"""Runtimes: what computes the U-Net and the decoder of a release. `selection` chooses one.
+"""Runtimes, which compute the U-Net and the decoder of a release. `selection` chooses one.
 
 NAMES are the values of the setting RUNTIME. Each runtime gives the same pixels within `pipeline.TOLERANCE`.
 """
@@ -31,11 +31,11 @@ class Runtime(Protocol):
 
     @property
     def dtype(self) -> "DType":
-        """Of `prompts`."""
+        """Dtype of `prompts`."""
 
     @property
     def keyvalues(self) -> KeyValues | None:
-        """Map from an embedding [tokens, width] to its row of `prompts`; None: the embedding itself."""
+        """Function from an embedding [tokens, width] to its row of `prompts`; None: the embedding itself."""
 
     def denoise(self, latents: "Tensor", step: int, prompts: "Tensor") -> "Tensor":
         """Return the U-Net's output, fp32 [batch, channels, height, width], at a step of the release, from 0."""

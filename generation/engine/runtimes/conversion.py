@@ -1,6 +1,6 @@
-"""Conversion of a student to OpenVINO's format, made once and kept in a cache folder.
+"""Conversion of a student to OpenVINO's format, cached in a folder.
 
-The cache is never the truth: one that is damaged, or of other versions, is made again from the release.
+A cache that is damaged or of other versions is made again from the release.
 """
 
 import importlib.metadata
@@ -28,23 +28,25 @@ from generation.engine.device import Device
 from generation.engine.errors import ReleaseInvalid
 from generation.engine.release import Manifest
 
-# On import OpenVINO sends usage data to Google Analytics through this package. Without it it sends nothing.
+# OpenVINO sends usage data to Google Analytics through this package on import. Blocking the package prevents this.
 sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
 
 if TYPE_CHECKING:
     import openvino
 
 PROJECT = Path(__file__).resolve().parents[3]
-REVISION = 1  # of this module and the networks: what else decides the converted files
+REVISION = 1  # of this module and the networks; increase it when the converted files change
 UNET, DECODER, KEYVALUES = "unet", "decoder", "keyvalues.safetensors"
 FACTS = "facts.json"  # hashes of the other files; written last
-SCRATCH = ".converting-"  # begins the names of folders that are being written
+SCRATCH = ".converting-"  # prefix of folders that are being written
 ABANDONED_SECONDS = 6 * 3600.0
 
 
 @dataclass(frozen=True)
 class Converted:
-    """unet: (latents, keyvalues) or (latents, step, keyvalues) → prediction; decoder: latents → images; all fp32."""
+    """Converted networks. unet: (latents, keyvalues) or (latents, step, keyvalues) → prediction; decoder: latents →
+    images; all fp32.
+    """
 
     unet: "openvino.Model"
     decoder: "openvino.Model"
@@ -53,11 +55,10 @@ class Converted:
 
 
 def convert(folder: Path, manifest: Manifest, cache: Path | None) -> Converted:
-    """Return the converted networks of a release, from the cache if it has them.
+    """Return the converted networks of a release, from the cache if possible.
 
-    A process of its own converts: torch keeps what it traced, three times the weights, until its process ends. cache: a
-    folder for the conversions of all releases; None, or one that cannot be written: nothing is kept. Raises
-    RuntimeError.
+    A subprocess converts, because torch keeps its traces, three times the size of the weights, until the process ends.
+    cache: folder for the conversions of all releases; unless it is writable, nothing is kept. Raises RuntimeError.
     """
     name = key(folder, manifest)
     if cache is not None and (found := _read(cache / name)) is not None:
@@ -71,7 +72,7 @@ def convert(folder: Path, manifest: Manifest, cache: Path | None) -> Converted:
             raise RuntimeError(f"The conversion to OpenVINO failed: {lines[-1]}")
         if cache is not None:
             keep(made, cache)
-        found = _read(made)  # its files stay open
+        found = _read(made)  # keeps the files open
     if found is None:
         raise RuntimeError("The conversion to OpenVINO cannot be read.")
     return found
@@ -79,9 +80,9 @@ def convert(folder: Path, manifest: Manifest, cache: Path | None) -> Converted:
 
 @contextmanager
 def scratch(cache: Path | None) -> Iterator[Path]:
-    """Yield a new folder in the cache, or in /tmp without a cache that can be written.
+    """Yield a new temporary folder in the cache, or in /tmp if the cache is not writable.
 
-    /tmp of a container is small and in memory, and the files are as large as a release.
+    The files are as large as a release, and /tmp of a container is small and in memory.
     """
     try:
         if cache is not None:
@@ -103,14 +104,14 @@ def _remove_abandoned(cache: Path) -> None:
 
 
 def key(folder: Path, manifest: Manifest) -> str:
-    """Return the name of a release's folder in the cache: another one for other files or versions."""
+    """Return the name of a release's folder in the cache, which depends on its files and on versions."""
     files = releases.hash_file(folder / releases.MANIFEST)
     version = importlib.metadata.version("openvino")
     return f"{manifest.name}-{files[:16]}-openvino-{version}-{REVISION}"
 
 
 class _UNet(nn.Module):
-    """With one step its bias is a constant, which OpenVINO joins with the convolution."""
+    """U-Net whose step is an input only if it has several: OpenVINO fuses a constant bias with the convolution."""
 
     def __init__(self, unet: nn.Module) -> None:
         super().__init__()
@@ -130,8 +131,8 @@ class _Decoder(nn.Module):
 
 
 def make(folder: Path, target: Path) -> None:
-    """Convert a release in this process, into a new folder. Raises as `runtimes.torch.load`, and OSError."""
-    # Imported here: with a cache neither torch's networks nor diffusers are loaded.
+    """Convert a release in this process, into a new folder. Raises the same as `runtimes.torch.load`, and OSError."""
+    # Imported here, so that with a cache neither torch's networks nor diffusers are loaded.
     from openvino import convert_model, save_model
 
     from generation.engine.runtimes import torch as reference
@@ -151,7 +152,7 @@ def make(folder: Path, target: Path) -> None:
         shapes.append(())
         examples.append(torch.tensor(0))
     with torch.no_grad(), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of branches on shapes, which are the same for all batches
+        warnings.simplefilter("ignore")  # about branches on shapes, which are equal for all batches
         unet = convert_model(_UNet(loaded.unet), example_input=tuple(examples), input=shapes)
         decoder = convert_model(
             _Decoder(loaded.vae), example_input=(examples[0],), input=[shapes[0]]
@@ -166,7 +167,7 @@ def make(folder: Path, target: Path) -> None:
 
 
 def keep(made: Path, cache: Path) -> None:
-    """Copy a conversion into the cache, in place of those of other versions. Does nothing if the disk refuses."""
+    """Copy a conversion into the cache and remove other versions. Does nothing if the disk cannot be written."""
     copied = None
     try:
         cache.mkdir(parents=True, exist_ok=True)
@@ -183,7 +184,7 @@ def keep(made: Path, cache: Path) -> None:
 
 
 def _read(kept: Path) -> Converted | None:
-    """Return what is kept; None if it is missing or damaged."""
+    """Return the cached conversion, None if it is missing or damaged."""
     import openvino
 
     try:
@@ -195,7 +196,7 @@ def _read(kept: Path) -> Converted | None:
         weight = load_file(kept / KEYVALUES)["weight"]
         return Converted(unet, decoder, weight, facts["pixels_per_latent"])
     except (ReleaseInvalid, OSError, ValueError, AttributeError, KeyError, TypeError, RuntimeError):
-        return None  # ReleaseInvalid: of a file that is missing
+        return None  # ReleaseInvalid: a file is missing
 
 
 if __name__ == "__main__":

@@ -1,10 +1,10 @@
 """A student's networks on a CUDA device: compiled by torch, with a CUDA graph for each batch of SHAPES.
 
-At these sizes a GPU computes faster than Python starts its kernels. A graph has a fixed shape, so other batches are
+At these sizes a GPU computes faster than Python launches its kernels. A graph has a fixed shape, so other batches are
 padded.
 
-The graphs are recorded here: those of torch.compile's "reduce-overhead" belong to the thread that recorded them, and a
-worker loads in another thread than it generates in.
+torch.compile's own graphs ("reduce-overhead") belong to the thread that recorded them, but a worker loads and generates
+in different threads; therefore this module records them.
 """
 
 from collections.abc import Callable, Sequence
@@ -18,14 +18,14 @@ from generation.engine import latents as conversions
 from generation.engine.student import FoldedUNet
 
 SHAPES = (1, 2, 4, 8, 16)
-RUNS = 3  # before recording: the first compiles
+RUNS = 3  # before recording; the first one compiles
 
 Network = Callable[..., Tensor]
 Record = Callable[[Network, Sequence[Tensor]], Network]
 
 
 def record(network: Network, inputs: Sequence[Tensor]) -> Network:
-    """Return the network for inputs of these shapes as a CUDA graph. Its output is copied."""
+    """Return the network as a CUDA graph for inputs of these shapes. It copies its output."""
     static = [tensor.clone() for tensor in inputs]
     aside = torch.cuda.Stream()
     aside.wait_stream(torch.cuda.current_stream())
@@ -61,7 +61,7 @@ class Graphs:
 
     @torch.inference_mode()
     def warm_up(self, size: tuple[int, int], *, tokens: int) -> None:
-        """Compile and record for latents of this height and width; others are recorded at their first batch."""
+        """Compile and record for latents of this height and width; other sizes are recorded at their first batch."""
         for rows in SHAPES:
             latents = torch.zeros(rows, self._channels, *size, device=self._place)
             prompts = torch.zeros(
@@ -71,7 +71,7 @@ class Graphs:
             self.decode(latents)
 
     def denoise(self, latents: Tensor, step: int, prompts: Tensor) -> Tensor:
-        """As `Runtime.denoise`."""
+        """See `Runtime.denoise`."""
         parts = zip(latents.split(SHAPES[-1]), prompts.split(SHAPES[-1]), strict=True)
         found = [
             self._run(self._unet, [_padded(part.to(self._dtype)), self._steps[step], _padded(row)])[
@@ -82,7 +82,7 @@ class Graphs:
         return torch.cat(found).float()
 
     def decode(self, latents: Tensor) -> Tensor:
-        """As `Runtime.decode`."""
+        """See `Runtime.decode`."""
         parts = latents.split(SHAPES[-1])
         return torch.cat([self._run(self._decoder, [_padded(part)])[: len(part)] for part in parts])
 
@@ -94,6 +94,6 @@ class Graphs:
 
 
 def _padded(rows: Tensor) -> Tensor:
-    """Return them with copies of the last one, up to the next of SHAPES."""
+    """Return the rows padded with copies of the last one to the next of SHAPES."""
     missing = next(shape for shape in SHAPES if shape >= len(rows)) - len(rows)
     return torch.cat([rows, rows[-1:].expand(missing, *rows.shape[1:])])

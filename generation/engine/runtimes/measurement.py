@@ -1,4 +1,4 @@
-"""Measurement of a student on each runtime of a CPU: a program, so that what it loads is freed. Prints JSON.
+"""Program that measures a student with each runtime on the CPU and prints JSON. Its memory is freed when it ends.
 
 python -m generation.engine.runtimes.measurement FOLDER DTYPE THREADS [CACHE]
 """
@@ -18,9 +18,9 @@ from generation.engine.runtimes import Runtime, conversion
 from generation.engine.runtimes import torch as reference
 from generation.engine.runtimes.openvino import OpenVINORuntime
 
-BATCHES = (1, 8)  # that are timed
+BATCHES = (1, 8)  # batch sizes to time
 RUNS = 5
-SECONDS = 2.0  # for a batch size and runtime, after which no run is begun
+SECONDS = 2.0  # per batch size and runtime, after which no further run starts
 
 
 def main(folder: Path, dtype: str, threads: int, cache: Path | None) -> None:
@@ -55,7 +55,7 @@ def seconds(runtime: Runtime, manifest: Manifest) -> dict[int, float]:
             started = time.perf_counter()
             runtime.decode(runtime.denoise(latents, 0, prompts))
             spans.append(time.perf_counter() - started)
-        found[batch] = statistics.median(spans[1:])  # the first one chooses kernels
+        found[batch] = statistics.median(spans[1:])  # the first run selects kernels
     return found
 
 

@@ -16,24 +16,24 @@ import openvino  # isort: skip  (after `conversion`, which keeps it from sending
 
 
 PRECISIONS = {torch.float32: "f32", torch.bfloat16: "bf16"}
-# In its messages: "can't alloc", "Failed to allocate", "bad_alloc".
+# Parts of its messages "can't alloc", "Failed to allocate", "bad_alloc".
 NO_MEMORY = ("alloc", "out of memory")
 
 
 class OpenVINORuntime:
     name = "openvino"
-    dtype = torch.float32  # of what goes in and comes out; it computes in the device's
+    dtype = torch.float32  # of inputs and outputs; it computes in the device's
 
     def __init__(
         self, folder: Path, manifest: Manifest, device: Device, *, threads: int, cache: Path | None
     ) -> None:
-        """threads: that compute. Raises as `runtimes.torch.load`."""
+        """threads: number of computing threads. Raises the same as `runtimes.torch.load`."""
         converted = conversion.convert(folder, manifest, cache)
         options = {
             "INFERENCE_NUM_THREADS": threads,
             "INFERENCE_PRECISION_HINT": PRECISIONS[device.dtype],
             "PERFORMANCE_HINT": "LATENCY",
-            # Pinned, the thread that calls runs on one core, and the pool of torch that it begins inherits that core.
+            # Pinning would bind the calling thread to one core, and torch's pool would inherit that.
             "ENABLE_CPU_PINNING": False,
         }
         core = openvino.Core()
@@ -59,13 +59,13 @@ class _Network:
         self._request = compiled.create_infer_request()
 
     def __call__(self, *inputs: Tensor) -> Tensor:
-        """Return the only output, in memory of its own. Raises OutOfMemory."""
+        """Run the network and return a copy of its only output. Raises OutOfMemory."""
         try:
             found = self._request.infer(
                 [tensor.contiguous().numpy() for tensor in inputs], share_inputs=True
             )
         except (RuntimeError, MemoryError) as error:
-            # One that failed may lack memory that its next run takes for given.
+            # After a failure its next run may assume memory that was not allocated.
             self._request = self._compiled.create_infer_request()
             if isinstance(error, MemoryError) or any(word in str(error) for word in NO_MEMORY):
                 raise OutOfMemory(str(error).strip().splitlines()[-1]) from error

@@ -1,4 +1,4 @@
-"""Choice of a release's runtime: by the setting, else by a measurement made once per machine and release."""
+"""Choice of a release's runtime: by the setting, or by a measurement made once per machine and release."""
 
 import fcntl
 import importlib.metadata
@@ -37,7 +37,7 @@ def load(
     threads: int,
     cache: Path | None,
 ) -> Runtime:
-    """Load a release's networks. name: of NAMES; threads: of the CPU that will compute.
+    """Load a release's networks. name: one of NAMES; threads: CPU threads that will compute.
 
     Raises DeviceUnavailable, ReleaseInvalid, OSError, ValueError, KeyError, RuntimeError and SafetensorError.
     """
@@ -58,7 +58,7 @@ def load(
 
 
 def why_not_openvino(device: Device) -> str:
-    """Return why OpenVINO computes nothing on this device in its dtype; "" if it does."""
+    """Return why OpenVINO does not support this device and dtype, or ""."""
     if importlib.util.find_spec("openvino") is None:
         return "the package openvino is not installed. Install it, or use RUNTIME=torch."
     if device.place.type != "cpu":
@@ -95,7 +95,7 @@ def _faster(
 ) -> Runtime:
     measured = cache / MEASURED if cache is not None else None
     key = _key(folder, device, threads)
-    with _alone(cache):
+    with _exclusive(cache):
         found = _read(measured).get(key) if measured else None
         if not isinstance(found, dict) or found.get("runtime") not in ("torch", "openvino"):
             found = _measured(folder, device, threads=threads, cache=cache)
@@ -107,8 +107,8 @@ def _faster(
 
 
 @contextmanager
-def _alone(cache: Path | None) -> Iterator[None]:
-    """Wait for other processes that measure: workers that start together measure once. Does nothing without a cache."""
+def _exclusive(cache: Path | None) -> Iterator[None]:
+    """Hold a file lock, so that workers that start together measure once. Does nothing without a cache."""
     with ExitStack() as stack:
         with suppress(OSError):
             if cache is not None:
@@ -120,9 +120,9 @@ def _alone(cache: Path | None) -> Iterator[None]:
 def _measured(
     folder: Path, device: Device, *, threads: int, cache: Path | None
 ) -> dict[str, object]:
-    """Measure in a process of its own, as `conversion.convert` does.
+    """Return a measurement made in a subprocess.
 
-    After an error torch computes until the next load, which measures again: the disk or the memory may have been full.
+    After an error torch is used until the next load, which measures again: disk or memory may have been full.
     """
     command = [sys.executable, "-m", "generation.engine.runtimes.measurement"]
     arguments = [str(folder.resolve()), device.dtype_name, str(threads)]
@@ -140,7 +140,7 @@ def _measured(
 
 
 def _key(folder: Path, device: Device, threads: int) -> str:
-    """Return what the measurement depends on: the machine, the release and the versions."""
+    """Return the key of a measurement: machine, release and versions."""
     version = importlib.metadata.version("openvino")
     parts = (
         releases.hash_file(folder / releases.MANIFEST)[:16],
@@ -171,7 +171,7 @@ def _read(path: Path) -> dict[str, object]:
 
 
 def _write(path: Path, found: dict[str, object]) -> None:
-    """Write the file. Does nothing if the disk refuses: the next process measures again."""
+    """Write the file. Does nothing if the disk cannot be written: the next process measures again."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""Runtime of torch: the reference, for every release and device; compiled for students on CUDA devices."""
+"""Runtime of torch: supports every release and device; compiled for students on CUDA devices."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,7 +22,7 @@ from generation.engine.student import FoldedUNet
 def load(
     folder: Path, manifest: Manifest, device: Device, *, compiled: bool = False
 ) -> "TorchRuntime":
-    """Load a release's networks. compiled: for a student on a CUDA device, as `graphs`.
+    """Load a release's networks. compiled: with CUDA graphs, for a student on a CUDA device.
 
     Raises ReleaseInvalid, OSError, ValueError, KeyError, RuntimeError and SafetensorError.
     """
@@ -63,7 +63,7 @@ class TorchRuntime:
         return "torch" if self._graphs is None else "torch compiled"
 
     def use_graphs(self, graphs: Graphs, manifest: Manifest) -> None:
-        """Compute with these from now on, warmed up for the first image size of the release."""
+        """Warm up the graphs for the first image size of the release, and use them from now on."""
         width, height = manifest.image_sizes[0]
         size = (height // self.pixels_per_latent, width // self.pixels_per_latent)
         graphs.warm_up(size, tokens=manifest.embedding_shape[0])

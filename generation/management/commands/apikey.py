@@ -132,9 +132,9 @@ class Command(BaseCommand):
             expires_at=expires_at,
             limits=_given(options),
         )
-        self.tell(plain)
+        self.show_key(plain)
 
-    def tell(self, plain: str) -> None:
+    def show_key(self, plain: str) -> None:
         self.stderr.write("The key is shown only now:")
         self.stdout.write(plain)
 
@@ -164,7 +164,7 @@ class Command(BaseCommand):
         old = _find(options["prefix"])
         _, plain = keys.rotate(old, grace=options["grace"])
         self.stderr.write(f"{old.prefix} remains valid until {_in_words(old.expires_at)}.")
-        self.tell(plain)
+        self.show_key(plain)
 
     def revoke(self, options: dict[str, Any]) -> None:
         key = _find(options["prefix"])

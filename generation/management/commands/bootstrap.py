@@ -34,16 +34,16 @@ from generation.releases import quality
 from generation.releases.quality import Counts
 
 STARTER = settings.BASE_DIR / "generation" / "starter"
-SHIPPED = ("teacher", "student-2")  # "student" is of before: databases may name it, and serve it
-IN_STARTER = "generation/starter/"  # begins the stored paths of the included releases
+SHIPPED = ("teacher", "student-2")  # existing databases may still serve the previous one, "student"
+IN_STARTER = "generation/starter/"  # prefix of the stored paths of included releases
 LOCK = 0x5265746F7274  # "Retort": advisory lock of the bootstrap
 LOCK_NOT_AVAILABLE = "55P03"
 MIGRATION_TRIES = 60
 PAUSE_SECONDS = 1.0
 RESTORED = (
-    "A restoration of this database is under way, or was interrupted. Wait for its end, or repeat it: manage.py "
-    f"restore FILE --replace. The tables of before are in the schema {database.BEFORE_RESTORE}: drop it if nobody "
-    "needs them."
+    "A restoration of this database is in progress, or was interrupted. Wait for its end, or repeat it: manage.py "
+    f"restore FILE --replace. The previous tables are in the schema {database.BEFORE_RESTORE}; drop it if they are "
+    "not needed."
 )
 
 
@@ -57,7 +57,7 @@ class Command(BaseCommand):
     def handle(self, *args: Any, **options: Any) -> None:
         began = time.monotonic()
         try:
-            with alone():
+            with exclusive():
                 if database.is_being_restored():
                     raise CommandError(RESTORED)
                 done: dict[str, Any] = {
@@ -67,22 +67,22 @@ class Command(BaseCommand):
                     "imported_variants": self.import_catalogue(),
                     "stored_embeddings": bundled_embeddings.store_missing(),
                     "made_groups": roles.create_missing(),
-                    # Last, because a failure after it would lose the password.
+                    # Last, because a later failure would lose the password.
                     **self.make_admin(),
                     "made_api_key": self.make_api_key(),
                 }
             notifications.encode()
         except (
             OperationalError,
-            ProgrammingError,  # of rights
-            InternalError,  # read-only
+            ProgrammingError,  # missing permissions
+            InternalError,  # a read-only server
             MigrationSchemaMissing,
         ) as error:
             server = connection.settings_dict
             raise CommandError(
                 f"PostgreSQL at {server['HOST']}:{server['PORT'] or 5432}, database {server['NAME']}: "
                 f"{str(error).strip()}\n"
-                "Check that DATABASE_URL names an existing database, and an account that owns the database."
+                "Check that DATABASE_URL names an existing database and an account that owns it."
             ) from error
         except GenerationError as error:
             raise CommandError(error.detail) from error
@@ -106,13 +106,13 @@ class Command(BaseCommand):
         if plan:
             self.say(f"Migrating the database ({len(plan)} step{pluralize(len(plan))}) …")
             session_limits.lift()
-            connection.close()  # its session has the limits still
+            connection.close()  # its session still has the limits
             self.run_migrations()
         session_limits.set_missing()
         return len(plan)
 
     def run_migrations(self) -> None:
-        """Migrate, again and again while long transactions hold locks that the migrations need."""
+        """Migrate; retry while long transactions hold locks that the migrations need."""
         for tries in range(MIGRATION_TRIES, 0, -1):
             try:
                 call_command("migrate", interactive=False, verbosity=0)
@@ -124,7 +124,7 @@ class Command(BaseCommand):
             time.sleep(PAUSE_SECONDS)
 
     def make_admin(self) -> dict[str, str | None]:
-        """Create a superuser if there is none. The password is only in the returned value."""
+        """Create a superuser if there is none. Return its name and its password, which is stored nowhere else."""
         users = get_user_model().objects
         found = users.filter(is_superuser=True, is_active=True).order_by("pk").first()
         if found:
@@ -144,7 +144,7 @@ class Command(BaseCommand):
     def register_shipped(self, folder: Path) -> str:
         """Register a release once. Activate it if none of its kind is active, to keep the operator's choice.
 
-        It also replaces an active release that was included before, and whose files an upgrade removed.
+        It also replaces an active release of an earlier starter whose files an upgrade removed.
         """
         try:
             manifest = release_format.read(folder)
@@ -157,14 +157,12 @@ class Command(BaseCommand):
         active = Release.objects.filter(kind=release.kind, status=Release.Status.ACTIVE).first()
         if release.status == Release.Status.CANDIDATE and (active is None or _is_removed(active)):
             if active is not None:
-                self.say(
-                    f"{active.name} is no longer included: {release.name} serves in its place."
-                )
+                self.say(f"{active.name} is no longer included: {release.name} replaces it.")
             releases.activate(release)
         return release.name
 
     def store_quality(self) -> int:
-        """Store how many pictures of each prompt the included releases make right, once. Return the number of texts."""
+        """Store the counts of the included releases' evaluations, once. Return the number of texts."""
         path = STARTER / "quality.csv"
         counts: dict[str, dict[str, Counts]] = defaultdict(dict)
         if path.exists():
@@ -214,16 +212,16 @@ class Command(BaseCommand):
 
 
 def _is_removed(release: Release) -> bool:
-    """Return whether it was an included release and its folder is gone."""
+    """Return whether the release was an included one whose folder is gone."""
     return release.path.startswith(IN_STARTER) and not releases.folder(release).exists()
 
 
 @contextmanager
-def alone() -> Iterator[None]:
-    """Hold a lock, so that two bootstraps of a database take turns. PostgreSQL releases it with the process.
+def exclusive() -> Iterator[None]:
+    """Hold a lock, so that only one bootstrap of a database runs at a time. It is released when the process ends.
 
-    It belongs to an open transaction of a connection of its own: PgBouncer in transaction mode keeps no sessions.
-    It is tried for: an index that is made concurrently waits for statements that wait.
+    It belongs to an open transaction of a separate connection, since PgBouncer in transaction mode keeps no sessions.
+    It is polled, because CREATE INDEX CONCURRENTLY would wait for a statement that waits for the lock.
     """
     holder = connection.copy()
     holder.set_autocommit(False)

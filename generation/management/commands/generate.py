@@ -22,7 +22,7 @@ from generation.releases import lifecycle as releases
 
 
 class Command(BaseCommand):
-    help = "Generate images of one prompt variant with the engine alone, and report the time of each step."
+    help = "Generate images of one prompt variant without queue and server, and report the time of each step."
 
     def add_arguments(self, parser: ArgumentParser) -> None:
         parser.add_argument("--release", help="student, teacher or a name; default: the active one")

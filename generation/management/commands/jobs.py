@@ -1,4 +1,4 @@
-"""`manage.py jobs retry`: jobs that failed are queued again."""
+"""`manage.py jobs retry`: queue failed jobs again."""
 
 from argparse import ArgumentParser, ArgumentTypeError
 from datetime import datetime
@@ -29,8 +29,8 @@ class Command(BaseCommand):
         actions = parser.add_subparsers(dest="action", required=True)
         retry = actions.add_parser(
             "retry",
-            help="queue again all jobs that failed for a reason in a period",
-            description="Each gets all its attempts again. Jobs whose images were deleted stay as they are.",
+            help="queue all failed jobs that match the options again",
+            description="Each job gets all its attempts again. Jobs whose images were deleted are skipped.",
         )
         retry.add_argument("--code", default="", help="error code, such as worker_lost")
         retry.add_argument(
@@ -47,7 +47,7 @@ class Command(BaseCommand):
         retry.add_argument(
             "--all",
             action="store_true",
-            help="retry all failed jobs: needed if neither a code nor a time is given",
+            help="retry all failed jobs; required without --code and --since",
         )
         retry.add_argument(
             "--dry-run", action="store_true", help="print the number of jobs, and retry none"

@@ -22,9 +22,9 @@ class Command(BaseCommand):
         actions = parser.add_subparsers(dest="action", required=True)
         actions.add_parser("list", help="show the state of each queue")
         for action, text in (
-            ("pause", "let workers take no jobs of a queue; clients' jobs are accepted and wait"),
-            ("drain", "pause a queue and wait until none of its jobs runs"),
-            ("resume", "let workers take jobs of a queue again"),
+            ("pause", "stop workers from claiming jobs of a queue; new jobs are accepted and wait"),
+            ("drain", "pause a queue and wait until its running jobs have ended"),
+            ("resume", "let workers claim jobs of a queue again"),
         ):
             one = actions.add_parser(action, help=text)
             one.add_argument("name", choices=pausing.NAMES)
@@ -36,7 +36,7 @@ class Command(BaseCommand):
                     type=float,
                     default=600.0,
                     metavar="SECONDS",
-                    help="seconds to wait at most; default: 600",
+                    help="maximum wait in seconds; default: 600",
                 )
 
     def handle(self, *args: Any, **options: Any) -> None:

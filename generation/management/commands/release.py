@@ -41,8 +41,8 @@ class Command(BaseCommand):
         register = actions.add_parser(
             "register",
             help="register a release as a candidate",
-            description="A release folder is registered as it is. A diffusers folder of Stable Diffusion 1.x or 2.x, "
-            "or a Hugging Face hub id, is copied and converted first; the options apply to those.",
+            description="A release folder is registered unchanged. A diffusers folder of Stable Diffusion 1.x or 2.x, "
+            "or a Hugging Face hub id, is copied and converted first; the options apply only to these.",
         )
         register.add_argument("source", help="a folder, or a hub id (owner/name)")
         register.add_argument("--name", help="default: the name of the folder")
@@ -64,7 +64,7 @@ class Command(BaseCommand):
             action="append",
             dest="image_sizes",
             metavar="WIDTHxHEIGHT",
-            help="image size; repeatable, and the first is the default one",
+            help="image size; repeatable, the first is the default",
         )
         actions.add_parser("list", help="list all releases")
         parsers = {}
@@ -72,7 +72,7 @@ class Command(BaseCommand):
             ("verify", "compare the files of a release with its manifest"),
             ("activate", "serve a release instead of the active one of its kind"),
             ("retire", "end the service of a specialist"),
-            ("reject", "exclude a release from serving for good"),
+            ("reject", "exclude a release from serving permanently"),
         ):
             parsers[action] = actions.add_parser(action, help=text)
             parsers[action].add_argument("name")
@@ -91,13 +91,13 @@ class Command(BaseCommand):
         tries = actions.add_parser(
             "tries",
             help="set how often an image that the detector rejects is generated again",
-            description="0: images are not checked; 1: checked and flagged; more: rejected images are generated again "
-            "with the next seed, up to this number in total.",
+            description="0: images are not checked; 1: checked and flagged; N: rejected images are generated again "
+            "with other seeds, up to N times in all.",
         )
         tries.add_argument("name")
         tries.add_argument("tries", type=int, choices=range(MOST_TRIES + 1), metavar="N")
         rollback = actions.add_parser(
-            "rollback", help="return to the release before the active one"
+            "rollback", help="activate the release before the active one again"
         )
         rollback.add_argument("kind", choices=KINDS)
         export = actions.add_parser(

@@ -1,4 +1,4 @@
-"""`manage.py retention`: delete now what the nightly sweep would delete, or list it."""
+"""`manage.py retention`: run the nightly sweep of images and files now, or list what it would delete."""
 
 import sys
 from argparse import ArgumentParser
@@ -59,7 +59,7 @@ class Command(BaseCommand):
         if report.orphans_kept:
             self.stdout.write(
                 f"{report.orphans_kept} files belong to no image. They are most of all files, so they are kept: check "
-                "that this is their database, then use --all-files."
+                "that this is the right database, then use --all-files."
             )
         size = sum(orphan.size_bytes for orphan in report.orphans)
         verb = "Would delete" if is_dry else "Deleted"

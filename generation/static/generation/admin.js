@@ -1,7 +1,7 @@
-// Names, roles and levels that the libraries of the admin leave out, for screen readers.
+// Accessible names, roles and levels that the admin's libraries omit.
 "use strict";
 
-// SimpleBar calls every scrolling region the same. It starts after this.
+// SimpleBar, which starts after this, gives all scrolling regions the same name.
 const REGIONS = { "#nav-sidebar-apps": "Menu", "[data-simplebar]:has(#result_list)": "Rows", "#changelist-filter [data-simplebar]": "Filters" };
 
 function nameRegions() {
@@ -9,7 +9,7 @@ function nameRegions() {
     for (const region of document.querySelectorAll(selector)) region.dataset.simplebarAriaLabel = name;
 }
 
-// A field of Select2 has the name of the select that it stands for: its label's, or its filter's heading.
+// Name the fields of Select2 like the select that they replace: by its label or its filter's heading.
 function nameSelects() {
   for (const select of document.querySelectorAll(".select2-hidden-accessible")) {
     const name = (select.labels[0] ?? select.closest("#changelist-filter div:has(> h3)")?.querySelector("h3"))?.textContent.trim();
@@ -22,7 +22,7 @@ function nameTips() {
   for (const tip of document.querySelectorAll(".help-tooltip[aria-label]")) tip.setAttribute("role", "img");
 }
 
-// Shown only by a script that can copy: browsers allow it over HTTPS and on this machine.
+// Show copy buttons only if the clipboard is available: browsers require HTTPS or localhost.
 function offerCopies() {
   if (!navigator.clipboard) return;
   for (const button of document.querySelectorAll("[data-copies]")) {
@@ -38,13 +38,13 @@ document.addEventListener("DOMContentLoaded", () => {
   offerCopies();
   nameRegions();
   for (const title of document.querySelectorAll("#changelist-filter h3")) title.setAttribute("aria-level", "2");
-  // The column of marks in the preview of an import has no heading.
+  // The first column in the preview of an import has no heading.
   for (const cell of document.querySelectorAll("thead th:empty")) {
     const plain = document.createElement("td");
     plain.className = cell.className;
     cell.replaceWith(plain);
   }
-  // Django makes these fields when the page is ready, and again where a row is added.
+  // Django creates these fields when the page is ready and when a row is added.
   new MutationObserver(() => {
     nameSelects();
     nameTips();

@@ -4,7 +4,7 @@
   if (before.is_terminal) return;
   const PAUSE_MS = 1000, PAUSE_AFTER_ERROR_MS = 5000;
 
-  async function look() {
+  async function poll() {
     let pause = PAUSE_MS;
     try {
       const answer = await fetch(before.url, { headers: { Accept: "application/json" } });
@@ -16,7 +16,7 @@
     } catch {
       pause = PAUSE_AFTER_ERROR_MS;
     }
-    setTimeout(look, pause);
+    setTimeout(poll, pause);
   }
-  setTimeout(look, PAUSE_MS);
+  setTimeout(poll, PAUSE_MS);
 })();

@@ -1,8 +1,8 @@
-// Enhancements of the page: live events of unfinished jobs, pictures in a dialog, arrow keys into the list, error messages.
-// Jobs work without it: htmx polls them every two seconds, and without htmx the page reloads.
+// Enhancements of the page: live events of unfinished jobs, pictures in a dialog, arrow keys, error messages.
+// Without this script htmx polls jobs every two seconds, and without htmx the page reloads.
 "use strict";
 (() => {
-  const STREAMS = 2; // a browser holds six connections to a host over HTTP/1.1, for all of its tabs
+  const STREAMS = 2; // over HTTP/1.1 a browser opens six connections to a host, shared by all its tabs
   const ENDS = ["succeeded", "failed", "canceled", "problem"];
   const streams = new Map(); // by card
 
@@ -13,11 +13,11 @@
     }
     if (document.hidden) return;
     for (const card of document.querySelectorAll("[data-events]")) {
-      if (streams.size < STREAMS && !streams.has(card)) streams.set(card, begin(card));
+      if (streams.size < STREAMS && !streams.has(card)) streams.set(card, subscribe(card));
     }
   }
 
-  function begin(card) {
+  function subscribe(card) {
     const source = new EventSource(card.dataset.events);
     const on = (name, act) => source.addEventListener(name, (event) => act(JSON.parse(event.data)));
     on("snapshot", (job) => show(card, job.status, job.progress));
@@ -33,7 +33,7 @@
       on(name, () => {
         source.close(); // otherwise it reconnects
         delete card.dataset.events;
-        ask(card);
+        refresh(card);
       });
     }
     return source;
@@ -50,12 +50,12 @@
     now.querySelector("progress").value = percent;
     const said = now.querySelector(".percent");
     if (said) said.textContent = `${percent} %`;
-    if (now.dataset.status !== status) ask(card);
+    if (now.dataset.status !== status) refresh(card);
     now.dataset.status = status;
   }
 
   // Fetch the job's state, or its images when it has finished.
-  function ask(card) {
+  function refresh(card) {
     const now = card.querySelector(".now");
     if (now) htmx.trigger(now, "moved");
   }
@@ -93,7 +93,7 @@
     if (event.target === lightbox) lightbox.close(); // beside the dialog
   });
 
-  // Such a click opens another tab.
+  // A click with one of these keys opens another tab.
   document.addEventListener("click", (event) => {
     const isElsewhere = event.ctrlKey || event.metaKey || event.shiftKey;
     if (isElsewhere && event.target.closest('a[hx-target="#lightbox-content"]')) event.stopPropagation();
@@ -118,7 +118,7 @@
     if (Math.abs(moved) > SWIPE_PIXELS) turn(moved > 0 ? "prev" : "next");
   });
 
-  // The answer to the button of a favourite: the same picture may be in the gallery and in the dialog.
+  // Response to a favourite button. The picture may be both in the gallery and in the dialog.
   document.addEventListener("marked", (event) => {
     for (const button of document.querySelectorAll(`[data-mark="${event.detail.image}"]`)) {
       button.setAttribute("aria-pressed", event.detail.is_favourite);
@@ -133,7 +133,7 @@
   }
   document.addEventListener("change", (event) => event.target.name === "image" && count());
   document.addEventListener("reset", () => setTimeout(count));
-  addEventListener("pageshow", count); // the browser restores the boxes
+  addEventListener("pageshow", count); // the browser restores checkboxes
 
   document.addEventListener("click", async (event) => {
     const button = event.target.closest("[data-copies]");
@@ -166,7 +166,7 @@
     for (const field of event.detail.elt.querySelectorAll("[aria-invalid]")) field.removeAttribute("aria-invalid");
   });
 
-  // A new card may be below the screen of a phone; the first invalid field, above.
+  // On a phone a new card may be below the visible part, and the first invalid field above.
   document.addEventListener("htmx:afterSwap", (event) => {
     const form = event.detail.requestConfig.elt;
     if (event.detail.target.id === "open") event.detail.target.firstElementChild.scrollIntoView({ block: "nearest" });
@@ -175,7 +175,7 @@
   });
 
   // --- messages ---------------------------------------------------------------------------------------------------
-  const AWAY = "The server cannot be reached. Your input is kept.";
+  const UNREACHABLE = "The server cannot be reached. Your input is kept.";
   const place = document.getElementById("trouble");
 
   function trouble(said) {
@@ -187,9 +187,9 @@
     document.getElementById("announced").textContent = event.detail.value;
   });
   document.addEventListener("trouble", (event) => trouble(event.detail.value));
-  document.addEventListener("htmx:sendError", () => trouble(AWAY));
+  document.addEventListener("htmx:sendError", () => trouble(UNREACHABLE));
   document.addEventListener("htmx:afterRequest", (event) => {
-    if (event.detail.successful && place.textContent === AWAY) trouble("");
+    if (event.detail.successful && place.textContent === UNREACHABLE) trouble("");
   });
   document.addEventListener("htmx:responseError", (event) => {
     const { xhr, elt } = event.detail;

@@ -1,4 +1,4 @@
-// Inputs of tags, separated by commas: the tags as chips, and suggestions from the catalogue. Without it: a text field.
+// Shows inputs of comma-separated tags as chips with suggestions from the catalogue. Without this script: a text field.
 for (const input of document.querySelectorAll("input[data-tags]")) {
   const known = JSON.parse(input.dataset.tags), bits = new Set(JSON.parse(input.dataset.bits));
   const box = document.createElement("div"), typed = document.createElement("input"), list = document.createElement("datalist");

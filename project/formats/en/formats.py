@@ -1,4 +1,4 @@
-"""Dates that are read one way in every country, with the zone. Everything else is as in Django's English."""
+"""ISO 8601 dates, which are unambiguous in every country, with the time zone. The rest is Django's English."""
 
 DATE_FORMAT = SHORT_DATE_FORMAT = "Y-m-d"
 TIME_FORMAT = "H:i"

@@ -1,4 +1,4 @@
-"""`manage.py backup`: write the database and the data folder into one file."""
+"""`manage.py backup`: write the database and the data folder to one file."""
 
 import os
 import sys
@@ -20,7 +20,7 @@ from project.maintenance.errors import MaintenanceError
 
 
 class Command(BaseCommand):
-    help = "Write the database and the files of DATA_DIR into one archive. It may run while everything serves."
+    help = "Write the database and the files of DATA_DIR to one archive. It can run while everything is in use."
     requires_system_checks: list[str] = []
 
     def add_arguments(self, parser: ArgumentParser) -> None:
@@ -28,7 +28,7 @@ class Command(BaseCommand):
         parser.add_argument(
             "--with-training",
             action="store_true",
-            help="include the trained stages of unfinished runs, which else begin again after a restoration",
+            help="include the trained stages of unfinished runs, which otherwise restart after a restoration",
         )
 
     def handle(self, *args: Any, **options: Any) -> None:
@@ -52,11 +52,11 @@ class Command(BaseCommand):
         )
         if settings.S3_BUCKET:
             self.stderr.write(
-                f"Images are in the bucket {settings.S3_BUCKET}, and not in the archive."
+                f"Images are in the bucket {settings.S3_BUCKET} and not in the archive."
             )
 
     def _write(self, file: Path, *, with_training: bool) -> Writer:
-        """Write the file completely or not at all. Its owner alone may read it: it holds hashes of passwords."""
+        """Write the file completely or not at all, readable only by its owner: it contains password hashes."""
         if file.exists():
             raise MaintenanceError(f"{file} exists. Name a new file.")
         handle, temporary = tempfile.mkstemp(

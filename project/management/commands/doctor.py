@@ -1,4 +1,4 @@
-"""`manage.py doctor`: examine every dependency, and say what to do."""
+"""`manage.py doctor`: examine every dependency and advise what to do."""
 
 import json
 from argparse import ArgumentParser
@@ -16,17 +16,17 @@ MARKS = {State.OK: "ok", State.WARNING: "WARN", State.FAULT: "FAULT"}
 
 class Command(BaseCommand):
     help = (
-        "Examine PostgreSQL, Redis, workers, beat, migrations, disk, clocks, releases and images, and say what to do. "
+        "Examine PostgreSQL, Redis, workers, beat, migrations, disk, clocks, releases and images, and give advice. "
         "The exit status is 1 if there is a fault."
     )
-    requires_system_checks: list[str] = []  # they are a part of the examination
+    requires_system_checks: list[str] = []  # they are part of the examination
 
     def add_arguments(self, parser: ArgumentParser) -> None:
         parser.add_argument("--json", action="store_true", help="print one JSON object")
         parser.add_argument(
             "--hashes",
             action="store_true",
-            help="compare all files of releases with their hashes; takes longer",
+            help="compare all files of releases with their hashes, which takes longer",
         )
 
     def handle(self, *args: Any, **options: Any) -> None:
@@ -42,7 +42,7 @@ class Command(BaseCommand):
             raise SystemExit(1)
 
     def _shown(self, findings: Iterator[Finding]) -> Iterator[Finding]:
-        """Write each finding as soon as it is there: a server that hangs takes seconds."""
+        """Print and yield each finding as soon as it is known: an unresponsive server takes seconds."""
         for finding in findings:
             mark = MARKS[finding.state]
             style = {State.OK: self.style.SUCCESS, State.WARNING: self.style.WARNING}

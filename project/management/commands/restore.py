@@ -1,4 +1,4 @@
-"""`manage.py restore`: restore what `manage.py backup` wrote, or verify it."""
+"""`manage.py restore`: restore or verify an archive of `manage.py backup`."""
 
 import sys
 from argparse import ArgumentParser
@@ -15,7 +15,7 @@ from project.maintenance.errors import MaintenanceError
 
 
 class Command(BaseCommand):
-    help = "Restore a backup into an empty database and the data folder. All processes must be stopped."
+    help = "Restore a backup into an empty database and the data folder. Stop all processes first."
     requires_system_checks: list[str] = []
 
     def add_arguments(self, parser: ArgumentParser) -> None:
@@ -28,7 +28,7 @@ class Command(BaseCommand):
         parser.add_argument(
             "--replace",
             action="store_true",
-            help="remove the present content of the database, without a further question",
+            help="remove the present content of the database, without confirmation",
         )
 
     def handle(self, *args: Any, **options: Any) -> None:

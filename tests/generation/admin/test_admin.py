@@ -317,7 +317,7 @@ def test_a_variant_is_deleted_with_its_embeddings_unless_jobs_refer_to_it(admin)
         admin.post(url("promptvariant", "changelist"), data)
     assert list(PromptVariant.objects.all()) == [used]
     answer = admin.get(url("promptvariant", "delete", used.pk), follow=True)
-    assert f"Jobs refer to {used.slug}, so it stays. Archive it instead." in notices(answer)
+    assert f"Jobs refer to {used.slug}, so it cannot be deleted. Archive it" in notices(answer)
 
 
 def test_who_may_only_look_can_change_nothing(rows):

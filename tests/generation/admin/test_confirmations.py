@@ -83,12 +83,12 @@ def test_the_question_says_which_prompts_change_their_release(admin, settings):
     assert "1 prompt variant will change from wide to narrow: one." in page
     settings.UNCOVERED = "refuse"
     page = text(choose(admin, "release", "activate", narrow))
-    assert "2 prompt variants that wide serves now will have no release" in page
+    assert "2 prompt variants of wide will have no release" in page
     make_release(name="beside", status="specialist", covered_variants=["two"])
     page = text(admin.get(url("release", "change", narrow.pk)))
     assert (
-        "1 prompt variant that wide serves now will have no release" in page
-        and "it are refused: three." in page
+        "1 prompt variant of wide will have no release" in page
+        and "it will be refused: three." in page
     )
     assert "1 prompt variant will change from wide to beside: two." in page
     wider = make_release(name="wider", status="candidate", covered_variants=[*slugs, "four"])
@@ -98,7 +98,7 @@ def test_the_question_says_which_prompts_change_their_release(admin, settings):
     Release.objects.filter(pk=wide.pk).update(status="retired")
     Release.objects.filter(pk=narrow.pk).update(status="active", replaced=wide)
     page = text(admin.get(url("release", "change", narrow.pk)))
-    assert "1 prompt variant that no release serves now will be served by wide: three." in page
+    assert "1 prompt variant without a release will be served by wide: three." in page
 
 
 def test_what_cannot_be_activated_is_refused_before_workers_are_waited_for(admin, monkeypatch):

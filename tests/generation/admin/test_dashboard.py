@@ -73,7 +73,7 @@ def needs(client: Client) -> list[str]:
 def test_nothing_needs_a_person_while_all_is_well(well):
     client = person(is_superuser=True)
     assert needs(client) == []
-    assert "Nothing. Everything runs" in client.get(reverse("admin:index")).content.decode()
+    assert "None. Everything runs" in client.get(reverse("admin:index")).content.decode()
 
 
 def test_what_does_not_work_comes_before_what_is_to_be_decided(well):
@@ -101,9 +101,9 @@ def test_what_does_not_work_comes_before_what_is_to_be_decided(well):
     assert found == [
         "No light worker runs: no job is rescued, and nothing is distilled",
         "Beat does not run: nothing is rescued or distilled by schedule",
-        "encode takes no jobs: storage_failed",
+        "encode accepts no jobs: storage_failed",
         "1 job failed in 24 hours: out_of_memory",
-        "1 webhook given up",
+        "1 webhook delivery given up",
         "1 prompt not covered by the student",
         "The release of new-run waits for you",
         "1 example not judged",
@@ -124,10 +124,10 @@ def test_a_person_sees_only_what_is_permitted(well):
     make_variant(text="a blue bowl")
     well.delete(beat_lock.NAME)
     found = needs(person("view_promptvariant"))
-    assert found == ["1 prompt not encoded, or made by no release"]
+    assert found == ["1 prompt not encoded, or served by no release"]
     nobody = person()
     assert needs(nobody) == []
-    assert "needs you today" not in nobody.get(reverse("admin:index")).content.decode()
+    assert "Open issues" not in nobody.get(reverse("admin:index")).content.decode()
 
 
 def test_the_week_is_drawn_day_by_day(well):
@@ -156,7 +156,7 @@ def test_a_missing_or_an_old_backup_is_a_warning(well, settings):
     client = person(is_superuser=True)
     assert (card()["value"], card()["is_bad"]) == ("1\xa0day ago", False)
     AuditEntry.objects.all().delete()
-    assert needs(client) == ["No backup is known: what is lost now is lost for good"]
+    assert needs(client) == ["No backup is known: lost data could not be recovered"]
     backed_up(days_ago=8)
     (said,) = needs(client)
     assert said.startswith("The last backup is of ") and card()["is_bad"]

@@ -235,9 +235,9 @@ def test_the_page_shows_the_same_seeds_by_each_release_with_faults_and_counts(ad
 
     answer = admin.get(url("change", variant.pk))
 
-    story = answer.context["story"]
-    assert [column["name"] for column in story["columns"]] == ["t", "s", "older"]
-    (first, cells), (second, others) = story["seeds"]
+    details = answer.context["details"]
+    assert [column["name"] for column in details["columns"]] == ["t", "s", "older"]
+    (first, cells), (second, others) = details["seeds"]
     assert (first, second) == (7, 8) and all(cells)
     assert [cell and cell["failing"] for cell in others] == [None, "glass, vase", None]
     said = words(answer)

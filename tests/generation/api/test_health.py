@@ -95,7 +95,7 @@ def test_a_part_that_hangs_counts_as_down_however_often_it_is_asked(monkeypatch)
             assert (status, body["database"]["ok"], body["redis"]["ok"]) == (503, False, True)
             assert time.monotonic() - started < 5
         # Threads of the other parts may be about to end.
-        eventually(lambda: threading.active_count() - threads <= health.QUESTIONS_AT_ONCE)
+        eventually(lambda: threading.active_count() - threads <= health.CHECKS_AT_ONCE)
     finally:
         end.set()
     time.sleep(0.1)

@@ -4,7 +4,7 @@ import pytest
 
 from generation.catalogue import crosstab
 from generation.catalogue.crosstab import Cell, Kind, Variant
-from generation.catalogue.standing import Board
+from generation.catalogue.standing import Overview
 from tests.people import cover, make_embedding, make_quality, make_release, make_variant
 
 OBJECTS = Kind("vase", ("vase", "bowl", "mug"))
@@ -131,12 +131,12 @@ def test_active_variants_are_read_with_their_standing(django_assert_num_queries)
     cover(student, {"good": "good", "weak": "weak"})
     make_quality(student, "good", 4)
     make_quality(student, "weak", 1)
-    board = Board.now()
-    found = {row.tags[0]: row for row in crosstab.read(board)}
+    overview = Overview.now()
+    found = {row.tags[0]: row for row in crosstab.read(overview)}
     assert found == {
         "good": Variant(["good", "vase"], True, False),
         "weak": Variant(["weak", "vase"], True, True),
         "new": Variant(["new", "vase"], False, False),
     }
-    assert sum(row.is_covered for row in found.values()) == board.counts["covered"]
-    assert sum(row.is_weak for row in found.values()) == board.counts["weak"]
+    assert sum(row.is_covered for row in found.values()) == overview.counts["covered"]
+    assert sum(row.is_weak for row in found.values()) == overview.counts["weak"]

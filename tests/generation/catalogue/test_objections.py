@@ -11,7 +11,7 @@ KNOWN = VOCABULARY | set(objections.words("photo of the in with not under two cr
 
 def objection(asked: str, text: str = VASE) -> str:
     return objections.objection(
-        asked, text, vocabulary=VOCABULARY, is_spelt=lambda word: word not in KNOWN
+        asked, text, vocabulary=VOCABULARY, is_split=lambda word: word not in KNOWN
     )
 
 
@@ -71,7 +71,7 @@ def test_a_slip_stands_for_one_word_only():
 
 
 @pytest.mark.parametrize(
-    ("word", "meant", "is_slip"),
+    ("word", "meant", "is_typo"),
     [
         ("glas", "glass", True),
         ("glasss", "glass", True),
@@ -83,8 +83,8 @@ def test_a_slip_stands_for_one_word_only():
         ("vase", "vessel", False),
     ],
 )
-def test_a_slip_is_a_letter_missing_too_many_or_swapped(word, meant, is_slip):
-    assert objections.is_slip(word, meant) is is_slip
+def test_a_slip_is_a_letter_missing_too_many_or_swapped(word, meant, is_typo):
+    assert objections.is_typo(word, meant) is is_typo
 
 
 def test_punctuation_can_be_left_out():

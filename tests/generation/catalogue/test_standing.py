@@ -2,7 +2,7 @@
 
 import pytest
 
-from generation.catalogue.standing import Board, Standing
+from generation.catalogue.standing import Overview, Standing
 from generation.models import PromptVariant, Release
 from tests.people import cover, make_embedding, make_quality, make_release, make_variant
 
@@ -25,9 +25,9 @@ def student() -> Release:
 
 
 def of(standing: str) -> set[str]:
-    board = Board.now()
-    rows = board.annotated(PromptVariant.objects.all()).filter(board.condition(standing))
-    assert len(rows) == board.counts[standing]
+    overview = Overview.now()
+    rows = overview.annotated(PromptVariant.objects.all()).filter(overview.condition(standing))
+    assert len(rows) == overview.counts[standing]
     return {row.slug for row in rows}
 
 
@@ -36,7 +36,7 @@ def test_every_active_variant_stands_in_one_place(student):
     assert of(Standing.WAITING) == {"changed", "new"}
     assert of(Standing.FAILING) == {"broken"}
     assert of(Standing.WEAK) == {"weak"}
-    assert Board.now().counts[""] == 5
+    assert Overview.now().counts[""] == 5
 
 
 def test_what_nobody_serves_fails(student, settings):
@@ -47,17 +47,19 @@ def test_what_nobody_serves_fails(student, settings):
 
 def test_each_variant_is_said_to_be_served_for_a_reason(student, settings):
     settings.QUALITY_FLOOR = 0.5
-    board = Board.now()
-    reasons = {row.slug: board.reason(row) for row in board.annotated(PromptVariant.objects.all())}
+    overview = Overview.now()
+    reasons = {
+        row.slug: overview.reason(row) for row in overview.annotated(PromptVariant.objects.all())
+    }
     assert reasons["good"] == "It was made for this text."
-    assert reasons["weak"] == "s is right in 25% of its pictures."
+    assert reasons["weak"] == "25% of the pictures by s are right."
     assert reasons["changed"] == "Its text changed after s was made."
     assert reasons["new"] == "s was not made for this text."
     settings.UNCOVERED, settings.QUALITY_FLOOR = "refuse", 0.0
-    board = Board.now()
-    (row,) = board.annotated(PromptVariant.objects.filter(slug="new"))
-    assert board.reason(row) == "Refused: s was not made for this text."
+    overview = Overview.now()
+    (row,) = overview.annotated(PromptVariant.objects.filter(slug="new"))
+    assert overview.reason(row) == "Refused: s was not made for this text."
     Release.objects.update(status="retired")
-    board = Board.now()
-    (row,) = board.annotated(PromptVariant.objects.filter(slug="new"))
-    assert (board.reason(row), board.counts["failing"]) == ("No release is active.", 5)
+    overview = Overview.now()
+    (row,) = overview.annotated(PromptVariant.objects.filter(slug="new"))
+    assert (overview.reason(row), overview.counts["failing"]) == ("No release is active.", 5)

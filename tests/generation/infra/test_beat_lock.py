@@ -16,7 +16,7 @@ HOLD = """
 import django, time
 django.setup()
 from generation.infra import beat_lock
-beat_lock.LOCK_SECONDS, beat_lock.LOOK_SECONDS = 1.5, 0.2
+beat_lock.LOCK_SECONDS, beat_lock.POLL_SECONDS = 1.5, 0.2
 beat_lock.acquire()
 print("held", flush=True)
 for _ in range(1000):

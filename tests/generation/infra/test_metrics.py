@@ -74,7 +74,7 @@ def test_counters_add_up_by_label(redis):
 @pytest.mark.django_db
 def test_what_is_kept_back_is_counted_with_the_next_flush(redis, monkeypatch):
     monkeypatch.setattr(metrics, "_is_kept_back", False)
-    metrics.keep_back()
+    metrics.start_buffering()
     metrics.increment("retort_jobs_total", outcome="succeeded")
     metrics.increment("retort_jobs_total", outcome="succeeded")
     assert not redis.exists(metrics.HASH)

@@ -125,7 +125,7 @@ def test_a_lock_that_redis_has_forgotten_is_taken_again(beat):
 
 def test_a_beat_that_cannot_reach_redis_waits(beat, settings, monkeypatch):
     monkeypatch.setattr(beat_lock._lock, "redis", unreachable())
-    assert beat.tick() == beat_lock.LOOK_SECONDS
+    assert beat.tick() == beat_lock.POLL_SECONDS
     assert waiting() == 0
 
 

@@ -166,11 +166,11 @@ def test_a_bootstrap_that_waits_does_not_hold_up_an_index_that_is_made_concurren
     seen = threading.Event()
 
     def wait() -> None:
-        with command.alone():
+        with command.exclusive():
             seen.set()
 
     waiting = threading.Thread(target=wait)
-    with command.alone():
+    with command.exclusive():
         waiting.start()
         assert not seen.wait(0.5)
         with connection.cursor() as cursor:
@@ -230,4 +230,4 @@ def test_an_account_that_may_not_make_tables_is_said(db) -> None:
         server.close()
     assert done.returncode == 1 and "Traceback" not in done.stderr
     assert "permission denied for schema public" in done.stderr
-    assert "owns the database" in done.stderr.splitlines()[-1]
+    assert "account that owns it" in done.stderr.splitlines()[-1]

@@ -113,7 +113,7 @@ def test_filters_find_by_words_tag_and_day():
     assert found(since="2026-03-09", until="2026-03-10", tag="blue") == everything[1:]
     assert found(since="0001-01-01", until="9999-12-31") == everything
     assert found(q="", tag="", since="", until="", utm_source="mail") == everything
-    assert "No picture of yours fits." in words(person.get("/gallery", {"q": "green"}))
+    assert "None of your pictures match." in words(person.get("/gallery", {"q": "green"}))
     assert person.get("/gallery", {"since": "yesterday"}).status_code == 400
     page = person.get("/gallery", {"q": "bl", "since": "2026-03-01"})
     assert 'value="bl"' in html(page) and 'value="2026-03-01"' in html(page)

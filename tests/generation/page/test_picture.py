@@ -110,7 +110,7 @@ def test_a_favourite_is_marked_found_and_taken_back(person):
 
     assert person.post(f"{path}/mark")["Location"] == path
     assert not Favourite.objects.exists() and 'aria-pressed="false"' in html(person.get(path))
-    assert "No picture of yours fits." in words(person.get("/gallery", {"favourites": "true"}))
+    assert "None of your pictures match." in words(person.get("/gallery", {"favourites": "true"}))
 
 
 def test_one_picture_is_deleted_and_the_others_stay(person):

@@ -9,7 +9,7 @@ KNOWN = ["a", "red", "glass", "vase", "on", "wooden", "table", "ball", "bowl", "
 
 
 @pytest.mark.parametrize(
-    ("typed", "meant", "is_slip"),
+    ("typed", "meant", "is_typo"),
     [
         ("red galss vase", "red glass vase", True),
         ("blu vasse", "blu vase", True),  # blu is the beginning of a word
@@ -17,11 +17,11 @@ KNOWN = ["a", "red", "glass", "vase", "on", "wooden", "table", "ball", "bowl", "
         ("red plastik", "red plastic", False),  # another letter may be another word
     ],
 )
-def test_words_that_are_not_known_are_corrected(typed: str, meant: str, is_slip: bool):
+def test_words_that_are_not_known_are_corrected(typed: str, meant: str, is_typo: bool):
     words = typed.split()
     corrected = spelling.correct(words, KNOWN)
     assert corrected == meant.split()
-    assert spelling.are_slips(words, corrected) is is_slip
+    assert spelling.are_typos(words, corrected) is is_typo
 
 
 def test_a_word_that_is_like_no_other_corrects_nothing():

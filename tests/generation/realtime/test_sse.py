@@ -249,7 +249,7 @@ def test_silence_is_broken_by_comments(redis_server, settings, monkeypatch):
 def test_without_redis_the_state_and_the_end_come_and_events_again_when_it_is_back(
     redis_server, settings, monkeypatch
 ):
-    monkeypatch.setattr(streaming, "LOOK_SECONDS", 0.5)
+    monkeypatch.setattr(streaming, "POLL_SECONDS", 0.5)
 
     async def whole() -> None:
         proxy = Proxy(settings.REDIS_URL)
@@ -278,7 +278,7 @@ def test_without_redis_the_state_and_the_end_come_and_events_again_when_it_is_ba
 
 
 def test_an_event_whose_call_was_lost_comes_a_little_later(redis_server, settings, monkeypatch):
-    monkeypatch.setattr(streaming, "LOOK_SECONDS", 0.3)
+    monkeypatch.setattr(streaming, "POLL_SECONDS", 0.3)
 
     async def action(made: Scene) -> None:
         running = made.run()
@@ -294,7 +294,7 @@ def test_an_event_whose_call_was_lost_comes_a_little_later(redis_server, setting
 
 
 def test_the_marks_of_a_job_last_while_somebody_watches(redis_server, settings, monkeypatch):
-    monkeypatch.setattr(streaming, "LOOK_SECONDS", 0.2)
+    monkeypatch.setattr(streaming, "POLL_SECONDS", 0.2)
 
     async def action(made: Scene) -> None:
         first = made.answer()

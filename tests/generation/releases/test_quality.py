@@ -45,7 +45,7 @@ def test_each_try_of_the_jobs_of_late_counts_and_counting_again_changes_nothing(
 
 def test_old_pictures_reused_pictures_and_those_of_an_earlier_text_do_not_count() -> None:
     release, vase = make_release(), make_variant(text="a red vase")
-    long_ago = timezone.now() - timedelta(days=quality.LATE_DAYS + 1)
+    long_ago = timezone.now() - timedelta(days=quality.RECENT_DAYS + 1)
     judged(release, vase, is_accepted=True, created_at=long_ago)
     hit = make_job(variant=vase, release=release, status="succeeded", cache=Job.Cache.HIT)
     judged(release, vase, is_accepted=True, job=hit)

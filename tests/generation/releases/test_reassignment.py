@@ -77,6 +77,4 @@ def test_no_more_than_three_prompts_are_named(main):
     assert (
         str(first) == "4 prompt variants will change from main to new: bowl, jug, mug and 1 more."
     )
-    assert (
-        str(second) == "1 prompt variant that no release serves now will be served by new: zinnia."
-    )
+    assert str(second) == "1 prompt variant without a release will be served by new: zinnia."

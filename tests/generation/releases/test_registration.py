@@ -39,7 +39,7 @@ def test_a_name_and_options_may_be_given(tmp_path: Path) -> None:
 
 def test_a_release_is_registered_as_it_is(tmp_path: Path) -> None:
     tiny.make_tiny_release(tmp_path / "made", name="tiny")
-    with pytest.raises(ReleaseRefused, match="leave the options out"):
+    with pytest.raises(ReleaseRefused, match="Omit the options"):
         registration.register(str(tmp_path / "made"), options=Options(steps=8))
     assert registration.register(str(tmp_path / "made")).name == "tiny"
 

@@ -314,7 +314,7 @@ def test_jobs_of_the_teacher_are_left_to_a_worker_of_their_own_while_there_is_on
     assert not worker.is_work_waiting()
     worker.queue = "reference"
     assert worker.is_work_waiting()
-    assert [release.name for release in worker.look().releases.values()] == ["big"]
+    assert [release.name for release in worker.read_served().releases.values()] == ["big"]
     worker.run()
     assert Job.objects.get(pk=late.pk).status == "succeeded"
 

@@ -54,9 +54,9 @@ def test_a_text_that_is_too_long_gives_the_vector_of_its_beginning(vectors):
     assert np.isfinite(vectors.encode("🙂" * 300)).all()
 
 
-def test_a_word_without_a_token_of_its_own_is_spelt(vectors):
-    assert not vectors.is_spelt("vase")
-    assert vectors.is_spelt("vases") and vectors.is_spelt("🙂")
+def test_a_word_without_a_token_of_its_own_is_split(vectors):
+    assert not vectors.is_split("vase")
+    assert vectors.is_split("vases") and vectors.is_split("🙂")
 
 
 @pytest.mark.parametrize(

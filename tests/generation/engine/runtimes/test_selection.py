@@ -56,7 +56,7 @@ def test_workers_that_start_together_measure_once(student: Path, tmp_path: Path)
     device = devices.choose("cpu", "float32")
     measured = {selection._key(student, device, 1): {"runtime": "torch"}}
     with ThreadPoolExecutor(1) as second:
-        with selection._alone(tmp_path):
+        with selection._exclusive(tmp_path):
             waiting = second.submit(name, student, "auto", tmp_path)
             time.sleep(0.5)
             assert not waiting.done()

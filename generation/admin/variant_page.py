@@ -1,4 +1,4 @@
-"""The story of a prompt variant for its page: pictures by seed and release, quality by release, faults, jobs."""
+"""Context of a prompt variant's page: pictures by seed and release, quality and faults by release, jobs."""
 
 from collections import defaultdict
 from typing import Any
@@ -8,28 +8,28 @@ from django.urls import reverse
 
 from generation.admin import pictures, variant_columns
 from generation.catalogue import unknown_words
-from generation.catalogue.standing import Board
+from generation.catalogue.standing import Overview
 from generation.engine.proportions import Share
 from generation.models import Coverage, Image, Job, PromptVariant, Quality, Release
 from generation.releases.quality import Judged
 
-MOST_IMAGES = 300  # latest ones in which equal seeds are looked for
+MOST_IMAGES = 300  # latest ones that are searched for equal seeds
 MOST_SEEDS = 4
 MOST_RELEASES = 12
-IN_COLUMNS = 5  # releases whose pictures are shown
+IN_COLUMNS = 5  # releases with a column of pictures
 MOST_JOBS = 8
 
 
-def of(variant: Any, board: Board, *, waits: str, may_see: bool) -> dict[str, Any]:
-    """Return the context of the page of an annotated variant. may_see: whether the reader may see jobs and pictures."""
+def of(variant: Any, overview: Overview, *, waits: str, may_see: bool) -> dict[str, Any]:
+    """Return the context of an annotated variant's page. may_see: whether the user may see jobs and pictures."""
     releases = _releases(variant)
     faults = _faults(variant) if may_see else {}
-    unknown = board.vocabulary.unknown(variant.text)
+    unknown = overview.vocabulary.unknown(variant.text)
     found: dict[str, Any] = {
         "text": variant.text,
-        "served": variant_columns.served(board, variant, waits),
+        "served": variant_columns.served(overview, variant, waits),
         "right": variant_columns.right(
-            board.judged([variant]).get(variant.normalized_text), variant.slug
+            overview.judged([variant]).get(variant.normalized_text), variant.slug
         ),
         "unknown": unknown_words.sentence(unknown) if unknown else "",
         "releases": [_row(release, variant, faults) for release in releases],
@@ -40,7 +40,7 @@ def of(variant: Any, board: Board, *, waits: str, may_see: bool) -> dict[str, An
 
 # --- by release -----------------------------------------------------------------------------------
 def _releases(variant: PromptVariant) -> list[Any]:
-    """Return the releases that could have made it, those in service first, each with its counts."""
+    """Return the releases that can make the variant, ones in service first, each with its counts."""
     made_for = Coverage.objects.filter(release=OuterRef("pk"), slug=variant.slug)
     judged = Quality.objects.filter(release=OuterRef("pk"), normalized_text=variant.normalized_text)
     fields = ("evaluated", "evaluated_right", "judged", "judged_right")
@@ -81,7 +81,7 @@ def _of(right: int | None, total: int | None) -> str:
 
 
 def _faults(variant: PromptVariant) -> dict[int, str]:
-    """Return the bits at fault in judged images, the most frequent first, by release."""
+    """Return by release the failing bits of judged images, most frequent first."""
     rejected = Image.objects.filter(job__variant=variant, is_accepted=False).order_by()
     rows = rejected.annotate(bit=Func(F("failing"), function="unnest"))
     found: dict[int, list[str]] = defaultdict(list)
@@ -93,7 +93,7 @@ def _faults(variant: PromptVariant) -> dict[int, str]:
 
 # --- pictures -------------------------------------------------------------------------------------
 def _pictures(variant: PromptVariant) -> dict[str, Any]:
-    """Return the pictures of the seeds that most releases have, of the present text: teacher, student, then others."""
+    """Return pictures of the current text for the seeds that most releases share. Columns: teacher, student, others."""
     images = (
         Image.objects.filter(job__variant=variant, job__embedding__revision=variant.revision)
         .select_related("job__release")
@@ -104,7 +104,7 @@ def _pictures(variant: PromptVariant) -> dict[str, Any]:
     releases: dict[int, Release] = {}
     for image in images:
         release = image.job.release
-        # Of several tries the best may have another seed than the first one.
+        # The chosen try may have another seed than the first one.
         if image.tries == 1:
             by_seed[image.seed].setdefault(release.pk, image)
             releases.setdefault(release.pk, release)
@@ -128,7 +128,7 @@ def _pictures(variant: PromptVariant) -> dict[str, Any]:
 
 
 def _in_order(release: Release) -> tuple[bool, bool, float]:
-    """Return a sort key: active releases first, of them the teacher, then the newest."""
+    """Return a sort key: active releases first, the teacher before others, newer before older."""
     is_active = release.status in Release.SERVED
     is_teacher = release.kind == Release.Kind.TEACHER
     return not is_active, not is_teacher, -release.registered_at.timestamp()
