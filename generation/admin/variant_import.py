@@ -1,4 +1,4 @@
-"""Preview of an import in the admin: its first rows, and its file until the import. `VariantResource` does the import."""
+"""Preview of an import in the admin: its first rows, and its file until then. `VariantResource` does the import."""
 
 import base64
 from typing import Any
