@@ -54,22 +54,27 @@ class ImageSource(models.Model):
         models.CharField(max_length=60),
         default=list,
         blank=True,
-        help_text="Of all its pictures, beside those of the variants: BIT must be there, not-BIT must not.",
+        help_text="Labels of all its pictures, besides those of the variants: BIT must be visible, not-BIT must not.",
     )
     variants = models.ManyToManyField(
-        PromptVariant, blank=True, related_name="image_sources", help_text="What they illustrate."
+        PromptVariant,
+        blank=True,
+        related_name="image_sources",
+        help_text="Prompt variants that its pictures illustrate.",
     )
     is_enabled = models.BooleanField(
         "enabled", default=True, help_text="If not, it is not read, and its pictures are not used."
     )
     created_at = models.DateTimeField(default=timezone.now)
     asked_at = models.DateTimeField(
-        null=True, blank=True, help_text="Since when it waits to be read; none: it does not."
+        null=True, blank=True, help_text="When reading was requested. Empty: no request is pending."
     )
-    lease_expires_at = models.DateTimeField(null=True, blank=True, help_text="While it is read.")
+    lease_expires_at = models.DateTimeField(
+        null=True, blank=True, help_text="Set while a worker reads the source."
+    )
     ingested_at = models.DateTimeField(null=True, blank=True)
     error = models.CharField(
-        max_length=500, blank=True, help_text="Why it could not be read the last time."
+        max_length=500, blank=True, help_text="Error of the last attempt to read it."
     )
 
     class Meta:
@@ -88,28 +93,31 @@ class Example(models.Model):
         REJECTED = "rejected", "rejected by a person"
 
     source = models.ForeignKey(ImageSource, on_delete=models.CASCADE, related_name="examples")
-    location = models.CharField(max_length=1000, help_text="Of the file, within the source.")
+    location = models.CharField(max_length=1000, help_text="Path of the file within the source.")
     stamps = models.JSONField(
         default=dict,
-        help_text="Where these bytes lie in the source, each with what the file system says of them (etag, or size "
-        "and time). What says the same is not read again.",
+        help_text="Paths of these bytes in the source, each with its stamp (etag, or size and time). If the stamp "
+        "is unchanged, the file is not read again.",
     )
     sha256 = models.CharField(
         max_length=64,
         blank=True,
-        help_text="Of the file as it came; none if it was too large to be read.",
+        help_text="SHA-256 of the original file. Empty: the file was too large.",
     )
     perceptual_hash = models.CharField(max_length=64, blank=True)
     file = models.CharField(
         max_length=200, blank=True, help_text="Storage name of the crop (PNG); none if refused."
     )
     side = models.PositiveIntegerField(
-        default=0, help_text="Of the crop in pixels; the teacher's when the file was read."
+        default=0,
+        help_text="Side of the crop in pixels: the teacher's image size when the file was read.",
     )
-    width = models.PositiveIntegerField(default=0, help_text="Of the file as it came.")
+    width = models.PositiveIntegerField(
+        default=0, help_text="Width of the original file in pixels."
+    )
     height = models.PositiveIntegerField(default=0)
     refusal = models.CharField(
-        max_length=40, blank=True, help_text="A code if the file is no example: broken, duplicate …"
+        max_length=40, blank=True, help_text="Why the file is not an example: broken, duplicate …"
     )
     refusal_detail = models.CharField(max_length=500, blank=True)
     override = models.CharField(max_length=10, choices=Override, default=Override.NONE, blank=True)
@@ -143,16 +151,24 @@ class Verdict(models.Model):
     detector = models.ForeignKey(Detector, on_delete=models.PROTECT, related_name="verdicts")
     is_accepted = models.BooleanField()
     failing = ArrayField(
-        models.CharField(max_length=60), default=list, blank=True, help_text="The bits at fault."
+        models.CharField(max_length=60), default=list, blank=True, help_text="Bits that failed."
     )
     present = ArrayField(
-        models.CharField(max_length=60), default=list, blank=True, help_text="What must be there."
+        models.CharField(max_length=60),
+        default=list,
+        blank=True,
+        help_text="Bits that must be visible.",
     )
     absent = ArrayField(
-        models.CharField(max_length=60), default=list, blank=True, help_text="What must not."
+        models.CharField(max_length=60),
+        default=list,
+        blank=True,
+        help_text="Bits that must not be visible.",
     )
-    score = models.FloatField(help_text="The lowest probability that a bit is as it must be.")
-    probabilities = models.JSONField(help_text="Of every bit, by name.")
+    score = models.FloatField(
+        help_text="Lowest probability, over all bits, that the bit is as required."
+    )
+    probabilities = models.JSONField(help_text="Probability of each bit, by name.")
     created_at = models.DateTimeField(default=timezone.now)
 
     class Meta:

@@ -24,7 +24,7 @@ class Design(models.Model):
     OPEN = (Status.QUEUED, Status.RUNNING, Status.PAUSED)
 
     key = models.CharField(
-        max_length=16, db_index=True, help_text="Hash of what it was begun with, hours left out."
+        max_length=16, db_index=True, help_text="Hash of the request without its hours."
     )
     recipe = models.JSONField(help_text='{"recipe": NAME, FIELD: VALUE, …}')
     teacher = models.ForeignKey(Release, on_delete=models.PROTECT, related_name="+")
@@ -34,7 +34,7 @@ class Design(models.Model):
         blank=True,
         on_delete=models.SET_NULL,
         related_name="+",
-        help_text="The student that the choice is compared with.",
+        help_text="Student that the chosen one is compared with.",
     )
     limits = models.JSONField(
         default=dict, help_text="size, memory: bytes; time: seconds; quality: a ratio."
@@ -47,20 +47,22 @@ class Design(models.Model):
     )
     tags = ArrayField(models.CharField(max_length=60), default=list, blank=True)
     is_for_workers = models.BooleanField(
-        default=False, help_text="Workers go on with it; else the command that began it does."
+        default=False, help_text="Executed by workers. Otherwise by the command that created it."
     )
     created_by = models.ForeignKey(
         settings.AUTH_USER_MODEL, null=True, blank=True, on_delete=models.SET_NULL, related_name="+"
     )
 
     status = models.CharField(max_length=10, choices=Status, default=Status.QUEUED)
-    catalogue = models.CharField(max_length=100, blank=True, help_text="The snapshot.")
-    seconds = models.FloatField(default=0, help_text="Worked, by all processes together.")
+    catalogue = models.CharField(max_length=100, blank=True, help_text="Snapshot of the catalogue.")
+    seconds = models.FloatField(default=0, help_text="Working time of all processes together.")
     percent = models.FloatField(default=0)
-    at_work = models.CharField(max_length=200, blank=True, help_text="What it does now.")
+    at_work = models.CharField(max_length=200, blank=True, help_text="Current activity.")
     worker_name = models.CharField(max_length=120, blank=True)
     lease_expires_at = models.DateTimeField(null=True, blank=True)
-    choice = models.PositiveIntegerField(null=True, blank=True, help_text="Number of a candidate.")
+    choice = models.PositiveIntegerField(
+        null=True, blank=True, help_text="Number of the chosen candidate."
+    )
     reason = models.TextField(blank=True)
     error_detail = models.TextField(blank=True)
     created_at = models.DateTimeField(default=timezone.now)

@@ -43,7 +43,9 @@ class Run(models.Model):
 
     OPEN = (Status.QUEUED, Status.RUNNING, Status.PAUSED)
 
-    name = models.SlugField(max_length=100, unique=True, help_text="Of the release that it makes.")
+    name = models.SlugField(
+        max_length=100, unique=True, help_text="Name of the release that the run makes."
+    )
     recipe = models.JSONField(help_text='{"recipe": NAME, FIELD: VALUE, …}')
     teacher = models.ForeignKey(Release, on_delete=models.PROTECT, related_name="+")
     begins_with = models.ForeignKey(
@@ -52,12 +54,16 @@ class Run(models.Model):
         blank=True,
         on_delete=models.PROTECT,
         related_name="+",
-        help_text="The student that is trained on; none: one is cut out of the teacher.",
+        help_text="Student that the run continues to train. Empty: a new one is cut from the teacher.",
     )
     catalogue = models.CharField(
-        max_length=100, blank=True, help_text="The snapshot: its name is the hash of its content."
+        max_length=100,
+        blank=True,
+        help_text="Snapshot of the catalogue, named by the hash of its content.",
     )
-    variants = models.PositiveIntegerField(default=0, help_text="In the snapshot.")
+    variants = models.PositiveIntegerField(
+        default=0, help_text="Number of prompt variants in the snapshot."
+    )
     tags = ArrayField(
         models.CharField(max_length=60),
         default=list,
@@ -84,7 +90,7 @@ class Run(models.Model):
     stage = models.CharField(max_length=30, blank=True)
     percent = models.FloatField(default=0)
     folders = models.JSONField(
-        default=dict, help_text="Of its stages, by name, relative to the data of distillation."
+        default=dict, help_text="Folder of each stage, relative to the data folder of distillation."
     )
     error_code = models.CharField(max_length=40, blank=True)
     error_detail = models.TextField(blank=True)
@@ -99,11 +105,15 @@ class Run(models.Model):
         blank=True,
         on_delete=models.SET_NULL,
         related_name="+",
-        help_text="The active release that it was measured against.",
+        help_text="Active release that the evaluation compared it with.",
     )
-    gate = models.JSONField(null=True, blank=True, help_text="The checks, each with its limit.")
+    gate = models.JSONField(
+        null=True, blank=True, help_text="Checks of the gate, each with its limit."
+    )
     announced_at = models.DateTimeField(
-        null=True, blank=True, help_text="When people were told by mail that its release waits."
+        null=True,
+        blank=True,
+        help_text="When people were notified by mail that its release needs a decision.",
     )
     created_at = models.DateTimeField(default=timezone.now)
     started_at = models.DateTimeField(null=True, blank=True)
@@ -159,8 +169,8 @@ class Slice(models.Model):
     run = models.ForeignKey(Run, on_delete=models.CASCADE, related_name="slices")
     number = models.PositiveIntegerField()
     worker_name = models.CharField(max_length=120)
-    stage = models.CharField(max_length=30, blank=True, help_text="Where it ended.")
-    percent = models.FloatField(default=0, help_text="Of the run, where it ended.")
+    stage = models.CharField(max_length=30, blank=True, help_text="Stage in which the slice ended.")
+    percent = models.FloatField(default=0, help_text="Progress of the run at the end of the slice.")
     outcome = models.CharField(max_length=10, choices=Outcome, default=Outcome.RUNNING)
     error_detail = models.TextField(blank=True)
     started_at = models.DateTimeField(default=timezone.now)

@@ -48,14 +48,14 @@ class Embedding(models.Model):
 
     variant = models.ForeignKey(PromptVariant, on_delete=models.CASCADE, related_name="embeddings")
     revision = models.PositiveIntegerField()
-    text = models.CharField(max_length=300, help_text="What was encoded.")
+    text = models.CharField(max_length=300, help_text="Text that was encoded.")
     encoder_fingerprint = models.CharField(max_length=64)
     data = models.BinaryField(null=True, help_text="Raw little-endian values, row-major.")
     shape = ArrayField(models.PositiveIntegerField(), default=list, help_text="(tokens, width)")
     dtype = models.CharField(max_length=10, default="float16")
     sha256 = models.CharField(max_length=64, blank=True)
     error = models.CharField(
-        max_length=500, blank=True, help_text="Why encoding failed; then there is no data."
+        max_length=500, blank=True, help_text="Why encoding failed. Such a row has no data."
     )
     encoded_at = models.DateTimeField(auto_now_add=True)
 

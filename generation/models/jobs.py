@@ -305,7 +305,7 @@ class Image(models.Model):
         null=True, help_text="Verdict of the detector; empty: not judged."
     )
     failing = ArrayField(
-        models.CharField(max_length=60), default=list, blank=True, help_text="The bits that failed."
+        models.CharField(max_length=60), default=list, blank=True, help_text="Bits that failed."
     )
     detector = models.CharField(
         max_length=100, blank=True, help_text="Version of the detector that judged."

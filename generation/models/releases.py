@@ -64,7 +64,9 @@ class Release(models.Model):
     )
     registered_at = models.DateTimeField(auto_now_add=True)
     prepared_at = models.DateTimeField(
-        null=True, blank=True, help_text="When the workers began to load it, before its activation."
+        null=True,
+        blank=True,
+        help_text="When the workers started to load it, before its activation.",
     )
     activated_at = models.DateTimeField(null=True, blank=True)
     retired_at = models.DateTimeField(null=True, blank=True)
@@ -106,7 +108,9 @@ class Coverage(models.Model):
         db_index=False,  # the constraint's index begins with it
     )
     slug = models.TextField()  # from the manifest, whose slugs have no limit
-    normalized_text = models.TextField(blank=True, help_text="What it was made for. Empty: any.")
+    normalized_text = models.TextField(
+        blank=True, help_text="Text that the release was made for. Empty: any text."
+    )
 
     class Meta:
         verbose_name_plural = "coverage"
@@ -133,9 +137,13 @@ class Quality(models.Model):
         db_index=False,  # the constraint's index begins with it
     )
     normalized_text = models.TextField()
-    evaluated = models.PositiveIntegerField(default=0, help_text="Pictures of its evaluation.")
+    evaluated = models.PositiveIntegerField(
+        default=0, help_text="Number of pictures in its evaluation."
+    )
     evaluated_right = models.PositiveIntegerField(default=0)
-    judged = models.PositiveIntegerField(default=0, help_text="Pictures of jobs of late.")
+    judged = models.PositiveIntegerField(
+        default=0, help_text="Number of judged pictures of recent jobs."
+    )
     judged_right = models.PositiveIntegerField(default=0)
 
     class Meta:

@@ -19,8 +19,8 @@ class StockedImage(models.Model):
     max_tries = models.PositiveSmallIntegerField(default=0)
     file = models.CharField(max_length=200, db_index=True)
     master = models.CharField(max_length=200, db_index=True)
-    size_bytes = models.PositiveIntegerField(help_text="Of both files.")
-    image = models.JSONField(help_text="What the image's row in a job will have.")
+    size_bytes = models.PositiveIntegerField(help_text="Size of both files together.")
+    image = models.JSONField(help_text="Values of the image's row once a job gets it.")
     created_at = models.DateTimeField(default=timezone.now)
 
     class Meta:

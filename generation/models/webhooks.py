@@ -39,7 +39,9 @@ class WebhookEndpoint(models.Model):
         null=True, blank=True, help_text="Time of the first of the consecutive failures."
     )
     paused_until = models.DateTimeField(
-        null=True, blank=True, help_text="Until when nothing is sent, after consecutive failures."
+        null=True,
+        blank=True,
+        help_text="No delivery is sent before this time, after consecutive failures.",
     )
     disabled_at = models.DateTimeField(null=True, blank=True)
     disabled_reason = models.CharField(max_length=200, blank=True)

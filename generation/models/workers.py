@@ -33,7 +33,7 @@ class Worker(models.Model):
         blank=True,
         default="",
         db_default="",
-        help_text="Error code of what keeps it from taking jobs. Empty: it is well.",
+        help_text="Code of the fault that prevents it from claiming jobs. Empty: no fault.",
     )
     fault_detail = models.TextField(blank=True, default="", db_default="")
     faulty_since = models.DateTimeField(null=True, blank=True)
@@ -50,7 +50,7 @@ class Queue(models.Model):
 
     name = models.CharField(max_length=20, primary_key=True)
     paused_at = models.DateTimeField(
-        null=True, blank=True, help_text="Since when its workers take no jobs. Empty: it runs."
+        null=True, blank=True, help_text="When the queue was paused. Empty: it is not paused."
     )
     paused_by = models.CharField(max_length=150, blank=True)
     reason = models.CharField(max_length=200, blank=True)
