@@ -81,8 +81,8 @@ class Decisive:
 def decisive(verdict: Verdict, seeds: int) -> Decisive | None:
     """Return what would decide an inconclusive verdict of `seeds` seeds each; None if seeds alone cannot.
 
-    The ends of the interval come nearer to the estimate as 1 ÷ √seeds; the part of it that the choice of prompts causes
-    does not, so the number is the least. Too few prompts, and an estimate at the margin, are decided by no seeds.
+    The width of the interval shrinks as 1 ÷ √seeds, except for the part caused by the choice of prompts, so the number
+    is a lower bound. No number of seeds decides with too few prompts or an estimate at the margin.
     """
     if verdict.outcome != INCONCLUSIVE or verdict.prompts < FEWEST:
         return None
