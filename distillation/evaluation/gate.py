@@ -27,8 +27,8 @@ NOTHING_JUDGED = (
     "Neither a detector nor a CLIP judged whether the pictures show what their prompts say."
 )
 NO_DETECTOR = (
-    "No detector judged whether the pictures show what their prompts say; the CLIP score alone sees too little. Train "
-    "a detector, or set evaluation.margins.attributes_right and worst_prompts to null to rely on the CLIP."
+    "No detector judged whether the pictures show what their prompts say; the CLIP score alone is too insensitive. "
+    "Train a detector, or set evaluation.margins.attributes_right and worst_prompts to null to rely on the CLIP."
 )
 
 NONE_RIGHT = (

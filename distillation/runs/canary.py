@@ -169,7 +169,7 @@ def _is_newer(active: Release, canary: Release) -> bool:
 
 
 def _is_the_same(release: Release, rows: Mapping[int, Release]) -> bool:
-    """Return whether nobody has moved the release since it was read."""
+    """Return whether status and activation of the release are unchanged since it was read."""
     row = rows.get(release.pk)
     return row is not None and all(
         getattr(row, field) == getattr(release, field)

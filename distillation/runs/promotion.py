@@ -157,7 +157,9 @@ def _of_specialist(
         return Verdict(
             Outcome.CANDIDATE, "It passed the gate; a specialist has no canary, a person decides."
         )
-    return Verdict(Outcome.PROMOTED, "It passed the gate, and serves what it makes better.")
+    return Verdict(
+        Outcome.PROMOTED, "It passed the gate and serves the prompts that it makes better."
+    )
 
 
 def _cut(found: str) -> str:

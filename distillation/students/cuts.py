@@ -99,8 +99,8 @@ def _attending(kinds: tuple[str, ...], cut: Cut) -> tuple[str, ...]:
 def feature_pairs(teacher: UNetShape, cut: Cut) -> tuple[tuple[str, str], ...]:
     """Return (teacher's module, student's module) whose outputs have one shape, for feature losses to compare.
 
-    The outputs of all stages that both have. Where the student's lowest stage lost its downsampler, the output of the
-    last kept layer before it stands for the stage: of the attention's proj_out, or of the residual block (BK-SDM).
+    The outputs of all stages that both have. If the student's lowest stage lost its downsampler, the output of the
+    last kept layer before it is used instead: of the attention's proj_out, or of the residual block (BK-SDM).
     """
     student = student_shape(teacher, cut)
     last = student.levels - 1

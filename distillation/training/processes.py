@@ -32,8 +32,8 @@ def _state() -> PartialState:
     is_launched = {"ACCELERATE_MIXED_PRECISION", "MASTER_ADDR"} <= started.keys()  # for several
     if is_launched and not any(name in started for name in RANK_VARIABLES):
         raise TrainingError(
-            "accelerate launch --cpu was asked for several processes but starts one. Give --multi_gpu in place of "
-            "--cpu, also where there are only CPUs, or --num_processes 1."
+            "accelerate launch --cpu starts one process instead of several. Give --multi_gpu instead of --cpu, even "
+            "without GPUs, or --num_processes 1."
         )
     is_cpu = (
         not torch.cuda.is_available() or started.get("ACCELERATE_USE_CPU", "").lower() == "true"

@@ -43,7 +43,7 @@ def is_work_waiting() -> bool:
 
 def run() -> None:
     """Execute slices of the oldest queued run, else of the oldest queued design; then send a message for the next."""
-    curate()  # first: it is short beside a run, which may use what it accepts
+    curate()  # first: it is short compared with a run, which may use the newly accepted images
     if heartbeat.stopping.is_set() or not is_work_waiting():
         return
     if not Run.objects.filter(status=Run.Status.QUEUED).exists():
