@@ -4,10 +4,10 @@ from generation.infra import notifications
 
 
 def wake() -> None:
-    """There may be queued runs. Call after commit."""
+    """Send a message that there may be queued runs. Call after commit."""
     notifications.send("distillation.wake", expires=60)
 
 
 def curate() -> None:
-    """There may be sources that wait to be read. Call after commit."""
+    """Send a message that there may be sources to read. Call after commit."""
     notifications.send("distillation.curate", expires=60)

@@ -1,5 +1,5 @@
 """Celery tasks of distillation and the bootstep of its worker. Their code is imported when they run, so that processes
-that only send messages load no tensor library."""
+that only send messages load no torch."""
 
 from celery import shared_task
 
@@ -14,7 +14,7 @@ from generation.infra.bootstep import QueueStep
 
 @shared_task(name="distillation.wake", ignore_result=True)
 def wake(**_: object) -> None:
-    """One slice of the oldest queued run."""
+    """Execute a slice of the oldest queued run."""
     from distillation.worker import process
 
     process.run()
@@ -22,7 +22,7 @@ def wake(**_: object) -> None:
 
 @shared_task(name="distillation.sweep", ignore_result=True)
 def sweep(**_: object) -> None:
-    """Give back runs and designs of lost workers; wake a worker while any is queued, or sources wait."""
+    """Requeue runs and designs of lost workers, and wake a worker if a run, a design or a source waits."""
     runs.rescue()
     designs.rescue()
     queued = Run.objects.filter(status=Run.Status.QUEUED)
@@ -34,7 +34,7 @@ def sweep(**_: object) -> None:
 
 @shared_task(name="distillation.curate", ignore_result=True)
 def curate(**_: object) -> None:
-    """Read and judge the sources that wait."""
+    """Read image sources that wait, and judge their pictures."""
     from distillation.worker import process
 
     process.curate()
@@ -42,38 +42,38 @@ def curate(**_: object) -> None:
 
 @shared_task(name="distillation.refresh_sources", ignore_result=True)
 def refresh_sources(**_: object) -> None:
-    """Have every source looked at for what is new."""
-    examples.ask(ImageSource.objects.all())
+    """Request ingestion of the new files of every image source."""
+    examples.request_ingestion(ImageSource.objects.all())
 
 
 @shared_task(name="distillation.consider", ignore_result=True)
 def consider(**_: object) -> None:
-    """Decide whether it is time to distil again."""
+    """Decide whether to start a run, and start it."""
     policy.consider()
 
 
 @shared_task(name="distillation.watch_canary", ignore_result=True)
 def watch_canary(**_: object) -> None:
-    """Promote or withdraw the release that serves a share of the jobs, when enough of them are known."""
+    """Promote or withdraw a canary when enough of its jobs have ended."""
     canary.watch()
 
 
 @shared_task(name="distillation.announce", ignore_result=True)
 def announce() -> None:
-    """Tell people by mail of candidates that wait for them."""
+    """Send mails about candidates that wait for a person's decision."""
     announcements.announce()
 
 
 @shared_task(name="distillation.clean", ignore_result=True)
 def clean(**_: object) -> None:
-    """Clear away what no run needs any more."""
+    """Delete data that no run needs any more."""
     from distillation.runs import cleaning
 
     cleaning.clean()
 
 
 class DistillationStep(QueueStep):
-    """A worker that executes runs and judges pictures of sources."""
+    """Bootstep of a worker that executes runs and judges pictures of sources."""
 
     queue = "distillation"
 

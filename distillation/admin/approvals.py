@@ -1,4 +1,4 @@
-"""Decisions of people on a run's release, on the run's page: serve, canary, measure again, train on, discard."""
+"""Decisions about a run's release, on the run's page: serve, canary, measure again, continue training, discard."""
 
 from collections.abc import Callable
 from typing import Any
@@ -113,7 +113,7 @@ def _number(request: HttpRequest, field: str) -> int:
 
 # --- on the page ----------------------------------------------------------------------------------
 def offered(request: HttpRequest, run: Run) -> list[dict[str, Any]]:
-    """Return the decisions that this person can take now, each with its form."""
+    """Return the decisions that this person can make now, each with the data of its form."""
     passed = bool(run.gate and run.gate["passed"])
     release = run.release
     found: list[dict[str, Any]] = []
@@ -141,7 +141,7 @@ def offered(request: HttpRequest, run: Run) -> list[dict[str, Any]]:
                     "title": "Canary",
                     "icon": "science",
                     "text": f"A share of the jobs uses {release.name}, and its failures are compared with those of "
-                    f"{active.name}. What surely does worse is withdrawn.",
+                    f"{active.name}. It is withdrawn if it is measurably worse.",
                     "number": {
                         "name": "percent", "label": "Share of the jobs, %", "least": 1, "most": 99,
                         "value": settings.CANARY_PERCENT,
@@ -154,9 +154,9 @@ def offered(request: HttpRequest, run: Run) -> list[dict[str, Any]]:
                 "name": MEASURE,
                 "title": "Measure again",
                 "icon": "straighten",
-                "text": f"A new run with the same recipe measures by more fresh seeds. It takes over what {run.name} "
-                "trained, if that is still on disk and the catalogue has not changed, and trains again otherwise. "
-                f"{release.name} stays as it is: discard it when the new release is served.",
+                "text": f"A new run with the same recipe evaluates with more fresh seeds. It reuses the training of "
+                f"{run.name} if that is still on disk and the catalogue has not changed; otherwise it trains again. "
+                f"{release.name} is not changed: discard it when the new release is served.",
                 "number": {
                     "name": "seeds", "label": "Seeds of each variant", "least": 1, "most": MOST_SEEDS,
                     "value": explanation.explain(run.gate or {}).seeds,
@@ -167,7 +167,7 @@ def offered(request: HttpRequest, run: Run) -> list[dict[str, Any]]:
         found.append(
             {
                 "name": TRAIN_ON,
-                "title": "Train on",
+                "title": "Continue training",
                 "icon": "model_training",
                 "text": f"A new run continues the training of {release.name}, with the present catalogue. Its release "
                 "comes back here.",

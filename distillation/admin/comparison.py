@@ -1,4 +1,4 @@
-"""Pages of two releases side by side: a slider over both pictures of each prompt; and blindly, with a question."""
+"""Pages that compare two releases: a slider over the pictures of each prompt, and a blind test."""
 
 from typing import Any
 from urllib.parse import urlencode
@@ -41,7 +41,7 @@ class ComparisonMixin:
         return [*own, *super().get_urls()]  # type: ignore[misc]
 
     def compare_view(self, request: HttpRequest) -> HttpResponse:
-        """Show ?first=NAME&second=NAME; a POST has the pictures made that are missing."""
+        """Compare the releases ?first=NAME&second=NAME; a POST submits jobs for the missing pictures."""
         first, second = _chosen(request)
         context = self.admin_site.each_context(request) | {
             "title": "Two releases side by side",
@@ -69,7 +69,7 @@ class ComparisonMixin:
         return TemplateResponse(request, "distillation/admin/compare.html", context)
 
     def blind_view(self, request: HttpRequest) -> HttpResponse:
-        """Show pairs of ?first=NAME&second=NAME without saying which is which; with answers, say what they prefer."""
+        """Show pairs of ?first=NAME&second=NAME in hidden order; with answers, show which release they prefer."""
         first, second = _chosen(request)
         context = self.admin_site.each_context(request) | {
             "title": "Two releases, compared blindly",
@@ -122,7 +122,7 @@ class ComparisonMixin:
 
 
 def _chosen(request: HttpRequest) -> tuple[Release | None, Release | None]:
-    """Return the releases of the query; without one the active student, and the newest beside it."""
+    """Return the two releases that the query names; by default the active student and the newest other one."""
     first, second = (
         Release.objects.filter(name=request.GET.get(side, "")).first() for side in SIDES
     )
@@ -138,7 +138,7 @@ def _query(first: Release, second: Release, **more: int) -> str:
 
 
 def _hidden(first: Release, second: Release, trial: Trial) -> dict[str, Any]:
-    """Return a pair with the links of its pictures on the sides that were drawn."""
+    """Return a pair with the URLs of its pictures, left and right in the trial's random order."""
     links = _links(first, second, trial.pair)
     left, right = reversed(links) if trial.is_swapped else links
     return {"pair": trial.pair, "left": left, "right": right}
@@ -152,7 +152,7 @@ def _links(first: Release, second: Release, pair: Pair) -> list[str]:
 
 
 def _words(pair: Pair) -> str:
-    """Return how much the prompt changed."""
+    """Return as text how much the prompt's pictures differ between the releases."""
     if pair.change is not None:
         first, second = pair.shares
         return f"right: {first:.0%} → {second:.0%}"

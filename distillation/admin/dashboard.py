@@ -1,4 +1,4 @@
-"""First page of the admin: what distillation adds to it."""
+"""Additions of distillation to the admin's start page."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -13,7 +13,7 @@ from generation.admin.attention import Item, Level, count, page
 
 
 def summary(request: HttpRequest, context: dict[str, Any]) -> dict[str, Any]:
-    """unfold's DASHBOARD_CALLBACK."""
+    """Return the context of the start page: unfold's DASHBOARD_CALLBACK."""
     context = dashboard.summary(request, context)
     found = [*context["attention"], *_items(request)]
     context["attention"] = sorted(found, key=lambda item: item.level)
@@ -43,7 +43,7 @@ def _items(request: HttpRequest) -> Iterator[Item]:
 
 
 def _examples() -> Iterator[Item]:
-    """Yield those that the detector has not judged, and nobody has decided on."""
+    """Yield an item if some examples have neither a verdict nor a person's decision."""
     open_ones = Example.objects.filter(verdicts=None, refusal="", override=Example.Override.NONE)
     if number := open_ones.count():
         text = f"{count(number, 'example')} not judged"

@@ -49,12 +49,12 @@ def _text(label: str, help_text: str, *, required: bool = False) -> forms.CharFi
 class DesignForm(forms.ModelForm):
     """Form to request a design."""
 
-    size = _text("Size", "Most bytes of the release, such as 8MB.")
+    size = _text("Size", "Largest size of the release, such as 8MB.")
     time = _text(
-        "Time", "Most time of one picture and the worker's device, such as 12ms@cpu or 3ms@cuda."
+        "Time", "Longest time of one picture on a worker's device, such as 12ms@cpu or 3ms@cuda."
     )
-    memory = _text("Memory", "Most memory of the process, on a GPU of the device, such as 500MB.")
-    quality = _text("Quality", "Least quality: right pictures, student ÷ teacher, such as 0.97.")
+    memory = _text("Memory", "Largest memory of the process, or of the GPU, such as 500MB.")
+    quality = _text("Quality", "Lowest quality: right pictures, student ÷ teacher, such as 0.97.")
     wish = forms.ChoiceField(
         choices=[(wish, wish) for wish in WISHES],
         initial=BEST,
@@ -77,7 +77,7 @@ class DesignForm(forms.ModelForm):
             choices=[(name, name) for name in dict.fromkeys((own, *SUMMARIES))],
             widget=UnfoldAdminSelectWidget,
             initial=own,
-            help_text="What candidates are variations of.",
+            help_text="The recipe that candidates are variations of.",
         )
         self.brief: briefs.Brief | None = None
 
@@ -153,7 +153,7 @@ class DesignAdmin(RequestedMixin, ObjectActionsMixin, ModelAdmin):
         return JsonResponse(self._now(get_object_or_404(Design, pk=number)))
 
     def file_view(self, request: HttpRequest, number: int, name: str) -> HttpResponse:
-        """Serve a file of the results: the report names its sheets by paths relative to its own."""
+        """Serve a file of the results by its relative path, by which the report links its sheets."""
         return files.respond(request, _files(get_object_or_404(Design, pk=number)).get(name))
 
     def _now(self, design: Design) -> dict[str, Any]:
@@ -220,7 +220,7 @@ class DesignAdmin(RequestedMixin, ObjectActionsMixin, ModelAdmin):
         return bool(obj.is_open)
 
     def confirmation(self, name: str, obj: Any) -> str:
-        return f"{obj.name} is stopped for good. What its candidates were measured to be stays."
+        return f"{obj.name} is stopped for good. The measurements of its candidates are kept."
 
     @action(description="Cancel", icon="cancel", permissions=["change"])
     def cancel(self, request: HttpRequest, queryset: QuerySet) -> None:
@@ -228,7 +228,7 @@ class DesignAdmin(RequestedMixin, ObjectActionsMixin, ModelAdmin):
 
 
 def _files(design: Design) -> dict[str, Path]:
-    """Return the files of its results by their paths relative to the folder."""
+    """Return the paths of the result files that exist, by their path relative to the results folder."""
     folder = designs.output(design)
     names = [*FILES, *(f"{results.SHEETS}/{path.name}" for path in folder.glob("sheets/*.webp"))]
     return {name: folder / name for name in names if (folder / name).is_file()}

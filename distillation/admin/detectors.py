@@ -23,7 +23,7 @@ SHOWN = 8  # bits shown in a list
 
 @admin.register(Detector)
 class DetectorAdmin(ReadOnlyMixin, ObjectActionsMixin, ModelAdmin):
-    list_display = ("named", "status_badge", "says", "caught", "lost", "verdict_count", "registered")  # fmt: skip
+    list_display = ("named", "status_badge", "first_bits", "caught", "lost", "verdict_count", "registered")  # fmt: skip
     list_filter = (("status", ChoicesDropdownFilter),)
     list_filter_submit = True
     search_fields = ("name",)
@@ -59,7 +59,7 @@ class DetectorAdmin(ReadOnlyMixin, ObjectActionsMixin, ModelAdmin):
         return pictures.badge(row.status)
 
     @display(description="bits")
-    def says(self, row: Detector) -> str:
+    def first_bits(self, row: Detector) -> str:
         more = len(row.bits) - SHOWN
         return ", ".join(row.bits[:SHOWN]) + (f" and {more} more" if more > 0 else "")
 

@@ -51,7 +51,7 @@ CAPTIONS = {
 }
 ON_A_PAGE = 100  # variants
 FORMAT = 1  # of the evaluation in a manifest
-SIDES = ("student", "teacher")  # in it
+SIDES = ("student", "teacher")  # keys of the evaluation's figures
 
 
 def run_of(release: Release) -> Run | None:
@@ -60,13 +60,13 @@ def run_of(release: Release) -> Run | None:
 
 
 def of(release: Release) -> Mapping[str, Any] | None:
-    """Return the evaluation in its manifest, None if its format is unknown."""
+    """Return the evaluation in the release's manifest; None if there is none of a known format."""
     found = release.manifest.get("evaluation")
     return found if isinstance(found, dict) and found.get("format_version") == FORMAT else None
 
 
 def verdict(release: Release, run: Run | None) -> Any:
-    """Return a badge: the gate's if a run had one, otherwise the comparison with the teacher."""
+    """Return a badge: the result of the run's gate if there is one, otherwise of the comparison with the teacher."""
     if run is not None and run.gate:
         if explanation.is_undecided(run.gate):
             return pictures.badge("inconclusive")
@@ -76,7 +76,7 @@ def verdict(release: Release, run: Run | None) -> Any:
 
 
 def share_right(release: Release) -> str:
-    """Return the share of images with all attributes right, of the shared seeds if there are any: release ← teacher."""
+    """Return "release ← teacher": shares of images with all attributes right, on the shared seeds if there are any."""
     found = of(release)
     right = ((found or {}).get("core") or found or {}).get("right")
     if not right:
@@ -173,7 +173,7 @@ class EvaluationAdmin(ReadOnlyMixin, ObjectActionsMixin, ModelAdmin):
 
 
 def _sheets(links: Mapping[str, str]) -> tuple[str, ...]:
-    """Return the sheet of all three releases if there is one, otherwise of two; and the sheet of the worst."""
+    """Return the file names of two sheets: of three releases if it exists, else of two; and of the worst prompts."""
     first = reports.COMPARED if reports.COMPARED in links else reports.SHEETS[0]
     return (first, *reports.SHEETS[1:])
 

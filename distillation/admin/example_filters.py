@@ -12,7 +12,7 @@ from generation.models import PromptVariant
 
 
 def verdicts(**fields: Any) -> Exists:
-    """Return a condition: the active detector gave such a verdict on the example."""
+    """Return a condition: the active detector's verdict on the example has these field values."""
     return Exists(
         Verdict.objects.filter(
             example=OuterRef("pk"), detector=examples.active_detector(), **fields
@@ -21,7 +21,7 @@ def verdicts(**fields: Any) -> Exists:
 
 
 class Filter(DropdownFilter):
-    """A filter by one of its `options`: values, each with its text."""
+    """List filter whose `options` are (value, label) pairs."""
 
     options: tuple[tuple[str, str], ...] = ()
 
@@ -32,7 +32,7 @@ class Filter(DropdownFilter):
         return self.chosen(queryset, self.value()) if self.value() else queryset
 
     def chosen(self, rows: QuerySet, value: str) -> QuerySet:
-        """Return the rows of the value that a person has chosen."""
+        """Return the rows that match the chosen value."""
         raise NotImplementedError
 
 

@@ -133,7 +133,7 @@ class ExampleAdmin(ReviewMixin, ReadOnlyMixin, ObjectActionsMixin, ModelAdmin):
 
     @display(description="verdict")
     def verdict(self, example: Any) -> str:
-        """Return what holds: a person's decision, otherwise the active detector's."""
+        """Return a badge of the effective decision: a person's, otherwise the active detector's."""
         if example.refusal:
             return pictures.badge("refused", example.refusal_detail)
         by_detector = next(iter(example.active_verdicts), None)
@@ -200,7 +200,7 @@ def _picture(example: Example, size: str) -> str:
 
 
 def _bits(verdict: Verdict) -> list[dict[str, Any]]:
-    """Return the data of the bars, with the deciding bits first."""
+    """Return the rows of the probability bars: failing bits first, then required and forbidden ones."""
     rows = [
         {
             "name": bit,

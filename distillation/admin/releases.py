@@ -74,7 +74,7 @@ class ReleaseWithLineageAdmin(ComparisonMixin, ReleaseAdmin):
 
 
 def _compared(release: Release) -> Release | None:
-    """Return the release to look at beside this one: the active one of its kind, else what it replaced."""
+    """Return the release to compare with: the active one of the kind; for that one, the release it replaced."""
     active = releases.active(release.kind)
     return release.replaced if active == release else active
 
@@ -92,7 +92,7 @@ def _before(release: Release) -> list[Release]:
 
 
 def _after(release: Release) -> list[Release]:
-    """Return the chain of releases that replaced it; several if one was rolled back."""
+    """Return the releases that replaced this one; several if one was rolled back."""
     return list(Release.objects.filter(replaced=release).order_by("activated_at", "pk")[:SHOWN])
 
 

@@ -1,4 +1,4 @@
-"""Form to start a run: recipes with what they give and take, and the plan of what would begin."""
+"""Form to start a run: the recipes with their results and durations, and the plan of the run."""
 
 from typing import Any
 
@@ -93,18 +93,18 @@ class RunForm(forms.ModelForm):
         }
 
     def given(self) -> dict[str, Any]:
-        """Return what was filled in, as initial values of the form."""
+        """Return the submitted values as initial values of the form."""
         fields = ("policy", "trains_on", "part")
         return {"recipe": self.data["recipe"], **{name: self.cleaned_data[name] for name in fields}}
 
 
 def plan(form: RunForm, person: Any) -> Plan:
-    """Return the plan of a valid form. Raises as `policy.start`."""
+    """Return the plan of a valid form. Raises the errors of `policy.start`."""
     return plans.plan(**form.arguments(person))
 
 
 def _recipes() -> list[tuple[str, str]]:
-    """Return the recipes that can be chosen, each with what it gives and takes; first the server's own if a file."""
+    """Return the choices of recipes with descriptions and durations; the server's own first if it is a file."""
     own = settings.DISTILLATION_RECIPE
     measured = durations.measured()
     first = [] if own in SUMMARIES else [(own, "The recipe of this server (DISTILLATION_RECIPE).")]
@@ -115,7 +115,7 @@ def _recipes() -> list[tuple[str, str]]:
 
 
 def _time(name: str, measured: dict[tuple[str, bool], Measured]) -> str:
-    """Return a sentence on the time of former runs of the recipe."""
+    """Return a sentence on the duration of earlier runs of the recipe."""
     parts = []
     for is_warm, how in ((True, "continuing a student"), (False, "from the teacher")):
         if is_warm and FITS[name].again_steps is None:
@@ -125,4 +125,4 @@ def _time(name: str, measured: dict[tuple[str, bool], Measured]) -> str:
             of = "1 run" if found.runs == 1 else f"{found.runs} runs"
             parts.append(f"{durations.in_words(found.seconds)} {how} ({of})")
     time = f"Time: {', '.join(parts)}." if parts else "Time: not measured here yet."
-    return time if FITS[name].again_steps else f"It continues no student. {time}"
+    return time if FITS[name].again_steps else f"It cannot continue a student. {time}"

@@ -39,7 +39,7 @@ FILES = (
 )  # of the evaluation, shown on its page
 PROGRESS = "distillation/admin/run_progress.html"
 SLICES = 12  # latest ones shown
-PLAN = "_plan"  # name of the button that shows what would begin
+PLAN = "_plan"  # name of the button that shows the plan
 
 
 @admin.register(Run)
@@ -85,7 +85,7 @@ class RunAdmin(ApprovalsMixin, RequestedMixin, ObjectActionsMixin, ModelAdmin):
         ("Worker", {"fields": (("worker_name", "lease_expires_at"), ("token", "failures"))}),
     )
 
-    # --- beginning one
+    # --- creation
     def get_changeform_initial_data(self, request: HttpRequest) -> dict[str, Any]:
         default = {"recipe": settings.DISTILLATION_RECIPE, "policy": settings.PROMOTION}
         return default | getattr(request, "given", {})
@@ -158,12 +158,12 @@ class RunAdmin(ApprovalsMixin, RequestedMixin, ObjectActionsMixin, ModelAdmin):
         return files.respond(request, None if sheet is None else sheet.path)
 
     def file_view(self, request: HttpRequest, run_id: int, name: str) -> HttpResponse:
-        """Serve the report of its evaluation, or an image of that."""
+        """Serve the report of the run's evaluation, or one of its images."""
         run = get_object_or_404(Run, pk=run_id)
         return files.respond(request, _files(run).get(name))
 
     def _progress(self, run: Run) -> dict[str, Any]:
-        """Return the context of the part of the page that is shown again while the run is open."""
+        """Return the context of the part of the page that is refreshed while the run is open."""
         seconds = durations.worked([run.pk]).get(run.pk, 0.0)
         left = durations.left(run, seconds)
         return {
@@ -279,7 +279,7 @@ class RunAdmin(ApprovalsMixin, RequestedMixin, ObjectActionsMixin, ModelAdmin):
 
 
 def _files(run: Run) -> dict[str, Path]:
-    """Return the files of its evaluation by name: kept ones, otherwise those made so far."""
+    """Return the paths of the evaluation's files by name: of the kept report, otherwise of the stages."""
     places = [folders.report(run.name)]
     places += [place for name in reports.KEPT if (place := folders.stage(run, name))]
     return {

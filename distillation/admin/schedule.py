@@ -32,7 +32,7 @@ for model in (PeriodicTask, IntervalSchedule, CrontabSchedule, SolarSchedule, Cl
 
 
 def due_at(task: PeriodicTask) -> datetime:
-    """Return when beat sends the task next: now, if it is late."""
+    """Return the time at which beat sends the task next; now if that time has passed."""
     now = timezone.now()
     due = max(now + task.schedule.remaining_estimate(task.last_run_at or now), now)
     return (due + timedelta(seconds=0.5)).replace(microsecond=0)  # a moment has passed in between
@@ -40,8 +40,8 @@ def due_at(task: PeriodicTask) -> datetime:
 
 @cache
 def _does() -> dict[str, str]:
-    """Return what each task does, by its name: the first line of its docstring."""
-    PeriodicTaskAdmin.celery_app.loader.import_default_modules()  # the web process only sends them
+    """Return the first line of each task's docstring by the task's name."""
+    PeriodicTaskAdmin.celery_app.loader.import_default_modules()  # the web process imports no tasks otherwise
     tasks = PeriodicTaskAdmin.celery_app.tasks.items()
     return {name: (task.__doc__ or name).strip().partition("\n")[0] for name, task in tasks}
 
@@ -59,7 +59,7 @@ class TaskForm(PeriodicTaskForm):
 
 @admin.register(PeriodicTask)
 class PeriodicTaskAdmin(BeatPeriodicTaskAdmin, ModelAdmin):
-    """The library's actions need no permission and leave no trace, so each is given both here."""
+    """Adds a permission and a log entry to each of the library's actions, which have neither."""
 
     form = TaskForm
     list_display = ("named", "enabled", "rhythm", "next_run", "last_run")

@@ -30,7 +30,7 @@ class PicturesWidget(UnfoldAdminFileFieldWidget):
 
 
 class PicturesField(forms.FileField):
-    """A field of several files. Its value is their list."""
+    """Form field of several files. Its value is a list."""
 
     widget = PicturesWidget
 
@@ -48,7 +48,7 @@ class SourceForm(forms.ModelForm):
         required=False,
         widget=UnfoldAdminTextInputWidget,
         help_text="Separated by commas. What all of its images show besides the tags of the variants; not-BIT: what "
-        "they do not show. Words that are no bit of the detector have no effect.",
+        "they do not show. Tags that are not bits of the detector have no effect.",
     )
 
     class Meta:
@@ -141,7 +141,7 @@ class ImageSourceAdmin(ObjectActionsMixin, ModelAdmin):
 
     def save_related(self, request: HttpRequest, form: Any, formsets: Any, change: bool) -> None:
         super().save_related(request, form, formsets, change)
-        if examples.ask(ImageSource.objects.filter(pk=form.instance.pk)):
+        if examples.request_ingestion(ImageSource.objects.filter(pk=form.instance.pk)):
             messages.info(request, f"{form.instance.name} will be read when a worker is free.")
 
     # --- columns
@@ -184,7 +184,7 @@ class ImageSourceAdmin(ObjectActionsMixin, ModelAdmin):
 
     @action(description="Ingest now", icon="sync", permissions=["change"])
     def ingest(self, request: HttpRequest, queryset: QuerySet) -> None:
-        asked = examples.ask(ImageSource.objects.filter(pk__in=queryset.values("pk")))
+        asked = examples.request_ingestion(ImageSource.objects.filter(pk__in=queryset.values("pk")))
         if not asked:
             messages.warning(request, "Nothing to read: the selected sources are disabled.")
         else:

@@ -30,7 +30,7 @@ admin.site.unregister(PromptVariant)
 
 
 class Runs:
-    """The open run and the next decision on one, each read once. For one page."""
+    """The open run and the time of the next scheduled decision, each read once for a page."""
 
     @cached_property
     def open(self) -> Run | None:
@@ -38,14 +38,14 @@ class Runs:
 
     @cached_property
     def next_decision(self) -> str:
-        """Return when the schedule decides on a run, as text; "" if it never does."""
+        """Return as text when the schedule decides next whether to start a run; "" if the task is disabled."""
         task = PeriodicTask.objects.filter(task=SCHEDULED, enabled=True).first()
         if task is None:
             return ""
         return date_format(due_at(task), "DATETIME_FORMAT")
 
     def of(self, variant: PromptVariant) -> str:
-        """Return when a student may cover the variant."""
+        """Return a sentence on the run after which a student may cover the variant."""
         run = self.open
         # The catalogue is read when the first slice begins.
         if run is not None and (run.started_at is None or variant.updated_at < run.started_at):
@@ -110,7 +110,7 @@ class VariantWithRunsAdmin(PromptVariantAdmin):
 
     @action(description="Put into a run", icon="cycle", permissions=["change", "run"])
     def put_into_run(self, request: HttpRequest, queryset: QuerySet) -> HttpResponse:
-        """Activate the prompt variants and open the form of a run, which is for all active ones."""
+        """Activate the prompt variants and open the form of a run, which covers all active variants."""
         change = editing.set_status(rows(queryset), PromptVariant.Status.ACTIVE)
         said = f"{editing.named(change.count)} became active. " if change.count else ""
         messages.info(request, f"{said}The run is for all active prompt variants.")

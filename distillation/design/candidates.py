@@ -1,4 +1,4 @@
-"""Candidates of a design: their choices, what they cost and how good they were in each rung."""
+"""Candidates of a design: parameters, costs, and the quality in each rung."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -11,8 +11,10 @@ Params = Mapping[str, str | int]  # of `space.Space`
 
 @dataclass(frozen=True)
 class Costs:
-    """Measured of an untrained student. size: bytes of its release; time: seconds of one picture, the median; memory:
-    bytes of the process at most, on a GPU those of the device. time and memory are None where size is over its limit.
+    """Costs measured on an untrained student.
+
+    size: bytes of its release; time: median seconds per picture; memory: peak bytes of the process, or of the device
+    on a GPU. time and memory are None where size exceeds its limit.
     """
 
     size: int
@@ -21,7 +23,7 @@ class Costs:
     device: str = ""  # as the engine describes it
 
     def excess(self, limits: Limits) -> dict[str, float]:
-        """Return the measured value ÷ limit − 1 by the names of the limits; above 0 is over it."""
+        """Return value ÷ limit − 1 by the name of the limit: positive if the limit is exceeded."""
         found = {}
         for name in ("size", "time", "memory"):
             limit, value = getattr(limits, name), getattr(self, name)
@@ -35,9 +37,11 @@ class Costs:
 
 @dataclass(frozen=True)
 class Judged:
-    """One rung. share: of the recipe's training that was done; quality: right pictures, student ÷ teacher, with the
-    ends of its one-sided 95 % intervals; distance: of its pictures to the teacher's; seconds: that the rung took;
-    folder: of the student, relative to the root.
+    """Result of one rung.
+
+    share: of the recipe's training done so far; quality: right pictures, student ÷ teacher; low, high: ends of its
+    one-sided 95 % intervals; distance: mean, of its pictures to the teacher's; pictures: number judged; seconds:
+    duration of the rung; folder: of the student's release, relative to the root.
     """
 
     rung: int
@@ -52,15 +56,16 @@ class Judged:
 
     @property
     def score(self) -> float:
-        """What candidates of one rung are ranked by: after little training all may have quality 0, and even then the
-        pictures that are nearer to the teacher's tell the better one. It is shown nowhere.
+        """Return the value that ranks the candidates of a rung: quality − distance.
+
+        After little training all may have quality 0; then the distance ranks them.
         """
         return self.quality - self.distance
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """refused: why it can be neither measured nor trained; "" for all others."""
+    """A candidate of a design. refused: why it can be neither measured nor trained; otherwise ""."""
 
     number: int
     params: Params
@@ -70,11 +75,11 @@ class Candidate:
 
     @property
     def last(self) -> Judged | None:
-        """The rung it was judged in last."""
+        """Return the result of the last rung; None before the first."""
         return self.rungs[-1] if self.rungs else None
 
     def as_json(self) -> dict[str, Any]:
-        """Return everything but the number, as JSON values."""
+        """Return all fields but the number as JSON values."""
         return {
             "params": dict(self.params),
             "costs": None if self.costs is None else asdict(self.costs),
@@ -94,5 +99,5 @@ class Candidate:
         )
 
 
-# Chooses the next candidate's params by those there are; None: all were taken.
+# Returns the next candidate's parameters, given all candidates so far; None if no combination is left.
 Choose = Callable[[Sequence[Candidate]], Params | None]

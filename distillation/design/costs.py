@@ -29,7 +29,7 @@ CALLS = 12  # timed pictures
 
 
 def check_device(name: str) -> None:
-    """Raise RecipeRefused, with the devices that are there, unless this machine has the device."""
+    """Raise RecipeRefused, which lists the devices of this machine, if the named one is not among them."""
     try:
         devices.choose(name)
     except DeviceUnavailable as error:
@@ -55,7 +55,7 @@ def measure(
     device: str,
     runtime: str,
 ) -> Costs:
-    """Measure the recipe's student; only its size where that is over the limit.
+    """Return the costs of the recipe's student; only the size if that exceeds its limit.
 
     Raises RecipeRefused and SpeedNotMeasured.
     """
@@ -64,11 +64,11 @@ def measure(
     with tempfile.TemporaryDirectory(prefix="retort-design-") as temporary:
         folder = Path(temporary) / "untrained"
         unet = students.make(teacher, recipe.student)
-        drawing = decoders.build(recipe.decoder, latent_channels=teacher.latent_shape[0])
+        decoder = decoders.build(recipe.decoder, latent_channels=teacher.latent_shape[0])
         bundle.write(
             folder,
             unet=unet.to("cpu"),
-            decoder=drawing,
+            decoder=decoder,
             scheduler_config=teacher.scheduler_config,
             timesteps=recipe.timesteps,
             name="untrained",
@@ -80,7 +80,7 @@ def measure(
             code_revision="",
             is_quantised=recipe.weights == INT8,
         )
-        del unet, drawing  # the engine loads its own
+        del unet, decoder  # the engine loads its own
         return of_release(
             folder, catalogue=catalogue, limits=limits, device=device, runtime=runtime
         )
@@ -89,7 +89,7 @@ def measure(
 def of_release(
     folder: Path, *, catalogue: Catalogue, limits: Limits, device: str, runtime: str
 ) -> Costs:
-    """Measure a release; only its size where that is over the limit. Raises SpeedNotMeasured."""
+    """Return the costs of a release; only the size if that exceeds its limit. Raises SpeedNotMeasured."""
     costs = Costs(sum(latency.bytes_by_component(releases.read(folder)).values()))
     if not costs.are_within(limits):
         return costs

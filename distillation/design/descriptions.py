@@ -1,11 +1,11 @@
-"""Descriptions of recipes: {"recipe": NAME, FIELD: VALUE, …}, put together. Loads no torch."""
+"""Merging of recipe descriptions, {"recipe": NAME, FIELD: VALUE, …}. Loads no torch."""
 
 from collections.abc import Mapping
 from typing import Any
 
 
 def merged(description: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the description of a recipe with further changes: fields of the same part are put together."""
+    """Return the description with the changes merged in, recursively within each part."""
     found = dict(description)
     for name, value in changes.items():
         present = found.get(name)

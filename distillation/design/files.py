@@ -7,5 +7,5 @@ SHEETS = "sheets"  # folder of the picture sheets
 
 
 def sheet(number: int) -> str:
-    """Return the sheet of a candidate."""
+    """Return the relative path of a candidate's picture sheet."""
     return f"{SHEETS}/candidate-{number}.webp"

@@ -1,7 +1,7 @@
-"""Pareto front of a design, the choice among it with its reason, and the nearest points where no candidate meets all.
+"""Pareto front of a design, the choice with its reason, and the nearest candidates if none meets all limits.
 
-Only measured figures decide. A candidate's quality is that of the last rung it was trained for; candidates with less
-training look worse than they would be, which the table shows by their share.
+Only measured figures count. A candidate's quality is that of its last rung; a candidate with less training has a lower
+quality than it could reach, so the table shows its share of the training.
 """
 
 from collections.abc import Iterator, Sequence
@@ -11,7 +11,7 @@ from distillation.design import halving
 from distillation.design.candidates import Candidate
 from distillation.design.limits import BEST, FASTEST, Limits, shown
 
-BINDING = 0.1  # of a limit: what is nearer than this binds
+BINDING = 0.1  # a limit binds if the value is within this share of it
 NAMES = ("size", "time", "memory", "quality")
 
 
@@ -49,7 +49,7 @@ def front(candidates: Sequence[Candidate]) -> list[Candidate]:
 
 
 def choose(candidates: Sequence[Candidate], limits: Limits, wish: str) -> Choice:
-    """Choose by the wish among the judged candidates within the limits, else the one nearest to the quality."""
+    """Return the choice: by the wish among candidates within all limits, else the one of best quality."""
     judged = [one for one in candidates if one.rungs and _within(one, limits, without="quality")]
     if not judged:
         return Choice(None, False, _nothing(candidates, limits))
@@ -65,9 +65,9 @@ def choose(candidates: Sequence[Candidate], limits: Limits, wish: str) -> Choice
 
 
 def nearest(candidates: Sequence[Candidate], limits: Limits) -> list[Nearest]:
-    """Return for each limit that none meets the measured candidate that misses it by the least.
+    """Return, for each limit that no candidate meets, the candidate that misses it by the least.
 
-    Among those within the other limits, if there are any.
+    Only candidates within the other limits count, if there are any.
     """
     found = []
     for name in NAMES:
@@ -89,13 +89,13 @@ def _cost(candidate: Candidate, name: str) -> float:
 
 
 def _slack(candidate: Candidate, name: str, limit: float) -> float:
-    """Return how far within the limit it is, as a share of the limit; below 0: it misses it."""
+    """Return the distance to the limit as a share of the limit; negative if the limit is missed."""
     value = _cost(candidate, name)
     return (value - limit) / limit if name == "quality" else (limit - value) / limit
 
 
 def _within(candidate: Candidate, limits: Limits, *, without: str) -> bool:
-    """Return whether it meets all limits but this one; what was not measured is not met."""
+    """Return whether it meets all limits except `without`; a limit of an unmeasured value is not met."""
     return all(
         value_of(candidate, name) is not None and _slack(candidate, name, limit) >= 0
         for name in NAMES
@@ -112,7 +112,7 @@ def _best(candidates: Sequence[Candidate]) -> Candidate:
 
 
 def _is_good(candidate: Candidate, judged: Sequence[Candidate], limits: Limits) -> bool:
-    """Return whether it reaches the limit of quality; without one, whether it is not measurably below the best."""
+    """Return whether it meets the quality limit; without one, whether its interval overlaps that of the best."""
     if limits.quality is not None:
         return _slack(candidate, "quality", limits.quality) >= 0
     best, own = _best(judged).last, candidate.last
@@ -123,7 +123,7 @@ def _is_good(candidate: Candidate, judged: Sequence[Candidate], limits: Limits) 
 def _reason(
     chosen: Candidate, judged: Sequence[Candidate], limits: Limits, wish: str, key: str
 ) -> str:
-    """Return why it was chosen in one sentence: what binds, and what the next step would cost."""
+    """Return the reason of the choice as a sentence: binding limits, and the loss of quality of cheaper candidates."""
     words = {"quality": "the best", "time": "the fastest", "size": "the smallest"}[key]
     own = f"Candidate {chosen.number} is {words} that {_meeting(limits)}"
     bound = [
@@ -143,7 +143,7 @@ def _meeting(limits: Limits) -> str:
 
 
 def _trades(chosen: Candidate, judged: Sequence[Candidate], wish: str) -> Iterator[str]:
-    """Yield what the next cheaper candidate would cost in quality, for size and time."""
+    """Yield for size and time how much quality the best cheaper candidate would lose."""
     for name in ("size", "time"):
         cheaper = [
             one
@@ -176,7 +176,7 @@ def _nothing(candidates: Sequence[Candidate], limits: Limits) -> str:
         why = f" The last one: {refused[-1].refused}" if refused else ""
         return f"No candidate could be measured.{why}"
     if any(_within(one, limits, without="quality") for one in measured):
-        return "No candidate within the limits was judged in the time given. Give more hours: the same command goes on."
+        return "No candidate within the limits was judged in time. Give more hours: the same command continues."
     points = "; ".join(
         f"{each.name}: {shown(each.name, each.value)} for a limit of {shown(each.name, each.limit)} "
         f"(candidate {each.number})"

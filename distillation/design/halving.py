@@ -1,9 +1,9 @@
-"""Asynchronous successive halving (Li et al., MLSys 2020, arXiv 1810.05934): what is trained next, and how far.
+"""Asynchronous successive halving (Li et al., MLSys 2020, arXiv 1810.05934): which candidate to train next, how long.
 
-A candidate goes to the next rung when it is in the best third of those judged in its rung. Nothing waits for a rung to
-fill, so several processes share one search, and the best ones known are furthest at any time. Optuna's pruners do not
-take several objectives, so this is not Optuna's. When no further candidates are taken in, the best go on: then the best
-third is rounded up, so that the remaining time goes into them.
+A candidate is promoted to the next rung when it is in the best third of those judged in its rung. Promotion does not
+wait until a rung is full, so several processes can share one search, and at any time the best candidates are trained
+furthest. Optuna's pruners support one objective only and cannot be used. Once no more candidates are added, the best
+third is rounded up, so that the remaining time is spent on the best.
 """
 
 from collections.abc import Callable, Sequence
@@ -14,14 +14,14 @@ from statistics import StatisticsError, correlation
 from distillation.design.candidates import Candidate, Judged
 from distillation.design.limits import FASTEST, SMALLEST, Limits
 
-KEPT = 3  # one of so many goes to the next rung
+KEPT = 3  # reduction factor: one of this many is promoted to the next rung
 SHARES = (1 / 27, 1 / 9, 1 / 3, 1.0)  # of the recipe's training, by rung
 TOP = len(SHARES) - 1
 
 
 @dataclass(frozen=True)
 class Job:
-    """The candidate that is to be trained for the rung."""
+    """A candidate to train for a rung."""
 
     candidate: Candidate
     rung: int
@@ -32,17 +32,17 @@ def next_job(
     limits: Limits,
     wish: str,
     *,
-    is_taking_in: bool,
+    is_adding: bool,
     may: Callable[[int, int], bool] = lambda number, rung: True,
 ) -> Job | None:
-    """Return the next job; None: take in another candidate, or stop where none is taken in.
+    """Return the next job; None: add another candidate, or stop if none is to be added.
 
-    may: whether there is time for the candidate's rung, and no other process trains it.
+    may: called with a candidate's number and a rung; whether time is left for it and no other process trains it.
     """
     for rung in reversed(range(TOP)):
         judged = [candidate for candidate in candidates if len(candidate.rungs) > rung]
         share = len(judged) / KEPT
-        count = int(share) if is_taking_in else ceil(share)
+        count = int(share) if is_adding else ceil(share)
         for candidate in ranked(judged, wish, rung)[:count]:
             is_here = len(candidate.rungs) == rung + 1 and not candidate.refused
             if is_here and may(candidate.number, rung + 1):
@@ -55,10 +55,10 @@ def next_job(
 
 
 def ranked(judged: Sequence[Candidate], wish: str, rung: int) -> list[Candidate]:
-    """Return the candidates of a rung, the best first: the wish decides among those of one front.
+    """Return the candidates of a rung, the best first.
 
-    best: by score (`Judged.score`). smallest, fastest: first those that no other is better than in every respect; among
-    these by the sum of their places by score and in what is wished.
+    Wish best: by score (`Judged.score`). smallest, fastest: by non-dominated front; within a front by the sum of the
+    ranks in score and in size or time.
     """
     scores = _ranks([-candidate.rungs[rung].score for candidate in judged])
     cost = {SMALLEST: _size, FASTEST: _time}.get(wish)
@@ -75,7 +75,7 @@ def ranked(judged: Sequence[Candidate], wish: str, rung: int) -> list[Candidate]
 
 
 def _fronts(judged: Sequence[Candidate], rung: int) -> dict[int, int]:
-    """Return for each number the front it is in, by non-dominated sorting: 0 is the Pareto front."""
+    """Return the index of each candidate's front by its number (non-dominated sorting): 0 is the Pareto front."""
 
     def values(one: Candidate) -> tuple[float, float, float]:
         return _size(one), _time(one), -one.rungs[rung].score
@@ -93,7 +93,7 @@ def _fronts(judged: Sequence[Candidate], rung: int) -> dict[int, int]:
 
 
 def dominates(one: Candidate, other: Candidate) -> bool:
-    """Return whether the first is as good in size, time and quality, each by its last rung, and better in one."""
+    """Return whether `one` Pareto-dominates `other` in size, time and the quality of the last rung."""
 
     def values(one: Candidate) -> tuple[float, float, float]:
         return _size(one), _time(one), -one.rungs[-1].quality
@@ -117,9 +117,9 @@ def _time(candidate: Candidate) -> float:
 def agreement(
     candidates: Sequence[Candidate], rung: int, value: Callable[[Judged], float]
 ) -> tuple[float | None, int]:
-    """Return Spearman's rank correlation of a value in the rung and in the next, and of how many candidates.
+    """Return Spearman's rank correlation of a value between the rung and the next, and the number of candidates.
 
-    None for fewer than three, and where all are equal.
+    The correlation is None for fewer than three candidates, and where all values are equal.
     """
     both = [candidate for candidate in candidates if len(candidate.rungs) > rung + 1]
     if len(both) < 3:
@@ -134,7 +134,7 @@ def agreement(
 
 
 def _ranks(values: Sequence[float]) -> list[float]:
-    """Return the rank of each value; equal ones share the mean of theirs."""
+    """Return the rank of each value, from 0; ties get their mean rank."""
     return [
         sum(other < value for other in values) + (sum(other == value for other in values) - 1) / 2
         for value in values

@@ -1,4 +1,4 @@
-"""Limits of a design and the wish that decides among what meets them. Loads no torch: web processes parse them."""
+"""Limits of a design, and the wish by which to choose among candidates that meet them. Loads no torch."""
 
 import re
 from collections.abc import Mapping
@@ -16,7 +16,7 @@ MOST_HOURS = 720.0
 
 
 class LimitRefused(ValueError):
-    """A limit that cannot be read. field: its name; reason: what is wrong and how it is written."""
+    """A limit that cannot be parsed. field: its name; reason: what is wrong, and the expected format."""
 
     def __init__(self, field: str, reason: str) -> None:
         super().__init__(f"{field}: {reason}")
@@ -25,7 +25,7 @@ class LimitRefused(ValueError):
 
 @dataclass(frozen=True)
 class Limits:
-    """The most that a student may take, and the least quality; None: no limit.
+    """Maximum costs of a student and its minimum quality; None: no limit.
 
     size, memory: bytes; time: seconds of one picture; quality: right pictures, student ÷ teacher.
     """
@@ -46,9 +46,9 @@ class Limits:
 def parse(
     *, size: str = "", time: str = "", memory: str = "", quality: str = ""
 ) -> tuple[Limits, str]:
-    """Return the limits and the device that time and memory are measured on. Raises LimitRefused.
+    """Return the limits and the device on which time and memory are measured. Raises LimitRefused.
 
-    Of "8MB", "12ms@cpu", "500MB" and "0.97", each of which may be left out.
+    The formats are "8MB", "12ms@cpu", "500MB" and "0.97"; each may be empty.
     """
     seconds, device = _time(time) if time else (None, AUTO)
     return (
@@ -67,7 +67,7 @@ def _bytes(name: str, text: str) -> int:
     if number is None or unit.upper() not in UNITS or number * UNITS[unit.upper()] < 1:
         raise LimitRefused(
             name,
-            f"{text!r} is no number of bytes. Give a number above 0 with one of the units "
+            f"{text!r} is not a number of bytes. Give a number above 0 with one of the units "
             "B, kB, MB, GB, KiB, MiB, GiB, such as 8MB.",
         )
     return round(number * UNITS[unit.upper()])
@@ -79,7 +79,7 @@ def _time(text: str) -> tuple[float, str]:
     if not number or unit not in TIMES or (at and not device.strip()):
         raise LimitRefused(
             "time",
-            f"{text!r} is no time of one picture. Give a number above 0 with us, ms or s, and the device "
+            f"{text!r} is not a time of one picture. Give a number above 0 with us, ms or s, and the device "
             "after an @, such as 12ms@cpu or 3ms@cuda:0.",
         )
     return number * TIMES[unit], device.strip() or AUTO
@@ -91,21 +91,21 @@ def _quality(text: str) -> float:
     if value is None or unit not in ("", "%") or not 0 < value <= MOST_QUALITY:
         raise LimitRefused(
             "quality",
-            f"{text!r} is no share. Give right pictures of the student ÷ those of the teacher, above 0 and "
+            f"{text!r} is not a share. Give right pictures of the student ÷ those of the teacher, above 0 and "
             f"up to {MOST_QUALITY}, such as 0.97 or 97%.",
         )
     return value
 
 
 def _split(text: str) -> tuple[float | None, str]:
-    """Return the number at the beginning and the unit after it; None without a number."""
+    """Return the leading number and the unit after it; (None, "") if there is no number."""
     found = re.fullmatch(r"(\d+(?:\.\d*)?|\.\d+)\s*([A-Za-z%]*)", text.strip())
     return (float(found[1]), found[2]) if found else (None, "")
 
 
 # --- for people -----------------------------------------------------------------------------------
 def shown(name: str, value: float) -> str:
-    """Return a value of the limit of this name for people: "8.2 MB", "12.4 ms", "0.970"."""
+    """Return a value of the named limit as text: "8.2 MB", "12.4 ms", "0.970"."""
     if name in ("size", "memory"):
         size, unit = next(
             (size, unit) for size, unit in ((1e9, "GB"), (1e6, "MB"), (1e3, "kB")) if value >= size or unit == "kB"

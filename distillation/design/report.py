@@ -18,7 +18,7 @@ from distillation.design.files import CSV, FACTS, MARKDOWN, PNG, RECIPE, REPORT,
 from distillation.design.front import Choice
 from distillation.design.halving import SHARES
 from distillation.design.limits import Limits, shown
-from distillation.design.search import Order
+from distillation.design.search import SearchRequest
 from distillation.design.space import Space
 from distillation.evaluation.report import document, plots
 from distillation.resumable import atomic
@@ -32,7 +32,7 @@ HEADS = (
 
 @dataclass(frozen=True)
 class Reference:
-    """The student that is served today, measured on the same device and seeds."""
+    """The student to compare with, measured on the same device and seeds."""
 
     name: str
     costs: Costs
@@ -54,7 +54,7 @@ def write(
     *,
     title: str,
     description: Mapping[str, Any],
-    order: Order,
+    request: SearchRequest,
     space: Space,
     candidates: Sequence[Candidate],
     reference: Reference | None = None,
@@ -64,20 +64,20 @@ def write(
     description: of the recipe that the search began with, {"recipe": NAME, FIELD: VALUE, …}.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    choice = front.choose(candidates, order.limits, order.wish)
+    choice = front.choose(candidates, request.limits, request.wish)
     best = front.front(candidates)
     if best:
-        _plot(folder, candidates, best, choice, order.limits, reference)
+        _plot(folder, candidates, best, choice, request.limits, reference)
     if choice.number is not None:
         [chosen] = [one for one in candidates if one.number == choice.number]
         recipe = merged(description, space.changes(chosen.params))
         atomic.write_file(folder / RECIPE, json.dumps(recipe, indent=2) + "\n")
-    atomic.write_file(folder / CSV, _csv(candidates, best, order.limits))
-    atomic.write_file(folder / FACTS, _facts(candidates, best, choice, order, reference))
+    atomic.write_file(folder / CSV, _csv(candidates, best, request.limits))
+    atomic.write_file(folder / FACTS, _facts(candidates, best, choice, request, reference))
     data: dict[str, Any] = {
         "title": title,
         "choice": choice,
-        "order": _order(order),
+        "request": _request(request),
         "recipe_file": str(folder / RECIPE),
         "plot": bool(best),
         "heads": HEADS,
@@ -88,7 +88,7 @@ def write(
         "nearest": [
             f"{each.name}: candidate {each.number} has {shown(each.name, each.value)}, the limit is "
             f"{shown(each.name, each.limit)}."
-            for each in front.nearest(candidates, order.limits)
+            for each in front.nearest(candidates, request.limits)
         ],
         "agreement": agreement(candidates),
         "refused": [f"Candidate {one.number}: {one.refused}" for one in candidates if one.refused],
@@ -101,7 +101,7 @@ def write(
 
 
 def agreement(candidates: Sequence[Candidate]) -> list[str]:
-    """Return a sentence on each pair of neighbouring rungs: do they put candidates into the same order?"""
+    """Return sentences on how well each rung's ranking of the candidates agrees with the next rung's."""
     found = []
     for rung in range(halving.TOP):
         of = f"{100 * SHARES[rung]:.0f} % and {100 * SHARES[rung + 1]:.0f} % of the training"
@@ -109,7 +109,7 @@ def agreement(candidates: Sequence[Candidate]) -> list[str]:
         score, _ = halving.agreement(candidates, rung, lambda judged: judged.score)
         values = [
             f"{value:.2f} {words}"
-            for value, words in ((quality, "by quality"), (score, "by what ranks them in a rung"))
+            for value, words in ((quality, "by quality"), (score, "by the rung's score"))
             if value is not None
         ]
         if values:
@@ -120,11 +120,12 @@ def agreement(candidates: Sequence[Candidate]) -> list[str]:
 
 
 # --- texts ----------------------------------------------------------------------------------------
-def _order(order: Order) -> str:
-    limits = [f"{name} {shown(name, value)}" for name, value in order.limits.as_json().items()]
+def _request(request: SearchRequest) -> str:
+    limits = [f"{name} {shown(name, value)}" for name, value in request.limits.as_json().items()]
     return (
-        f"Limits: {', '.join(limits) or 'none'}; wish: {order.wish}; device: {order.device}; runtime: {order.runtime}; "
-        f"{order.hours:g} hours."
+        f"Limits: {', '.join(limits) or 'none'}; wish: {request.wish}; device: {request.device}; "
+        f"runtime: {request.runtime}; "
+        f"{request.hours:g} hours."
     )
 
 
@@ -136,7 +137,7 @@ def _row(candidate: Candidate, *, is_on_front: bool) -> Row:
 
 
 def _compared(reference: Reference | None, candidates: Sequence[Candidate], choice: Choice) -> str:
-    """Return a sentence on the student of today beside the choice."""
+    """Return sentences that compare the reference student with the choice; "" without one."""
     if reference is None:
         return ""
     costs, judged = reference.costs, reference.judged
@@ -162,12 +163,12 @@ def _facts(
     candidates: Sequence[Candidate],
     best: Sequence[Candidate],
     choice: Choice,
-    order: Order,
+    request: SearchRequest,
     reference: Reference | None,
 ) -> str:
     """Return everything as JSON, for programs."""
     values = {
-        "order": asdict(order),
+        "order": asdict(request),
         "choice": asdict(choice),
         "front": [one.number for one in best],
         "agreement": agreement(candidates),
@@ -269,7 +270,7 @@ def _panel(
         for one in best
         if one.last is not None and getattr(one.costs, name) is not None
     )
-    # Of this panel's two measures: a point that only the third one puts on the front is not on the line.
+    # The front of this panel's two measures: a point that is on the front only by the third is not on the line.
     steps: list[tuple[float, float]] = []
     for value, quality in line:
         if not steps or quality > steps[-1][1]:

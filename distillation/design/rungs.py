@@ -1,8 +1,8 @@
-"""Rungs of a candidate: short distillations, each of which goes on with the student of the one before, and its judging.
+"""Rungs of a candidate: short distillations, each continuing from the previous rung's student, and their evaluation.
 
-The first rung is the recipe with a share of its steps: decoder, structure, regression, joint. Each further one trains
-student and decoder on jointly from the release that the rung before wrote, as a redistillation does, in a cosine of its
-own. So a rung ends with a rate of zero and is judged fairly, wherever the candidate stops.
+The first rung is the recipe with a share of its steps: decoder, structure, regression, joint. Each later one continues
+to train student and decoder jointly from the release of the previous rung, as a redistillation does, with a cosine
+schedule of its own. So every rung ends with a learning rate of zero, and candidates of one rung are comparable.
 """
 
 import time
@@ -32,17 +32,17 @@ from distillation.training.errors import RecipeRefused
 
 JUDGED = 256  # pictures in the first rung, twice and four times as many in the further ones
 MOST_TIMES = 4
-MOST_EACH = 8  # of a prompt in the first rung
-SKIPPED = SEEDS_EACH // 2  # seeds: evaluations and the gate have those before
-MOST_PICTURES = 2048  # of the VAE, for a training: a short one sees few of them
+MOST_EACH = 8  # pictures of a prompt in the first rung
+SKIPPED = SEEDS_EACH // 2  # seeds of a variant that evaluations and the gate use
+MOST_PICTURES = 2048  # decoded by the VAE for one training, which is short and uses few
 FEWEST_SEEDS = 4  # of a variant
-QUANTISED = 8  # pictures that measure the rounding
+QUANTISED = 8  # pictures on which the error of quantisation is measured
 Timed = TypeVar("Timed", bound=Any)
 
 
 @dataclass(frozen=True)
 class Ladder:
-    """What all candidates of a design share: inputs, the space, and the folder of their stages."""
+    """Training and evaluation of a design's candidates, with their shared inputs, space and folder of stages."""
 
     space: Space
     inputs: Inputs
@@ -52,7 +52,7 @@ class Ladder:
     name: str  # of the design, with which the names of its students begin
 
     def train(self, candidate: Candidate, rung: int) -> Path:
-        """Train for the rung, going on where an interrupted training stopped; return the student's release folder.
+        """Train for the rung, resuming an interrupted training, and return the folder of the student's release.
 
         Raises TrainingError, StageError, SliceOver.
         """
@@ -68,7 +68,7 @@ class Ladder:
         return made["bundle"] / RELEASE
 
     def judge(self, candidate: Candidate, rung: int) -> Judged:
-        """Train for the rung if that is not done, and judge the pictures of held-out seeds."""
+        """Train for the rung if that is not done yet, judge pictures of held-out seeds, and return the result."""
         began = time.monotonic()
         release = self.train(candidate, rung)
         found = self.judge_release(release, rung, title=f"candidate {candidate.number}")
@@ -112,7 +112,7 @@ class Ladder:
         )
 
     def seeds(self, rung: int) -> Seeds:
-        """Return the seeds of a rung: of no pair and of no evaluation, and those of the rungs before among them."""
+        """Return the seeds of a rung. Pairs and evaluations use other ones; earlier rungs use a subset of them."""
         slugs = self.loaded.catalogue.slugs
         each = max(1, min(MOST_EACH, ceil(JUDGED / len(slugs))))
         return seeds_of(slugs, each=each * min(2**rung, MOST_TIMES), skip=SKIPPED)
@@ -156,7 +156,7 @@ def ladder(recipe: Recipe, inputs: Inputs, *, root: Path, sheets: Path, name: st
     recipe.check(loaded.teacher)
     if loaded.catalogue.stated is None or not bool(loaded.catalogue.stated.any()):
         raise RecipeRefused(
-            "The prompt variants state nothing that the detector knows. Tag them with its bits."
+            "No tag of the prompt variants is a bit of the detector. Tag them with its bits."
         )
     pairs = replace(recipe.pairs, seeds_per_variant=_seeds(recipe.pairs.seeds_per_variant))
     space = spaces.of(replace(recipe, pairs=pairs), loaded.teacher)
@@ -164,13 +164,13 @@ def ladder(recipe: Recipe, inputs: Inputs, *, root: Path, sheets: Path, name: st
 
 
 def _seeds(count: int) -> int:
-    """Return how many pairs of a variant a design makes: a third of the recipe's, which trains three times as long."""
+    """Return the number of pairs per variant in a design: a third of the recipe's `count`, at least FEWEST_SEEDS."""
     return min(count, max(FEWEST_SEEDS, count // 3))
 
 
 # --- recipes of rungs -----------------------------------------------------------------------------
 def short(recipe: Recipe, share: float) -> Recipe:
-    """Return the recipe with a share of the steps of all its trainings, without what only a release needs."""
+    """Return the recipe with a share of the steps of each training, without the parts that only a release needs."""
     return replace(
         recipe,
         decoder=None if recipe.decoder is None else _fewer(recipe.decoder, share),
@@ -184,12 +184,12 @@ def short(recipe: Recipe, share: float) -> Recipe:
 
 
 def longer(recipe: Recipe, full: Recipe, share: float) -> Recipe:
-    """Return a recipe that trains a student on, jointly: a share of the steps of the full recipe's three trainings."""
+    """Return a recipe that continues a student's joint training, for a share of the full recipe's steps."""
     parts = (full.structure, full.regression, full.joint)
     steps = sum(part.steps for part in parts if part is not None)
     joint = recipe.again or recipe.joint
     if joint is None:
-        raise RecipeRefused("joint is left out, so no student can be trained on. Set it.")
+        raise RecipeRefused("joint is left out, so no student can be trained further. Set it.")
     again = _steps(joint, max(2, round(share * steps)))
     return recipes.warm(replace(recipe, again=again))
 
@@ -199,7 +199,7 @@ def _fewer(part: Timed, share: float) -> Timed:
 
 
 def _steps(part: Timed, steps: int) -> Timed:
-    """Return the recipe of a training with so many steps, a tenth of them to warm up, and the pictures it can use."""
+    """Return the training's recipe with this number of steps, at most a tenth for warm-up, and fewer pictures."""
     fields: dict[str, Any] = {"steps": steps, "warmup": min(part.warmup, steps // 10)}
     if hasattr(part, "pictures"):
         fields["pictures"] = min(part.pictures, MOST_PICTURES)

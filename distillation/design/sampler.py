@@ -1,8 +1,8 @@
 """Choice of the next candidate by Optuna: a multi-objective, constraint-aware TPE over what was measured so far.
 
 The study is built in memory from the candidates each time: their rows are the only record (docs/decisions/0029). It
-minimises size and time and maximises the score of the first rung, where all candidates had the same training; what is
-over a limit is a violated constraint. Choices that were taken already are not taken again.
+minimises size and time and maximises the score of the first rung, where all candidates had the same training; a cost
+over its limit is a violated constraint. No combination of parameters is chosen twice.
 """
 
 import random
@@ -21,8 +21,8 @@ from distillation.design.space import ORDERED, Space
 
 # Of size, time and the score of the first rung.
 DIRECTIONS = (StudyDirection.MINIMIZE, StudyDirection.MINIMIZE, StudyDirection.MAXIMIZE)
-RANDOM = 8  # candidates before the model of the space counts
-TRIES = 20  # of the model, before a choice is drawn evenly from those that are left
+RANDOM = 8  # candidates drawn at random before TPE's model is used
+TRIES = 20  # proposals of the model before one of the remaining combinations is drawn uniformly
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 
@@ -30,7 +30,7 @@ optuna.logging.set_verbosity(optuna.logging.WARNING)
 def choose(
     space: Space, candidates: Sequence[Candidate], limits: Limits, *, seed: int
 ) -> Params | None:
-    """Return the next candidate's choices; None if all were taken. The first one is the recipe itself."""
+    """Return the next candidate's parameters; None if none are left. The first candidate is the recipe itself."""
     taken = {_key(candidate.params) for candidate in candidates}
     first = space.first()
     if _key(first) not in taken and space.fits(first):
@@ -61,7 +61,7 @@ def _trial(
     axes: dict[str, BaseDistribution],
     limits: Limits,
 ) -> FrozenTrial:
-    """Return what Optuna learns from a candidate."""
+    """Return the candidate as a trial of Optuna."""
     places = {name: space.axes[name].index(candidate.params[name]) for name in axes}
     params = {
         name: str(place) if isinstance(axes[name], CategoricalDistribution) else place
@@ -72,7 +72,7 @@ def _trial(
         return optuna.create_trial(state=TrialState.FAIL, params=params, distributions=axes)
     if costs is None or (costs.are_within(limits) and not candidate.rungs):
         return optuna.create_trial(state=TrialState.RUNNING, params=params, distributions=axes)
-    # Of what is over a limit only the excess counts: it was never trained, and has no score.
+    # A candidate over a limit was never trained and has no score; only its excess counts.
     score = candidate.rungs[0].score if candidate.rungs else 0.0
     return optuna.create_trial(
         values=[float(costs.size), costs.time or 0.0, score],
@@ -83,7 +83,7 @@ def _trial(
 
 
 def _distribution(name: str, values: Sequence[str | int]) -> BaseDistribution:
-    """Return a distribution of the places of the values: numbers where neighbours are alike, else names."""
+    """Return a distribution over the indices of the values: integer for ordered ones, else categorical."""
     if name in ORDERED:
         return IntDistribution(0, len(values) - 1)
     return CategoricalDistribution([str(place) for place in range(len(values))])

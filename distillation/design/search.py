@@ -25,8 +25,8 @@ from distillation.resumable.stages import StageBusy
 from distillation.training.errors import TrainingError
 from generation.engine.errors import EngineError
 
-EXPLORING = 0.6  # of the time: after it no candidate is taken in while one can go on
-HOPELESS = 40  # candidates over the limits, none within: then no more are measured
+EXPLORING = 0.6  # share of the time after which no candidate is added, if any has been trained
+HOPELESS = 40  # after this many candidates without one within the limits no more are added
 
 
 class Journal(Protocol):
@@ -37,11 +37,11 @@ class Journal(Protocol):
         ...
 
     def add(self, choose: Choose) -> Candidate | None:
-        """Add the candidate that `choose` returns for those there are; no other process adds one meanwhile."""
+        """Add and return the candidate that `choose` returns for the present ones, under a lock; None if it is None."""
         ...
 
     def keep(self, candidate: Candidate) -> None:
-        """Record what was found out about it."""
+        """Store the candidate's costs, rungs and refusal."""
         ...
 
 
@@ -49,17 +49,17 @@ class Clock(Protocol):
     """Time of a design."""
 
     def spent(self) -> float:
-        """Return the seconds that were worked on it, in all sessions."""
+        """Return the seconds of work in all sessions."""
         ...
 
     def is_over(self) -> bool:
-        """Return whether this session is to end, though there may be time left."""
+        """Return whether this session must end, even if time is left."""
         ...
 
 
 @dataclass(frozen=True)
-class Order:
-    """What is searched for. hours: of work; candidates: the most that are taken in, 0 = as many as there is time for.
+class SearchRequest:
+    """Parameters of a search. hours: of work; candidates: their largest number, 0 = as many as the time allows.
 
     device, runtime: on which time and memory are measured.
     """
@@ -79,9 +79,9 @@ def _wait() -> None:
 
 @dataclass(frozen=True)
 class Search:
-    """say: called with a sentence on what begins or was found; wait: called while other processes have all the work."""
+    """A search. say: called with a sentence on each start and result; wait: called while others hold all work."""
 
-    order: Order
+    request: SearchRequest
     ladder: Ladder
     journal: Journal
     clock: Clock
@@ -89,17 +89,18 @@ class Search:
     wait: Callable[[], None] = _wait
 
     def run(self) -> None:
-        """Search until the time is over or nothing is left to try. Raises SliceOver, and errors that are not of one
-        candidate alone.
+        """Search until the time is over or nothing is left to try.
+
+        Raises SliceOver, and errors that do not concern a single candidate.
         """
-        self.say("Pairs and the teacher's pictures, which all candidates share.")
-        while not self._has_shared():
+        self.say("Making the pairs and the teacher's pictures, which all candidates share.")
+        while not self._prepare():
             self.wait()
         while self._left() > 0 and self._step():
             pass
 
-    def _has_shared(self) -> bool:
-        """Make what all candidates share. Return False while another process makes it."""
+    def _prepare(self) -> bool:
+        """Make the pairs and pictures that all candidates share. Return False if another process is making them."""
         if self.clock.is_over():
             raise SliceOver
         try:
@@ -109,7 +110,7 @@ class Search:
         return True
 
     def _left(self) -> float:
-        return self.order.hours * 3600 - self.clock.spent()
+        return self.request.hours * 3600 - self.clock.spent()
 
     def _step(self) -> bool:
         """Do the next piece of work. Return False if none is left."""
@@ -119,7 +120,7 @@ class Search:
         with self._claimed(candidates, busy) as claimed:
             if claimed is None:
                 if busy:
-                    self.wait()  # another process works on what is left, and may leave something to do
+                    self.wait()  # other processes work on the rest, and may give it back
                 return bool(busy)
             candidate, rung = claimed
             if candidate.costs is None:
@@ -134,7 +135,7 @@ class Search:
     ) -> Iterator[tuple[Candidate, int] | None]:
         """Yield the next candidate and rung with its lock held; None if there is nothing to do.
 
-        busy: gets the numbers that other processes work on.
+        The numbers of candidates that other processes work on are added to `busy`.
         """
         while True:
             found = self._next(candidates, busy)
@@ -146,51 +147,51 @@ class Search:
                     [current] = [
                         one for one in self.journal.read() if one.number == found[0].number
                     ]
-                    if current == found[0]:  # no other process went on with it meanwhile
+                    if current == found[0]:  # no other process has changed it meanwhile
                         yield found
                         return
                 busy.add(found[0].number)
 
     def _next(self, candidates: list[Candidate], busy: set[int]) -> tuple[Candidate, int] | None:
-        order = self.order
+        request = self.request
         for candidate in candidates:  # left unmeasured by a process that was killed
             if candidate.costs is None and not candidate.refused and candidate.number not in busy:
                 return candidate, 0
-        is_taking_in = self._is_taking_in(candidates)
 
         def may(number: int, rung: int) -> bool:
-            return number not in busy and self._needs(candidates, rung) <= self._left()
+            return number not in busy and self._estimate(candidates, rung) <= self._left()
 
-        for takes_in in dict.fromkeys((is_taking_in, False)):
+        for is_adding in dict.fromkeys((self._is_adding(candidates), False)):
             job = halving.next_job(
-                candidates, order.limits, order.wish, is_taking_in=takes_in, may=may
+                candidates, request.limits, request.wish, is_adding=is_adding, may=may
             )
             if job is not None:
                 return job.candidate, job.rung
-            if takes_in and may(0, 0) and (added := self._add()) is not None:
+            if is_adding and may(0, 0) and (added := self._add()) is not None:
                 candidates.append(added)
                 return added, 0
         return None
 
-    def _is_taking_in(self, candidates: Sequence[Candidate]) -> bool:
-        order = self.order
-        if order.candidates and len(candidates) >= order.candidates:
+    def _is_adding(self, candidates: Sequence[Candidate]) -> bool:
+        """Return whether more candidates may be added."""
+        request = self.request
+        if request.candidates and len(candidates) >= request.candidates:
             return False
-        if self.clock.spent() > EXPLORING * order.hours * 3600 and any(
+        if self.clock.spent() > EXPLORING * request.hours * 3600 and any(
             one.rungs for one in candidates
         ):
             return False
         measured = [one.costs for one in candidates if one.costs is not None]
-        return len(measured) < HOPELESS or any(each.are_within(order.limits) for each in measured)
+        return len(measured) < HOPELESS or any(each.are_within(request.limits) for each in measured)
 
     def _add(self) -> Candidate | None:
-        order, space = self.order, self.ladder.space
+        request, space = self.request, self.ladder.space
         return self.journal.add(
-            lambda known: sampler.choose(space, known, order.limits, seed=order.seed)
+            lambda known: sampler.choose(space, known, request.limits, seed=request.seed)
         )
 
-    def _needs(self, candidates: Sequence[Candidate], rung: int) -> float:
-        """Return how many seconds the rung takes, by those that were trained; 0 as long as none was."""
+    def _estimate(self, candidates: Sequence[Candidate], rung: int) -> float:
+        """Return the estimated seconds of the rung, from the median of earlier trainings; 0 before the first."""
         for place in range(rung, -1, -1):
             spans = [one.rungs[place].seconds for one in candidates if len(one.rungs) > place]
             if spans:
@@ -199,8 +200,8 @@ class Search:
 
     # --- one candidate ----------------------------------------------------------------------------
     def _measure(self, candidate: Candidate, candidates: Sequence[Candidate]) -> None:
-        """Measure its costs, unless another one is served in the same way."""
-        order, ladder = self.order, self.ladder
+        """Measure the candidate's costs, or copy those of one that equals it in all axes that determine costs."""
+        request, ladder = self.request, self.ladder
         same = next(
             (one.costs for one in candidates if one.costs and _served(one) == _served(candidate)),
             None,
@@ -210,9 +211,9 @@ class Search:
                 ladder.space.recipe_of(candidate.params),
                 teacher=ladder.loaded.teacher,
                 catalogue=ladder.loaded.catalogue,
-                limits=order.limits,
-                device=order.device,
-                runtime=order.runtime,
+                limits=request.limits,
+                device=request.device,
+                runtime=request.runtime,
             )
         except (TrainingError, EngineError, SpeedNotMeasured) as error:
             if self.clock.is_over():  # Ctrl-C reaches the measuring process too
@@ -220,7 +221,7 @@ class Search:
             self._refuse(candidate, error)
             return
         self.journal.keep(replace(candidate, costs=found))
-        over = ", ".join(name for name, value in found.excess(order.limits).items() if value > 0)
+        over = ", ".join(name for name, value in found.excess(request.limits).items() if value > 0)
         self.say(
             f"Candidate {candidate.number}: {'over the limit ' + over if over else 'within the limits'}."
         )
@@ -249,7 +250,7 @@ class Search:
 
     @contextmanager
     def _lock(self, number: int) -> Iterator[bool]:
-        """Yield whether no other process works on the candidate; none begins to while the context lasts."""
+        """Lock the candidate for the context and yield True; yield False if another process holds the lock."""
         folder = Path(self.ladder.root) / "locks"
         folder.mkdir(parents=True, exist_ok=True)
         with (folder / f"{self.ladder.name}-{number}").open("a") as file:
@@ -266,5 +267,5 @@ def _served(candidate: Candidate) -> tuple[str | int, ...]:
 
 
 def _length(rung: int) -> float:
-    """Return the share of the training that is done in the rung alone."""
+    """Return the share of the training that the rung adds."""
     return SHARES[rung] - (SHARES[rung - 1] if rung else 0.0)

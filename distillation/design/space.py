@@ -1,7 +1,7 @@
-"""Search space of a design: what a student of a recipe may be made of, and the recipe of each choice.
+"""Search space of a design: the axes around a recipe, and the recipe of each choice.
 
-A choice is a value of each of the space's axes. The axes come from the recipe and its teacher: cuts and widths that fit
-the teacher, passes that begin at stored points of its path, decoders that give as many pixels a latent as its VAE.
+A choice has one value on each axis. The axes come from the recipe and its teacher: cuts and widths that fit the
+teacher, passes that start at stored points of its path, decoders with the same upscaling factor as its VAE.
 """
 
 import itertools
@@ -30,22 +30,22 @@ WIDTHS = ("1", "7/8", "3/4", "5/8", "1/2", "3/8", "1/4")
 CHANNELS = (0.5, 0.75, 1.0, 1.5)  # of the recipe's decoder
 DEPTHS = (1, 2, 4)  # residual blocks of a decoder's first level
 LEVELS = range(1, 5)  # of a decoder
-MOST_SHUFFLE = 4  # pixels a side that a decoder draws in each place; more would show as tiles
-# Needs teachers that only a person can name; is there to be compared with.
+MOST_SHUFFLE = 4  # factor of a decoder's pixel shuffle; more would show as tiles
+# `ensemble` needs teachers that a person names; `scratch` exists only as a baseline.
 LEFT_OUT = ("ensemble", "scratch")
-ORDERED = ("width", "channels", "depth", "shuffle")  # axes whose neighbours are alike
-# What costs depend on; the method of training changes none of them.
+ORDERED = ("width", "channels", "depth", "shuffle")  # axes whose values have an order
+# Axes that determine the costs; the training method does not.
 SERVED = ("cut", "width", "timesteps", "channels", "depth", "shuffle", "weights")
 
 
 @dataclass(frozen=True)
 class Space:
-    """axes: by name the values, at least one each; students: pairs of cut and width that the teacher can be cut to."""
+    """The values of each axis by its name, at least one each. students: pairs (cut, width) that fit the teacher."""
 
     recipe: Recipe
     axes: Mapping[str, tuple[str | int, ...]]
     students: frozenset[tuple[str, str]]
-    factor: int  # pixels a latent, a side
+    factor: int  # pixels per latent along one side
 
     def everything(self) -> Iterator[Params]:
         """Yield all choices, in a fixed order."""
@@ -76,9 +76,9 @@ class Space:
         }
 
     def changes(self, params: Params) -> dict[str, Any]:
-        """Return what the choice changes of the recipe, for `overrides.changed` and a recipe's file."""
+        """Return the choice as changes of the recipe, for `overrides.changed` and recipe files."""
         recipe, first = self.recipe, self.first()
-        params = {**first, **params}  # of before an axis was added
+        params = {**first, **params}  # rows stored before an axis was added lack it
         timesteps = [int(text) for text in str(params["timesteps"]).split()]
         found: dict[str, Any] = {
             "student": {
@@ -101,7 +101,7 @@ class Space:
                 "simulated": (0.5 if simulated is None else simulated) if later else None,
             }
         if params["method"] != first["method"]:
-            # A prior around zero contradicts the method's own (`structure.StructureRecipe`).
+            # Weight decay is a prior around zero and contradicts that of `bayes` (`structure.StructureRecipe`).
             decay = (
                 0.0
                 if params["method"] == "bayes"
@@ -118,7 +118,7 @@ class Space:
         return overrides.changed(self.recipe, self.changes(params))
 
     def _blocks(self, params: Params) -> tuple[int, ...]:
-        """Return the residual blocks of each level: most in the smallest one, where they cost least."""
+        """Return the number of residual blocks per level: most at the lowest resolution, where they cost least."""
         own = _decoder(self.recipe)
         depth, shuffle = int(params["depth"]), int(params["shuffle"])
         if (depth, shuffle) == (own.blocks[0], own.shuffle):
@@ -131,16 +131,16 @@ class Space:
 
 
 def of(recipe: Recipe, teacher: Teacher) -> Space:
-    """Return the space around the recipe. Raises RecipeRefused for one whose students are not made in rungs."""
+    """Return the space around the recipe. Raises RecipeRefused for a recipe that cannot be trained in rungs."""
     if recipe.is_warm or recipe.regression is None or recipe.joint is None:
         raise RecipeRefused(
-            f"A design trains structure, regression and joint in turns; the recipe {recipe.name} leaves one out. "
+            f"A design trains structure, regression and joint in turn; the recipe {recipe.name} leaves one out. "
             "Give a recipe with all three, such as starter-1step."
         )
     if recipe.student.cut is not None and cuts.cut_named(recipe.student.cut).loses_least:
         raise RecipeRefused(
-            f"student.cut ({recipe.student.cut}): which block goes is decided while training, and a design measures "
-            "costs before. Give the cut that `distill` made, such as 'small', or another."
+            f"student.cut ({recipe.student.cut}): which blocks are removed is decided during training, but a design "
+            "measures costs before it. Give the cut that `distill` made, such as 'small', or another."
         )
     decoder = _decoder(recipe)
     students = frozenset(_students(UNetShape(teacher.unet.config), recipe))
@@ -164,14 +164,17 @@ def of(recipe: Recipe, teacher: Teacher) -> Space:
         "weights": WEIGHTS,
     }  # fmt: skip
     own = Space(recipe, axes, students, factor).first()
-    for name, value in own.items():  # a method or timesteps of a person's own
+    for (
+        name,
+        value,
+    ) in own.items():  # a value of the recipe that no axis has, such as other timesteps
         if value not in axes[name]:
             axes[name] = (*axes[name], value)
     return Space(recipe, axes, students, factor)
 
 
 def _students(shape: UNetShape, recipe: Recipe) -> Iterator[tuple[str, str]]:
-    """Yield the cuts and widths that the teacher can be cut to."""
+    """Yield the pairs (cut, width) that fit the teacher."""
     own = str(recipe.student.share)
     for name in (*(name for name, cut in cuts.CUTS.items() if not cut.loses_least), WHOLE):
         try:
@@ -193,7 +196,7 @@ def _students(shape: UNetShape, recipe: Recipe) -> Iterator[tuple[str, str]]:
 
 
 def _passes(recipe: Recipe) -> Iterator[str]:
-    """Yield the timesteps of one, two and four passes: the later ones begin at stored points of the teacher's path."""
+    """Yield the timesteps of one, two and four passes; later passes start at stored points of the teacher's path."""
     first = recipe.timesteps[0]
     points = [point for point in recipe.pairs.path_timesteps if point < first]
     found = [(first,), *((first, point) for point in points), (first, *points[:3])]

@@ -9,7 +9,7 @@ NONE = "–"
 
 
 def cells(candidate: Candidate) -> Mapping[str, str]:
-    """Return the texts of a candidate's row by the heads of their columns."""
+    """Return the texts of a candidate's row by column heading."""
     params, costs, last = candidate.params, candidate.costs, candidate.last
     refused = candidate.refused[:80] or NONE
     measured = {

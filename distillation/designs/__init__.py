@@ -1,1 +1,1 @@
-"""Designs: begin, life cycle, execution, rows of the candidates."""
+"""Designs as rows: parameters, life cycle, execution, candidates."""

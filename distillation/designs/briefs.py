@@ -1,4 +1,4 @@
-"""What a design is begun with, as people and programs give it. Imports no torch."""
+"""Parameters of a new design, parsed and checked. Imports no torch."""
 
 import hashlib
 import json
@@ -22,7 +22,7 @@ Kind = Release.Kind
 
 @dataclass(frozen=True, kw_only=True)
 class Brief:
-    """What a design is begun with. judges: folders that were named. hours: of work."""
+    """Checked parameters of a new design. judges: names of the judges' folders; hours: of work."""
 
     recipe: Mapping[str, Any]
     teacher: Release
@@ -37,7 +37,7 @@ class Brief:
 
     @property
     def key(self) -> str:
-        """A hash of all but the hours: the same search may get more of them."""
+        """Return a hash that identifies the search. hours is not part of it: a search may be continued with more."""
         values = [
             dict(self.recipe), self.teacher.name, self.limits.as_json(), self.device, self.wish, sorted(self.tags),
             list(self.judges), self.most_candidates,
@@ -64,8 +64,8 @@ def of(
 ) -> Brief:
     """Return the brief.
 
-    recipe: a description, None = the server's; changes: of it; teacher, student: names of releases, "" = the active
-    ones; person: whose permission the recipe needs, None = a process.
+    recipe: a description, None = the server's; changes: merged into it; teacher, student: names of releases, "" = the
+    active ones; person: whose permission to change the gate is checked, None = no check.
 
     Raises LimitRefused, DistillationRefused, GateForbidden and ReleaseNotAvailable.
     """

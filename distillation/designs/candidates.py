@@ -24,7 +24,7 @@ class Rows:
 
     def add(self, choose: Choose) -> Candidate | None:
         with transaction.atomic():
-            # One process at a time chooses, so that no two take the same.
+            # One process at a time chooses, so that no two choose the same candidate.
             Design.objects.select_for_update().get(pk=self._design.pk)
             known = self.read()
             params = choose(known)

@@ -14,7 +14,7 @@ from distillation.design.front import Choice
 from distillation.design.limits import Limits
 from distillation.design.report import Reference
 from distillation.design.rungs import Ladder
-from distillation.design.search import Order, Search
+from distillation.design.search import Search, SearchRequest
 from distillation.designs import lifecycle as designs
 from distillation.designs.candidates import Rows
 from distillation.detector.errors import DetectorUnusable
@@ -35,13 +35,13 @@ log = structlog.get_logger(__name__)
 
 NOTE_SECONDS = 1.0  # between two writes of the progress
 WAIT_SECONDS = 1.0  # for other processes, before the next look
-Show = Callable[[float, str], None]  # (seconds worked, what is at work)
+Show = Callable[[float, str], None]  # (seconds worked, present activity)
 
 
 class Watch:
     """Clock of a design and watcher of its trainings: adds the time to the row, renews the lease, ends the session.
 
-    is_stopped: whether this process is to stop.
+    is_stopped: returns whether this process must stop.
     """
 
     def __init__(
@@ -66,18 +66,18 @@ class Watch:
         self.at_work = text
 
     def wait(self) -> None:
-        """Wait for other processes of the design, which is no work."""
+        """Wait for other processes of the design; the time does not count as work."""
         self._note()
         time.sleep(WAIT_SECONDS)
         self._noted = time.monotonic()
 
     def __call__(self, title: str, done: int, total: int) -> bool:
-        """`resumable.progress.Watcher`, between two steps."""
+        """Return whether to stop. Called between two steps, as `resumable.progress.Watcher`."""
         if time.monotonic() - self._noted >= NOTE_SECONDS:
             self._note()
             if self._yields:
                 yielding.give_way(self.is_over)
-                self._noted = time.monotonic()  # waiting is no work
+                self._noted = time.monotonic()  # waiting does not count as work
             self._show(self._spent, f"{self.at_work} {title} {100 * done / max(1, total):.0f} %")
         return self.is_over() or self._spent >= self._design.hours * 3600
 
@@ -97,7 +97,7 @@ class Watch:
 
 
 def prepare(design: Design, *, detector: str = "") -> Ladder:
-    """Return what the design's candidates share; its first session takes the snapshot of the catalogue.
+    """Return the ladder of the design; its first session takes the snapshot of the catalogue.
 
     Raises GenerationError, EngineError, TrainingError.
     """
@@ -135,10 +135,10 @@ def execute(
 ) -> Choice:
     """Search until the time is over or nothing is left, then write the results and finish the design.
 
-    Raises SliceOver where the session ends before, and what is no fault of one candidate.
+    Raises SliceOver if the session ends earlier, and errors that do not concern a single candidate.
     """
     watch = Watch(design, is_stopped, show, yields=yields)
-    order = Order(
+    request = SearchRequest(
         limits=Limits.from_json(design.limits),
         wish=design.wish,
         device=design.device,
@@ -154,29 +154,29 @@ def execute(
     journal = Rows(design)
     try:
         with progress.watched(watch):
-            Search(order, ladder, journal, watch, say=both, wait=watch.wait).run()
+            Search(request, ladder, journal, watch, say=both, wait=watch.wait).run()
     except progress.SliceOver:
         if watch.is_over():
             raise
     if watch.is_over():
         raise progress.SliceOver
     candidates = journal.read()
-    both("The front is drawn.")
+    both("Writing the results.")
     choice = report.write(
         designs.output(design),
         title=design.name,
         description=design.recipe,
-        order=order,
+        request=request,
         space=ladder.space,
         candidates=candidates,
-        reference=_reference(design, ladder, order, candidates),
+        reference=_reference(design, ladder, request, candidates),
     )
     designs.finish(design, choice=choice.number, reason=choice.reason)
     return choice
 
 
 def execute_slice(design: Design) -> None:
-    """Work on a design that this worker claimed: until its slice is over and something else waits, or to its end."""
+    """Work on a claimed design until it ends, or until its slice is over and other work waits."""
     ends = time.monotonic() + settings.SLICE_SECONDS
 
     def is_stopped() -> bool:
@@ -220,9 +220,9 @@ def _check_comparable(design: Design, ladder: Ladder) -> None:
 
 
 def _reference(
-    design: Design, ladder: Ladder, order: Order, candidates: list[Candidate]
+    design: Design, ladder: Ladder, request: SearchRequest, candidates: list[Candidate]
 ) -> Reference | None:
-    """Measure the student of today on the same device, and judge it on the seeds of the last rung that was reached."""
+    """Return the student to compare with, measured on the same device and the seeds of the highest rung reached."""
     rung = max((one.last.rung for one in candidates if one.last is not None), default=None)
     if design.student is None or rung is None:
         return None
@@ -230,8 +230,8 @@ def _reference(
     measured: dict[str, Any] = {
         "catalogue": ladder.loaded.catalogue,
         "limits": Limits(),
-        "device": order.device,
-        "runtime": order.runtime,
+        "device": request.device,
+        "runtime": request.runtime,
     }
     return Reference(
         design.student.name,

@@ -1,6 +1,6 @@
 """Life cycle of designs: the only module that changes their rows.
 
-    create: queued, or paused for the command that goes on with it      claim, join: queued, paused → running, a lease
+    create: queued, or paused for the command that continues it         claim, join: queued, paused → running, a lease
     note: renews the lease                                              leave: running → queued or paused
     finish: running → succeeded                                         fail: running → failed
     cancel: queued, running, paused → canceled                          reopen: ended → paused, when it gets more hours
@@ -33,7 +33,7 @@ Status = Design.Status
 
 
 def root() -> Path:
-    """Return the folder of what designs train; all share their pairs."""
+    """Return the folder of the stages of all designs, which share their pairs."""
     return folders.root() / "designs"
 
 
@@ -43,7 +43,7 @@ def output(design: Design) -> Path:
 
 
 def chosen_recipe(design: Design) -> dict[str, Any] | None:
-    """Return the recipe of the choice as its file has it; None if there is none."""
+    """Return the recipe of the choice from its file; None if there is none."""
     try:
         value = json.loads((output(design) / RECIPE).read_text("utf-8"))
     except (OSError, ValueError):
@@ -112,7 +112,7 @@ def claim(worker_name: str) -> Design | None:
 
 
 def join(design: Design, worker_name: str, *, hours: float) -> Design:
-    """Go on with a design, whoever else works on it; an ended one with more hours is open again."""
+    """Start work on a design, possibly beside other processes; reopen an ended one if it gets more hours."""
     rows = Design.objects.filter(pk=design.pk)
     is_more = design.seconds < hours * 3600
     if is_more and design.status in (Status.SUCCEEDED, Status.FAILED):
@@ -125,9 +125,9 @@ def join(design: Design, worker_name: str, *, hours: float) -> Design:
 
 
 def note(design: Design, *, seconds: float, at_work: str) -> float | None:
-    """Add worked seconds, renew the lease; return all seconds worked, None if it was canceled or has ended.
+    """Add worked seconds, renew the lease, and return all seconds worked; None if it was canceled or has ended.
 
-    A design that was taken for lost during a long step is running again.
+    A design whose lease expired during a long step is set to running again.
     """
     whole = max(1.0, design.hours * 3600)
     with transaction.atomic():
@@ -142,7 +142,7 @@ def note(design: Design, *, seconds: float, at_work: str) -> float | None:
 
 
 def leave(design: Design) -> None:
-    """Give the design back, for the next slice of a worker or the next call of its command."""
+    """Release the design for the next slice of a worker or the next call of its command."""
     to = Status.QUEUED if design.is_for_workers else Status.PAUSED
     with transaction.atomic():
         if _move(Design.objects.filter(pk=design.pk, status=Status.RUNNING), to=to, at_work=""):
@@ -168,7 +168,7 @@ def fail(design: Design, detail: str) -> None:
 
 
 def cancel(design: Design) -> Design:
-    """Cancel a design; its results so far stay. Raises DesignFinished."""
+    """Cancel a design; its results so far are kept. Raises DesignFinished."""
     with transaction.atomic():
         rows = Design.objects.filter(pk=design.pk, status__in=Design.OPEN)
         moved = _move(rows, to=Status.CANCELED, at_work="")
@@ -183,12 +183,12 @@ def cancel(design: Design) -> Design:
 
 
 def forget(design: Design) -> None:
-    """Delete a design that could not begin; one that has begun stays."""
+    """Delete a design that could not start; one that has started is kept."""
     Design.objects.filter(pk=design.pk, seconds=0, candidates=None).delete()
 
 
 def rescue() -> int:
-    """Give back designs whose processes are lost. Idempotent."""
+    """Release designs whose lease has expired, and return their number. Idempotent."""
     lost = list(Design.objects.filter(status=Status.RUNNING, lease_expires_at__lt=Now()))
     for design in lost:
         leave(design)

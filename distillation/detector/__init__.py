@@ -1,1 +1,1 @@
-"""The detector, which gives the binary feature vector of an image: networks, calibration, files, judgements."""
+"""The detector, which predicts the bits of an image: networks, calibration, files, judgements."""

@@ -26,16 +26,17 @@ def calibrate(
     names: Sequence[str],
     false_accepts: float,
 ) -> None:
-    """Set the temperatures, then the thresholds, by the images of which a bit is known. All but names: [N, bits].
+    """Set the network's temperatures, then thresholds, each from the images for which the bit is known.
 
-    A threshold is the most balanced if it accepts few enough of the images without the bit, else the lowest that does.
+    logits, bits, known: [N, bits]; false_accepts: largest false-positive rate. A threshold is that of the highest
+    balanced accuracy if it keeps to the rate, else the lowest that does.
     """
     for number, name in enumerate(names):
         rows = known[:, number]
         z, y = logits[rows, number : number + 1], bits[rows, number : number + 1]
         if not 0 < int(y.sum()) < len(y):
             raise ValueError(
-                f"The bit {name} is the same in all {len(y)} held-out pictures of which it is known: "
+                f"The bit {name} is the same in all {len(y)} held-out pictures for which it is known: "
                 "give more pictures with and without it."
             )
         temperature = fit_temperatures(z, y)
@@ -68,7 +69,7 @@ def fit_temperatures(logits: Tensor, bits: Tensor) -> Tensor:
 def fit_thresholds(probabilities: Tensor, bits: Tensor) -> Tensor:
     """Return the thresholds of highest balanced accuracy, float32 [bits]; present means ≥.
 
-    It lies in the middle of the gap between two images, in logits; of equally good gaps the widest is taken.
+    A threshold lies in the middle, in logits, of the gap between two images; of equally good gaps the widest is used.
     """
     p, y = _checked(probabilities, bits)
     thresholds = []
@@ -109,7 +110,7 @@ def expected_calibration_error(probabilities: Tensor, bits: Tensor, *, bins: int
 
 
 def _checked(values: Tensor, bits: Tensor) -> tuple[Tensor, Tensor]:
-    """Return (float64 values, bool bits). Each bit must be both present and absent somewhere, to fit it."""
+    """Return (float64 values, bool bits). Raises ValueError unless each bit is present in some images, not in all."""
     if values.shape != bits.shape or values.ndim != 2:
         raise ValueError(
             f"Values {list(values.shape)} and bits {list(bits.shape)} must both be [N, bits]."
@@ -130,7 +131,7 @@ def _cuts(p: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     levels = torch.cat([torch.tensor([-21.0, 21.0], dtype=z.dtype), z]).unique()  # sorted
     cuts = (levels[1:] + levels[:-1]) / 2
     widths = levels[1:] - levels[:-1]
-    # Beyond the outermost images nothing was seen: such a gap is as narrow as can be.
+    # The gaps beyond the outermost images are unbounded and count as empty.
     widths[0] = widths[-1] = 0
     kept = (z[y][None, :] >= cuts[:, None]).double().mean(dim=1)
     accepted = (z[~y][None, :] >= cuts[:, None]).double().mean(dim=1)

@@ -1,8 +1,8 @@
 """Judgement of pictures by the bits that they must and must not show.
 
-Of a group of bits (of which one is true) the wanted one must be the likeliest, as in `evaluation.attributes`, or
-nearly: a version's margin is by how much another one may be likelier, so that doubtful pictures are not lost. A bit
-that stands alone, and one that must be absent, is judged by its own threshold.
+In a group of mutually exclusive bits the wanted one must be the most likely, as in `evaluation.attributes`; another one
+may be more likely by up to the version's margin, so that doubtful pictures are not lost. A single bit, and a bit that
+must be absent, is judged by its own threshold.
 """
 
 from collections.abc import Collection, Sequence
@@ -25,9 +25,9 @@ __all__ = ["DetectorUnusable", "Judge", "Judgement", "load"]
 
 @dataclass(frozen=True)
 class Judgement:
-    """failing: the bits at fault, in the detector's order: wanted and not there, or there and not wanted.
+    """Judgement of a picture. failing: bits wanted but absent, or present but unwanted, in the detector's order.
 
-    score: the lowest probability that a stated bit is as it must be; 1 if nothing is stated.
+    score: the lowest probability of a stated bit being as stated; 1 if nothing is stated.
     """
 
     is_accepted: bool
@@ -37,31 +37,31 @@ class Judgement:
 
 
 @dataclass(frozen=True)
-class _Demand:
-    """Demand on one picture, by the numbers of bits. likeliest: (bit, its group)."""
+class _Requirements:
+    """Requirements on a picture, by indices of bits. likeliest: (bit, group) where the bit must be the most likely."""
 
     likeliest: tuple[tuple[int, range], ...]
     present: frozenset[int]
     absent: frozenset[int]
-    stated: dict[int, bool]  # bit → whether it must be there
+    stated: dict[int, bool]  # bit → whether it must be present
 
 
 class FurtherBit(Protocol):
-    """A bit that no network of the version gives. It is required, as the quality of a picture is."""
+    """An additional bit, from outside the version's networks. It is required of every picture."""
 
     bit: str
     threshold: float
 
     def probabilities(self, images: Tensor) -> Tensor:
-        """Return float32 [N], of uint8 images [N, 3, H, W]."""
+        """Return the probability of the bit, float32 [N]. images: uint8 [N, 3, H, W]."""
         ...
 
 
 class Judge:
-    """A version of the detector, loaded. Made by `load`.
+    """A loaded version of the detector. Made by `load`.
 
-    Bits are those of the classifier, of the quality network, of the mask, and last the further ones. Quality has a
-    network of its own, so that the classifier need not forget words of prompts to learn it.
+    Its bits are those of the classifier, the quality network and the mask, then the additional ones. Quality has a
+    separate network, because learning it costs the classifier accuracy on the words of prompts.
     """
 
     def __init__(
@@ -106,15 +106,15 @@ class Judge:
     ) -> list[Judgement]:
         """Return one judgement for each picture. images: uint8 [N, 3, image_size, image_size].
 
-        present, absent: for each picture, names that must and must not be there. A present bit of a group makes
-        the others absent. Names that are no bits are ignored. The bits of `required` (None: those of the version)
-        must be there too, except where `absent` names them or `present` names another bit of their group. Two wanted
-        bits of one group, or a bit that is wanted and unwanted, cannot both be right: such a picture fails.
+        present, absent: for each picture, names of bits that must and must not be present. A present bit of a group
+        makes the others absent. Unknown names are ignored. The bits of `required` (None: those of the version) must be
+        present too, except where `absent` names them or `present` names another bit of their group. A picture fails
+        if two bits of one group are wanted, or if a bit is both wanted and unwanted.
         """
         if not len(images) == len(present) == len(absent):
             raise ValueError(
-                f"Say of each of the {len(images)} pictures what must be there ({len(present)} given) "
-                f"and what must not ({len(absent)} given)."
+                f"Give present ({len(present)} given) and absent ({len(absent)} given) for each of the "
+                f"{len(images)} pictures."
             )
         if not len(images):
             return []
@@ -124,13 +124,15 @@ class Judge:
                 f"{self.name} cannot require {', '.join(unknown)}: it has no such bit."
             )
         return [
-            self._judgement(row, self._demand(set(wanted), set(unwanted), asked))
+            self._judgement(row, self._requirements(set(wanted), set(unwanted), asked))
             for row, wanted, unwanted in zip(
                 self.probabilities(images), present, absent, strict=True
             )
         ]
 
-    def _demand(self, wanted: set[str], unwanted: set[str], required: Sequence[str]) -> _Demand:
+    def _requirements(
+        self, wanted: set[str], unwanted: set[str], required: Sequence[str]
+    ) -> _Requirements:
         present = {self._numbers[bit] for bit in wanted if bit in self._numbers}
         absent = {self._numbers[bit] for bit in unwanted if bit in self._numbers}
         for bit in required:
@@ -147,27 +149,27 @@ class Judge:
             stated |= dict.fromkeys(group, False)
         stated |= dict.fromkeys(present, True)
         decided = {number for _, group in likeliest for number in group}
-        return _Demand(
+        return _Requirements(
             likeliest=likeliest,
             present=frozenset(present - decided),
-            # Where one of the group is wanted, being the likeliest decides; a bit that is wanted too fails below.
+            # In a group with a wanted bit the most likely bit decides; a bit both wanted and unwanted fails below.
             absent=frozenset(absent - (decided - present)),
             stated=stated,
         )
 
-    def _judgement(self, row: Tensor, demand: _Demand) -> Judgement:
-        """row: the probabilities of one picture, [bits]."""
+    def _judgement(self, row: Tensor, needed: _Requirements) -> Judgement:
+        """Return the judgement of one picture. row: its probabilities, [bits]."""
         found = (row >= self.thresholds).tolist()
         likely = row.tolist()
-        failing = {number for number in demand.present if not found[number]}
-        groups = [group for _, group in demand.likeliest]
-        for number, group in demand.likeliest:
-            # Where two of a group are wanted no margin helps: they cannot both be right.
+        failing = {number for number in needed.present if not found[number]}
+        groups = [group for _, group in needed.likeliest]
+        for number, group in needed.likeliest:
+            # No margin if two bits of a group are wanted: they cannot both be right.
             margin = self.version.margin if groups.count(group) == 1 else 0.0
             if max(likely[other] for other in group) - likely[number] > margin:
                 failing.add(number)
-        failing |= {number for number in demand.absent if found[number] or demand.stated[number]}
-        sure = [likely[n] if is_wanted else 1 - likely[n] for n, is_wanted in demand.stated.items()]
+        failing |= {number for number in needed.absent if found[number] or needed.stated[number]}
+        sure = [likely[n] if is_wanted else 1 - likely[n] for n, is_wanted in needed.stated.items()]
         return Judgement(
             is_accepted=not failing,
             failing=tuple(self.bits[number] for number in sorted(failing)),
@@ -199,7 +201,7 @@ def load(folder: Path, *, further: Sequence[FurtherBit] = ()) -> Judge:
 def described(
     classifier: Detector, quality: Detector | None, unet: UNet | None
 ) -> tuple[tuple[str, ...], tuple[int, ...]]:
-    """Return the bits of the networks together, and the sizes of their groups: each bit of the mask stands alone."""
+    """Return the bits of all networks, and the sizes of their groups; each bit of the mask is a group of one."""
     configs = [part.config for part in (classifier, quality) if part is not None]
     of_mask = segmentation.BITS if unet is not None else ()
     bits = tuple(bit for config in configs for bit in config.bits)
@@ -208,7 +210,7 @@ def described(
 
 
 def _ranges(groups: Sequence[int]) -> list[range]:
-    """Return the numbers of the bits of each group."""
+    """Return the range of bit indices of each group."""
     found, start = [], 0
     for size in groups:
         found.append(range(start, start + size))

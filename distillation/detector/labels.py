@@ -26,17 +26,17 @@ from distillation.resumable.progress import Bar
 LABELS = "labels.csv"
 BITS = "bits.json"
 PARTS = ("", "train", "held-out")
-COLUMNS = ("file", "tags", "mask", "defect", "lacks", "part")  # the first two are needed
-# Learnt without labels, from pictures that training spoils and from masks. Rows may name them, bits.json must not.
+COLUMNS = ("file", "tags", "mask", "defect", "lacks", "part")  # the first two are required
+# Learned without labels, from pictures that training degrades and from masks. Rows may name them, bits.json must not.
 LEARNT = ("sharp", "clean", "whole", "large")
 NOT = "not-"
 UNKNOWN = -1.0
-MOST_PIXELS = 64_000_000  # of a file: more is a mistake, or an attack
+MOST_PIXELS = 64_000_000  # of a file; more is a mistake or an attack
 
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """groups: bits of which one is true, or single ones. required: of them, what every good picture shows."""
+    """groups: mutually exclusive bits, or single ones. required: the bits that every good picture shows."""
 
     groups: tuple[tuple[str, ...], ...]
     required: tuple[str, ...] = ()
@@ -50,7 +50,7 @@ class Vocabulary:
         return tuple(len(group) for group in self.groups)
 
     def extended(self, bits: Sequence[str]) -> "Vocabulary":
-        """Return the vocabulary with these as single, required bits at the end."""
+        """Return the vocabulary with these bits appended, each as a required group of one."""
         new = tuple((bit,) for bit in bits if bit not in self.bits)
         required = (*self.required, *(bit for bit in bits if bit not in self.required))
         return Vocabulary((*self.groups, *new), required)
@@ -58,7 +58,7 @@ class Vocabulary:
 
 @dataclass(frozen=True)
 class Row:
-    """A line of labels.csv. present, absent: by its tags; lacks: what it does not show although its tags say so."""
+    """A line of labels.csv. present, absent: bits by its tags; lacks: bits in its tags that are not visible."""
 
     file: str
     line: int
@@ -89,8 +89,10 @@ class Labelled:
         return found.hexdigest()
 
     def split(self, share: float) -> tuple["Labelled", "Labelled"]:
-        """(what is trained on, what is held out): where no part is given about `share`, by the names of the files, so
-        that a folder that grows keeps its parts."""
+        """Return (training part, held-out part). Of rows without `part`, about `share` are held out.
+
+        They are selected by a hash of the file name, so that a growing folder keeps its split.
+        """
         held = [
             row.part == "held-out" or (not row.part and _rank(row.file) < share)
             for row in self.rows
@@ -104,18 +106,18 @@ class Labelled:
         return replace(self, rows=tuple(rows))
 
     def knowing(self, vocabulary: Vocabulary) -> "Labelled":
-        """Return the pictures with at least one known bit of the vocabulary."""
+        """Return the rows with at least one known bit of the vocabulary."""
         rows = [row for row in self.rows if set(_truth(row, vocabulary)) != {UNKNOWN}]
         return self.only(rows)
 
     def truth(self, vocabulary: Vocabulary) -> Tensor:
-        """Return for each picture each bit of the vocabulary: 1, 0 or UNKNOWN, float32 [N, bits]."""
+        """Return the bits of each picture: 1, 0 or UNKNOWN, float32 [N, bits]."""
         return torch.tensor([_truth(row, vocabulary) for row in self.rows]).reshape(
             len(self), len(vocabulary.bits)
         )
 
     def images(self, size: int, *, progress_bar: bool = False) -> Tensor:
-        """Return uint8 [N, 3, size, size]: the middle square of each. Raises LabelsUnusable."""
+        """Return the centre squares of the pictures, uint8 [N, 3, size, size]. Raises LabelsUnusable."""
         pictures = [
             _read(self, row, row.file, size)
             for row in self._each("pictures", progress_bar=progress_bar)
@@ -123,18 +125,18 @@ class Labelled:
         return torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2).contiguous()
 
     def masks(self, size: int) -> Tensor:
-        """Return uint8 [N, size, size]: 0 on the ground, objects numbered from 1. Raises LabelsUnusable."""
+        """Return uint8 [N, size, size]: 0 = background, objects numbered from 1. Raises LabelsUnusable."""
         masks = [_read_mask(self, row, size) for row in self._each("masks")]
         return torch.from_numpy(np.stack(masks))
 
     def _each(self, title: str, *, progress_bar: bool = False) -> Any:
         if not self.rows:
-            raise LabelsUnusable(f"{self.folder / LABELS} names no picture for this.")
+            raise LabelsUnusable(f"{self.folder / LABELS} names no suitable picture.")
         return Bar(len(self), title=title, unit="file", is_shown=progress_bar).over(self.rows)
 
 
 def read(folder: Path, *, bits: Path | None = None) -> Labelled:
-    """bits: another file than the folder's own bits.json. Raises LabelsUnusable, which names file and line."""
+    """Read a labelled folder. bits: a file instead of its bits.json. Raises LabelsUnusable (with file, line)."""
     folder = Path(folder)
     vocabulary = read_vocabulary(bits or folder / BITS)
     path = folder / LABELS
@@ -153,18 +155,18 @@ def read(folder: Path, *, bits: Path | None = None) -> Labelled:
     for row in rows:
         if row.file in seen:
             raise LabelsUnusable(
-                f"{path} line {row.line}: {row.file} stands in line {seen[row.file]} already."
+                f"{path} line {row.line}: {row.file} is already in line {seen[row.file]}."
             )
         seen[row.file] = row.line
     return Labelled(folder, tuple(rows), vocabulary)
 
 
 def read_vocabulary(path: Path) -> Vocabulary:
-    """{"groups": {"colour": ["red", "blue"], "logo": ["logo"]}, "required": []}. Raises LabelsUnusable."""
+    """Read {"groups": {"colour": ["red", "blue"], "logo": ["logo"]}, "required": []}. Raises LabelsUnusable."""
     try:
         fields = json.loads(Path(path).read_text("utf-8"))
         if unknown := set(fields) - {"groups", "required"}:
-            raise ValueError(f"{', '.join(sorted(unknown))} is no field of it")
+            raise ValueError(f"{', '.join(sorted(unknown))} is not a field")
         groups = tuple(tuple(words) for words in fields["groups"].values())
         found = Vocabulary(groups, tuple(fields.get("required", ())))
         names = found.bits
@@ -172,15 +174,15 @@ def read_vocabulary(path: Path) -> Vocabulary:
             raise ValueError("the bits must be distinct names, at least one")
         if bad := [n for n in names if not isinstance(n, str) or n.startswith(NOT) or "," in n]:
             raise ValueError(
-                f"{bad[0]!r} is no name of a bit: no comma, and no {NOT!r} at its start"
+                f"{bad[0]!r} cannot name a bit: a name has no comma and does not start with {NOT!r}"
             )
         if learnt := sorted(set(names) & set(LEARNT)):
             raise ValueError(f"{learnt[0]} is learnt without labels: leave it out")
         if not all(groups) or set(found.required) - set(names):
-            raise ValueError("a group names a bit or more, and what is required is a bit")
+            raise ValueError("a group must name at least one bit, and required must name bits")
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise LabelsUnusable(
-            f"{path} does not define the bits ({error}). It holds "
+            f"{path} does not define the bits ({error}). Its format is "
             '{"groups": {"colour": ["red", "blue"], …}, "required": []}.'
         ) from error
     return found
@@ -208,14 +210,16 @@ def _check_columns(path: Path, columns: Sequence[str]) -> None:
         raise LabelsUnusable(f"{path} line 1: the column {missing[0]} is missing.")
     if unknown := [name for name in columns if name not in COLUMNS]:
         raise LabelsUnusable(
-            f"{path} line 1: {unknown[0]!r} is no column. There are {', '.join(COLUMNS)}."
+            f"{path} line 1: {unknown[0]!r} is not a column. The columns are {', '.join(COLUMNS)}."
         )
 
 
 def _row(folder: Path, vocabulary: Vocabulary, fields: dict[str, Any], line: int) -> Row:
     where = f"{folder / LABELS} line {line}"
     if None in fields or None in fields.values():
-        raise LabelsUnusable(f'{where}: not as many fields as columns. Quote tags: "red,vase".')
+        raise LabelsUnusable(
+            f'{where}: fields and columns differ in number. Quote tags: "red,vase".'
+        )
     tags = _words(fields["tags"])
     present = frozenset(tag for tag in tags if not tag.startswith(NOT))
     absent = frozenset(tag.removeprefix(NOT) for tag in tags if tag.startswith(NOT))
@@ -223,15 +227,15 @@ def _row(folder: Path, vocabulary: Vocabulary, fields: dict[str, Any], line: int
     known = {*vocabulary.bits, *LEARNT}
     if unknown := sorted((present | absent | lacks) - known):
         raise LabelsUnusable(
-            f"{where}: {unknown[0]!r} is no bit. There are {', '.join(vocabulary.bits)}."
+            f"{where}: {unknown[0]!r} is not a bit. The bits are {', '.join(vocabulary.bits)}."
         )
     for group in vocabulary.groups:
         if len(twice := sorted(present.intersection(group))) > 1:
             raise LabelsUnusable(
-                f"{where}: {' and '.join(twice)} are of one group, of which one is true."
+                f"{where}: {' and '.join(twice)} belong to one group, of which only one can be true."
             )
     if both := sorted(present & absent):
-        raise LabelsUnusable(f"{where}: {both[0]} is there and is not.")
+        raise LabelsUnusable(f"{where}: {both[0]} is both present and absent.")
     file, mask = fields["file"].strip(), fields.get("mask", "").strip()
     for name in filter(None, (file, mask)):
         if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
@@ -242,7 +246,7 @@ def _row(folder: Path, vocabulary: Vocabulary, fields: dict[str, Any], line: int
         raise LabelsUnusable(f"{where}: no file is named.")
     defect, part = fields.get("defect", "").strip(), fields.get("part", "").strip()
     if part not in PARTS:
-        raise LabelsUnusable(f"{where}: {part!r} is no part. Give train, held-out or nothing.")
+        raise LabelsUnusable(f"{where}: {part!r} is not a part. Give train, held-out or nothing.")
     return Row(file, line, present, absent, lacks, mask, defect, part)
 
 
@@ -282,7 +286,7 @@ def _read_mask(labelled: Labelled, row: Row, size: int) -> np.ndarray:
     with _opened(labelled, row, row.mask) as picture:
         grey = picture.convert("L")
     levels = np.array(ImageOps.fit(grey, (size, size), Image.Resampling.NEAREST))
-    _, numbers = np.unique(np.append(levels, 0), return_inverse=True)  # 0 is always the ground
+    _, numbers = np.unique(np.append(levels, 0), return_inverse=True)  # 0 is always the background
     return numbers[:-1].reshape(levels.shape).astype(np.uint8)
 
 

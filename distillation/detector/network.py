@@ -27,9 +27,9 @@ BATCH = 64  # images judged at once: larger gains nothing on a CPU
 
 @dataclass(frozen=True)
 class DetectorConfig:
-    """bits: their names, in order; groups: sizes of the groups of bits of which one is set; widths: channels per stage.
+    """bits: names, in order; groups: sizes of the groups of mutually exclusive bits; widths: channels per stage.
 
-    The groups are information for the reader of a verdict: the network has one sigmoid per bit.
+    The network has one sigmoid per bit; the groups matter only for the interpretation of its output.
     """
 
     bits: tuple[str, ...]
@@ -63,7 +63,7 @@ class Block(nn.Module):
         self.norm1 = nn.BatchNorm2d(out_channels)
         self.conv2 = nn.Conv2d(out_channels, out_channels, 3, 1, 1, bias=False)
         self.norm2 = nn.BatchNorm2d(out_channels)
-        # Averaging before the 1×1 projection keeps what a strided one would throw away (arXiv 1812.01187).
+        # Averaging before the 1×1 projection keeps what a strided one would discard (arXiv 1812.01187).
         self.shortcut = (
             nn.Identity()
             if stride == 1 and channels == out_channels
@@ -111,21 +111,21 @@ class Detector(nn.Module):
         return self.head(features.mean(dim=(2, 3)))
 
     def logits(self, images: Tensor) -> Tensor:
-        """Return logits as `forward`, float32 [N, bits], of uint8 images [N, 3, size, size]; in evaluation mode."""
+        """Return the logits in evaluation mode, float32 [N, bits]. images: uint8 [N, 3, size, size]."""
         return outputs(self, images, size=self.config.image_size)
 
     def probabilities(self, images: Tensor) -> Tensor:
-        """Return calibrated probabilities, float32 [N, bits], of uint8 images [N, 3, size, size]."""
+        """Return calibrated probabilities, float32 [N, bits]. images: uint8 [N, 3, size, size]."""
         return torch.sigmoid(self.logits(images) / self.temperatures)
 
     def present(self, images: Tensor) -> Tensor:
-        """Return which bits are there: bool [N, bits], of uint8 images [N, 3, size, size]."""
+        """Return which bits are present, bool [N, bits]. images: uint8 [N, 3, size, size]."""
         return self.probabilities(images) >= self.thresholds
 
 
 @torch.inference_mode()
 def outputs(network: nn.Module, images: Tensor, *, size: int) -> Tensor:
-    """Return the outputs in evaluation mode, float32 [N, …], of uint8 images [N, 3, size, size]. Raises ValueError."""
+    """Return the outputs in evaluation mode, float32 [N, …]. images: uint8 [N, 3, size, size]. Raises ValueError."""
     if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1:] != (3, size, size):
         raise ValueError(
             f"The detector judges uint8 images [N, 3, {size}, {size}], not"
@@ -152,7 +152,7 @@ def save(detector: Detector, folder: Path, *, dtype: torch.dtype = torch.float32
 def write_files(
     network: nn.Module, config: dict[str, Any], folder: Path, dtype: torch.dtype
 ) -> None:
-    """Write a network's folder: kernels and matrices in `dtype`, other tensors as they are."""
+    """Write a network's folder: kernels and matrices in `dtype`, other tensors unchanged."""
     folder.mkdir(parents=True, exist_ok=True)
     tensors = {
         name: (
@@ -173,7 +173,7 @@ def load(folder: Path) -> Detector:
 def read_files(make: Callable[[dict[str, Any]], Network], folder: Path, *, name: str) -> Network:
     """Load what `write_files` wrote, in evaluation mode, frozen. Raises DetectorUnusable.
 
-    make: from the fields of the config, lists as tuples. name: of the network, for the message.
+    make: builds the network from the fields of the config, with tuples for lists. name: for the error message.
     """
     folder = Path(folder)
     try:
@@ -181,7 +181,7 @@ def read_files(make: Callable[[dict[str, Any]], Network], folder: Path, *, name:
         if (version := fields.pop("format_version", None)) != FORMAT_VERSION:
             raise ValueError(f"format version {version} is not {FORMAT_VERSION}")
         network = make({k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()})
-        # strict: a tensor that is missing would stay random
+        # strict: a missing tensor would stay random
         network.load_state_dict(load_tensors((folder / WEIGHTS).read_bytes()))
     except (OSError, ValueError, TypeError, RuntimeError, AttributeError, SafetensorError) as error:
         raise DetectorUnusable(

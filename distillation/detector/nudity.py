@@ -20,7 +20,7 @@ EXPOSED = frozenset(
 
 
 class Nudity:
-    """bit: there, if nothing of EXPOSED is found with more than half of certainty."""
+    """The bit is present if no class of EXPOSED is found with a score above ½."""
 
     bit = "safe"
     threshold = 0.5
@@ -35,7 +35,7 @@ class Nudity:
         self._detector = library.NudeDetector()
 
     def probabilities(self, images: Tensor) -> Tensor:
-        """Return float32 [N], of uint8 RGB images [N, 3, H, W]."""
+        """Return the probability of the bit, float32 [N]. images: uint8 RGB [N, 3, H, W]."""
         return torch.tensor([1 - self._exposed(image) for image in images], dtype=torch.float32)
 
     def _exposed(self, image: Tensor) -> float:

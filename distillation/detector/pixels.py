@@ -1,6 +1,6 @@
 """Pixels of image files as people see them: 8 bits, sRGB, on white where they are transparent.
 
-The web process imports this module, so it loads no tensor library before a 16-bit picture comes.
+The web process imports this module, so it imports NumPy only for 16-bit pictures.
 """
 
 import io

@@ -1,7 +1,7 @@
-"""The network that finds the object, its file format, and the bits that follow from a mask.
+"""The network that segments the object, its file format, and the bits derived from a mask.
 
-A small U-Net (Ronneberger et al. 2015, arXiv 1505.04597); unlike there the convolutions are padded, so that a mask has
-a value at the border too: whether the object is cut off is decided there.
+A small U-Net (Ronneberger et al. 2015, arXiv 1505.04597), but with padded convolutions: the mask includes the border,
+where it shows whether the object is cut off.
 """
 
 from dataclasses import asdict, dataclass
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from distillation.detector.network import outputs, read_files, write_files
 
 BITS = ("whole", "large")  # the object does not touch the border; it is as large as it should be
-SMALLEST_SHARE = 1e-4  # what the share of an empty mask counts as, so that its logarithm is finite
+SMALLEST_SHARE = 1e-4  # lower bound of a mask's area, as a share, so that its logarithm is finite
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,7 @@ class SegmentationConfig:
     """image_size: pixels of the images; a mask is `reduction` times smaller. widths: channels, per halving.
 
     rim, tolerance: pixels of the mask. An object is cut off if more than `tolerance` pixels of the outermost `rim`
-    rows and columns are of it. smallest: share of the image's area below which an object is too small.
+    rows and columns belong to it. smallest: share of the image's area below which an object is too small.
     """
 
     image_size: int = 128
@@ -44,7 +44,7 @@ class SegmentationConfig:
             )
         if self.rim < 1 or self.tolerance < 0 or not 0 < self.smallest < 1:
             raise ValueError(
-                "The rim is a pixel or more, the tolerance none or more, a share below 1."
+                "rim must be at least 1, tolerance at least 0, smallest between 0 and 1."
             )
 
     @property
@@ -53,7 +53,7 @@ class SegmentationConfig:
 
 
 class UNet(nn.Module):
-    """Two classes: ground and object; with a temperature and a threshold for each of BITS."""
+    """Segmentation into background and object; with a temperature and a threshold for each of BITS."""
 
     temperatures: Tensor
     thresholds: Tensor
@@ -89,7 +89,7 @@ class UNet(nn.Module):
         return self.head(x)
 
     def mask_logits(self, images: Tensor) -> Tensor:
-        """Return logits of object against ground, float32 [N, mask_size, mask_size]; in evaluation mode."""
+        """Return logits of object against background, float32 [N, mask_size, mask_size]; in evaluation mode."""
         logits = outputs(self, images, size=self.config.image_size)
         return logits[:, 1] - logits[:, 0]
 
@@ -98,15 +98,14 @@ class UNet(nn.Module):
         return bit_logits(self.mask_logits(images), self.config)
 
     def probabilities(self, images: Tensor) -> Tensor:
-        """Return calibrated probabilities of BITS, float32 [N, 2], of uint8 images [N, 3, image_size, image_size]."""
+        """Return calibrated probabilities of BITS, float32 [N, 2]. images: uint8 [N, 3, image_size, image_size]."""
         return torch.sigmoid(self.bit_logits(images) / self.temperatures)
 
 
 def bit_logits(mask_logits: Tensor, config: SegmentationConfig) -> Tensor:
-    """Return float32 [N, 2], above 0 where by the mask the object is whole, and large.
+    """Return logits of BITS, float32 [N, 2]. mask_logits: [N, H, W].
 
-    mask_logits: [N, H, W]. whole: of the pixels of the rim the one that is the (tolerance + 1)-th surest to be of the
-    object; large: the logarithm of the object's area as a multiple of the smallest.
+    whole: minus the (tolerance + 1)-th largest mask logit on the rim; large: log(the object's area ÷ the smallest).
     """
     on_rim = mask_logits[:, rim(config)]
     touching = on_rim.topk(config.tolerance + 1, dim=1).values[:, -1]

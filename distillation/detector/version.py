@@ -1,7 +1,7 @@
 """A version of the detector as a folder, and its `detector.json`: bits, files, figures. Imports no torch.
 
-Written last, so a folder that has it is whole. A folder with nothing but a classifier is a version too, one that
-requires nothing.
+It is written last, so a folder that has it is complete. A folder with only a classifier is a version too, without
+required bits.
 """
 
 import hashlib
@@ -18,7 +18,7 @@ from distillation.resumable import atomic
 MANIFEST = "detector.json"
 CLASSIFIER = "config.json"
 WEIGHTS = "model.safetensors"
-# Sub-folders, there if other networks give further bits: of the picture's quality, and of the object's mask.
+# Optional sub-folders of networks for more bits: the picture's quality, the object's mask.
 QUALITY = "quality"
 SEGMENTATION = "segmentation"
 FORMAT_VERSION = 1
@@ -34,10 +34,10 @@ class File:
 
 @dataclass(frozen=True)
 class Version:
-    """bits: of the classifier, of the quality, of the mask; groups: sizes of those of which one is true, in order.
+    """bits: of the classifier, the quality network, the mask; groups: sizes of the groups of mutually exclusive bits.
 
     required: bits that every picture must have unless its prompt variant states otherwise. margin: by how much another
-    bit of a group may be likelier than the wanted one before that fails. figures: what was measured.
+    bit of a group may be more likely than the wanted one before that fails. figures: measurements.
     """
 
     name: str
@@ -62,7 +62,7 @@ class Version:
             raise ValueError(f"required bits that it does not have: {', '.join(unknown)}")
 
     def has(self, part: str) -> bool:
-        """Return whether there is the sub-folder QUALITY or SEGMENTATION."""
+        """Return whether the version has the sub-folder `part`: QUALITY or SEGMENTATION."""
         return any(PurePosixPath(file.path).parts[0] == part for file in self.files)
 
 
@@ -77,7 +77,7 @@ def write(
     figures: Mapping[str, Any],
     margin: float = 0.0,
 ) -> Version:
-    """Seal a folder that holds everything else: hash its files and write detector.json."""
+    """Complete a folder: hash its files, write detector.json, and return the version."""
     folder = Path(folder)
     made = Version(
         name=name,
@@ -95,7 +95,7 @@ def write(
 
 
 def read(folder: Path) -> Version:
-    """Read a folder with or without detector.json; its files are compared with that. Raises DetectorUnusable."""
+    """Return the version in a folder with or without detector.json, and check hashes. Raises DetectorUnusable."""
     folder = Path(folder)
     try:
         if (folder / MANIFEST).is_file():
@@ -127,7 +127,7 @@ def to_dict(version: Version) -> dict[str, Any]:
 
 
 def from_dict(fields: Mapping[str, Any]) -> Version:
-    """Make a version of what `to_dict` gave. Raises ValueError, TypeError or KeyError for anything else."""
+    """Return the version of a result of `to_dict`. Raises ValueError, TypeError or KeyError for anything else."""
     if (number := fields["format_version"]) != FORMAT_VERSION:
         raise ValueError(f"format version {number} is not {FORMAT_VERSION}")
     return Version(

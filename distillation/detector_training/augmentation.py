@@ -1,6 +1,6 @@
-"""Augmentation of batches of photographs, so that what is learned does not depend on a camera or a file format.
+"""Augmentation of batches of photographs, so that the detector does not depend on a camera or a file format.
 
-Nothing here changes a hue: colour is one of the things to be learned.
+No augmentation changes the hue, because colours are labels.
 """
 
 import math
@@ -10,15 +10,15 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor
 
-# Of 8 × 8 cosine coefficients at JPEG's quality 50 (ITU-T T.81, annex K), its tables made smooth along diagonals.
-LUMA_STEP = (16.0, 11.0)  # of the mean; more per diagonal
+# Quantisation steps of 8 × 8 DCT coefficients at JPEG quality 50 (ITU-T T.81, annex K), smoothed along diagonals.
+LUMA_STEP = (16.0, 11.0)  # of the mean; increase per diagonal
 CHROMA_STEP = (17.0, 16.0)
 YCC_OF_RGB = ((0.299, 0.587, 0.114), (-0.168736, -0.331264, 0.5), (0.5, -0.418688, -0.081312))
 
 
 @dataclass(frozen=True)
 class Augmentation:
-    """Each field is the largest amount, or the share of images or batches that are changed so."""
+    """Each field is the largest amount of a change, or the share of images or batches that are changed."""
 
     is_mirrored: bool = True
     moved: float = 0.7  # share of images that are shifted and zoomed
@@ -35,7 +35,7 @@ class Augmentation:
     )
 
     def __call__(self, images: Tensor, generator: Generator) -> Tensor:
-        """Return changed copies. images: float [N, 3, H, W], −1 to 1, which they keep."""
+        """Return augmented copies in the same format. images: float [N, 3, H, W], −1 to 1."""
         images = self._move(images, generator)
         images = self._degrade(images, generator)
         return self._light(images, generator).clamp_(-1, 1)
@@ -89,9 +89,9 @@ class Augmentation:
 
 
 def quantise_blocks(images: Tensor, coarseness: float) -> Tensor:
-    """Lose what JPEG loses: cosine coefficients of 8 × 8 blocks rounded to steps that grow with frequency.
+    """Return images with JPEG's loss: DCT coefficients of 8 × 8 blocks rounded to steps that grow with frequency.
 
-    images: float [N, 3, H, W], −1 to 1; H and W in whole blocks. coarseness: of the steps; 1 is about quality 50.
+    images: float [N, 3, H, W], −1 to 1; H and W multiples of 8. coarseness: factor of the steps; 1 ≈ quality 50.
     """
     count, _, height, width = images.shape
     if height % 8 or width % 8:

@@ -18,7 +18,7 @@ from distillation.training.task import Trained
 
 @dataclass(frozen=True)
 class TrainingRecipe:
-    """Adam with decoupled decay, a cosine after a warm-up; every batch is drawn with replacement."""
+    """AdamW with a cosine schedule after a warm-up; every batch is drawn with replacement."""
 
     steps: int
     batch: int = 64
@@ -62,7 +62,7 @@ class BitsTask(Trained):
         self._recipe = recipe
         self._images = images
         self._bits = bits.float()
-        # The rate falls to zero: an average of the weights adds nothing.
+        # The learning rate decays to zero, so averaged weights add nothing.
         self.modules["detector"] = self.detector
         self._optimizer = self.optimizers["detector"] = adamw(
             self.detector, learning_rate=recipe.learning_rate, weight_decay=recipe.weight_decay
@@ -73,7 +73,7 @@ class BitsTask(Trained):
         loop.anneal(self._optimizer, index, recipe)
         chosen = torch.randint(len(self._images), (recipe.batch,), generator=generator)
         images, bits = as_float(self._images[chosen]), self._bits[chosen]
-        images, bits = self._varied(images, bits, generator)
+        images, bits = self._augmented(images, bits, generator)
         self.detector.train()
         with torch.autocast("cpu", torch.bfloat16, enabled=recipe.is_bf16):
             logits = self.detector(images).float()
@@ -85,8 +85,10 @@ class BitsTask(Trained):
         right = (logits.detach() > 0) == (bits > 0.5)
         return {"loss": loss.item(), "bits_right": right[known].float().mean().item()}
 
-    def _varied(self, images: Tensor, bits: Tensor, generator: Generator) -> tuple[Tensor, Tensor]:
-        """Vary a batch of images, float −1 to 1, and with them their bits."""
+    def _augmented(
+        self, images: Tensor, bits: Tensor, generator: Generator
+    ) -> tuple[Tensor, Tensor]:
+        """Return an augmented batch: images, float [N, 3, size, size], −1 to 1, and their bits, [N, bits]."""
         raise NotImplementedError
 
 
@@ -99,7 +101,9 @@ class DetectorTask(BitsTask):
         super().__init__(recipe, config, images=images, bits=bits)
         self._augmentation = recipe.augmentation
 
-    def _varied(self, images: Tensor, bits: Tensor, generator: Generator) -> tuple[Tensor, Tensor]:
+    def _augmented(
+        self, images: Tensor, bits: Tensor, generator: Generator
+    ) -> tuple[Tensor, Tensor]:
         return self._augmentation(images, generator), bits
 
 
@@ -114,7 +118,7 @@ def train(
     folder: Path,
     progress_bar: bool,
 ) -> Detector:
-    """Train (going on from the folder's checkpoint), calibrate, and save in folder/detector.
+    """Train (resuming from the folder's checkpoint), calibrate, save in folder/detector, and return the detector.
 
     images: uint8 [N, 3, size, size]; bits: [N, bits], 0 or 1.
     """
@@ -126,6 +130,6 @@ def train(
 
 
 def calibrate(detector: Detector, *, images: Tensor, bits: Tensor) -> None:
-    """Set temperatures, then thresholds, by images that were not trained on."""
+    """Set temperatures, then thresholds, from images that were not trained on."""
     detector.temperatures.copy_(calibration.fit_temperatures(detector.logits(images), bits))
     detector.thresholds.copy_(calibration.fit_thresholds(detector.probabilities(images), bits))

@@ -1,7 +1,7 @@
 """Degradation of good pictures into unusable ones: blurred, noisy, blocky, blank, garbage.
 
-What a detector learns the bits `sharp` and `clean` from. Between what is good and what is spoilt lies a gap of amounts
-that get no label: people would not agree on them either.
+They are the training data of the bits `sharp` and `clean`. Amounts between good and spoilt do not occur: people would
+not agree on their label either.
 """
 
 import math
@@ -20,7 +20,7 @@ BITS = ("sharp", "clean")  # against blur; against noise, blocks, blank and garb
 
 @dataclass(frozen=True)
 class Spoiling:
-    """From which amount on a picture is spoilt, and the largest amount. Sizes are shares of the image's side."""
+    """Range of each degradation: the least amount that spoils a picture, the largest. Sizes are shares of the side."""
 
     blur: tuple[float, float] = (0.018, 0.06)  # standard deviation
     scale: tuple[float, float] = (0.21, 0.08)  # scaled down to this and up again
@@ -31,10 +31,10 @@ class Spoiling:
     contrast: tuple[float, float] = (
         0.12,
         0.0,
-    )  # what is left of it in a picture that is as good as blank
+    )  # remaining contrast of a nearly blank picture
 
     def __call__(self, images: Tensor, generator: Generator) -> tuple[Tensor, Tensor]:
-        """Each picture spoilt in a way that is drawn: (images, BITS as 0, 1 or UNKNOWN, float [N, 2]).
+        """Return each image spoilt in a random way, and its BITS: 0, 1 or UNKNOWN, float [N, 2].
 
         images: float [N, 3, H, W], −1 to 1.
         """
@@ -47,7 +47,7 @@ class Spoiling:
         return spoilt, bits
 
     def spoil(self, way: str, images: Tensor, generator: Generator) -> tuple[Tensor, Tensor]:
-        """All in one of WAYS; each in an amount of its own."""
+        """Return the images spoilt in the given one of WAYS, each by a random amount, and their BITS, float [N, 2]."""
         make, bits = WAYS[way]
         spoilt = torch.stack([make(self, image, generator) for image in images])
         return spoilt.clamp_(-1, 1), torch.tensor(bits).expand(len(images), -1)
@@ -70,7 +70,7 @@ def _rescaled(spoiling: Spoiling, image: Tensor, generator: Generator) -> Tensor
 
 
 def _moved(spoiling: Spoiling, image: Tensor, generator: Generator) -> Tensor:
-    """A straight path, as of a camera that was not held still."""
+    """Return the image with motion blur along a random straight line."""
     reach = max(1, math.ceil(_amount(spoiling.motion, generator) * image.shape[-1] / 2))
     angle = _share(generator) * math.pi
     along = torch.linspace(-reach, reach, 4 * reach + 1)
@@ -82,7 +82,7 @@ def _moved(spoiling: Spoiling, image: Tensor, generator: Generator) -> Tensor:
 
 
 def _noisy(spoiling: Spoiling, image: Tensor, generator: Generator) -> Tensor:
-    """Of each pixel, or in lumps of two or three; in colour or in grey."""
+    """Return the image with noise per pixel, or per block of 2 × 2 or 3 × 3; in colour or in grey."""
     lump, height, width = 1 + _whole(3, generator), *image.shape[1:]
     channels = 1 if _share(generator) < 0.3 else 3
     noise = torch.randn(channels, -(-height // lump), -(-width // lump), generator=generator)
@@ -106,7 +106,7 @@ def _blocked(spoiling: Spoiling, image: Tensor, generator: Generator) -> Tensor:
 
 
 def _blank(spoiling: Spoiling, image: Tensor, generator: Generator) -> Tensor:
-    """One colour, a slope of two, what is left of a picture without contrast, or a ground without an object."""
+    """Return one colour, a gradient between two, the image almost without contrast, or plain black or white."""
     colour = torch.rand(3, 1, 1, generator=generator) * 2 - 1
     match _whole(4, generator):
         case 0:
@@ -125,7 +125,7 @@ def _blank(spoiling: Spoiling, image: Tensor, generator: Generator) -> Tensor:
 
 
 def _garbage(spoiling: Spoiling, image: Tensor, generator: Generator) -> Tensor:
-    """Noise, stripes, shuffled tiles, or rows that slipped, as of a file that was cut in two."""
+    """Return noise, stripes, shuffled tiles, or randomly shifted rows, as of a damaged file."""
     side = image.shape[-1]
     match _whole(4, generator):
         case 0:
@@ -153,7 +153,7 @@ def _garbage(spoiling: Spoiling, image: Tensor, generator: Generator) -> Tensor:
 
 
 Way = Callable[[Spoiling, Tensor, Generator], Tensor]
-# Noise hides whether what lies under it is sharp: nothing is said.
+# (sharp, clean). Noise hides whether the picture below is sharp, hence UNKNOWN.
 WAYS: dict[str, tuple[Way, tuple[float, float]]] = {
     "blurred": (_blurred, (0.0, 1.0)),
     "rescaled": (_rescaled, (0.0, UNKNOWN)),
@@ -167,7 +167,7 @@ WAYS: dict[str, tuple[Way, tuple[float, float]]] = {
 
 
 def _convolved(image: Tensor, kernel: Tensor) -> Tensor:
-    """With the edge drawn out. kernel: [h, w] of odd sides; its sum becomes 1."""
+    """Return the image convolved with replicated borders. kernel: [h, w] of odd sides; it is normalised to sum 1."""
     top, left = kernel.shape[0] // 2, kernel.shape[1] // 2
     padded = F.pad(image[None], (left, left, top, top), mode="replicate")
     weight = (kernel / kernel.sum()).expand(3, 1, *kernel.shape)
@@ -175,7 +175,7 @@ def _convolved(image: Tensor, kernel: Tensor) -> Tensor:
 
 
 def _amount(ends: tuple[float, float], generator: Generator) -> float:
-    """Nearer to the first, which is harder to see."""
+    """Return a random amount between the ends, more often near the first, which is harder to see."""
     return ends[0] + (ends[1] - ends[0]) * _share(generator) ** 2
 
 

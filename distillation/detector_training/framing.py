@@ -1,4 +1,4 @@
-"""Shifts and zooms of photographs with their masks, so that objects are cut off and of all sizes."""
+"""Random shifts and zooms of photographs and their masks, which cut objects off and vary their size."""
 
 from dataclasses import dataclass
 
@@ -9,20 +9,16 @@ from torch import Generator, Tensor
 
 @dataclass(frozen=True)
 class Framing:
-    """moved: share of the images that are framed differently; the rest is at most mirrored."""
+    """moved: share of the images that are shifted and zoomed; the others are at most mirrored."""
 
     moved: float = 0.7
     shift: float = 0.6  # of the image's side, each way
-    nearest: float = (
-        0.5  # the side of what is seen, as a share of the image's: the object looks twice as large
-    )
+    nearest: float = 0.5  # least side of the visible area ÷ side of the image; at 0.5 objects look twice as large
     farthest: float = 1.9
-    beyond: float = (
-        0.5  # share of batches where what lies outside is the edge drawn out, not mirrored
-    )
+    beyond: float = 0.5  # share of batches padded by replicating the border, not by reflection
 
     def __call__(self, images: Tensor, maps: Tensor, generator: Generator) -> tuple[Tensor, Tensor]:
-        """Changed copies of both. images: float [N, 3, H, W]; maps: float [N, C, h, w], taken to the nearest pixel."""
+        """Return framed copies of both. images: float [N, 3, H, W]; maps: float [N, C, h, w], resampled by nearest."""
         count = len(images)
         mirrored = torch.rand(count, 1, 1, 1, generator=generator) < 0.5
         images = torch.where(mirrored, images.flip(-1), images)

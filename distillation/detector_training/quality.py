@@ -1,7 +1,7 @@
 """Training of a classifier on labelled photographs and on spoilt copies of them, and calibration of its bits.
 
-Unlike `classifier` it takes unknown labels, can begin with a detector of other bits, and learns `sharp` and `clean`
-from pictures that it spoils itself, if these are its last bits.
+Unlike `classifier` it accepts unknown labels, can start from a detector with other bits, and trains `sharp` and `clean`
+on pictures that it spoils itself, if these are its last bits.
 """
 
 from dataclasses import dataclass, field
@@ -20,8 +20,8 @@ from distillation.detector_training.degradations import BITS, Spoiling
 from distillation.training import loop
 from generation.engine.latents import as_uint8
 
-# What a picture that is sharp and clean may have of everything: what small networks draw is a good deal softer than a
-# photograph, files are a little blocky.
+# Degradations that a sharp and clean picture may have: images of small networks are much softer than photographs, and
+# files are slightly blocky.
 SOUND = Augmentation(blurred=0.6, smallest=0.4, noise=0.0, blocked=0.0)
 FINISH = Augmentation(
     is_mirrored=False,
@@ -37,10 +37,10 @@ FINISH = Augmentation(
 
 @dataclass(frozen=True)
 class QualityRecipe(TrainingRecipe):
-    """spoilt, worn: shares of a batch. Of the spoilt only `sharp` and `clean` are learned; of the worn, which are as
-    bad as `wear` makes them, everything else; of the rest, which are `sound`, all. finished: share of the sound and of
-    the spoilt alike that get the traces of a camera and a file, `finish`, last. Were they there before a picture is
-    blurred, blurring would take them away, and what has no noise would pass for blurred.
+    """spoilt, worn: shares of a batch. Spoilt pictures train only `sharp` and `clean`; worn ones, augmented by `wear`,
+    all other bits; the rest, augmented by `sound`, all bits. finished: share of all pictures that get `finish` last:
+    noise of a camera, blocks of a file. Before the blurring, `finish` would be blurred away, and the network would
+    take pictures without noise for blurred ones.
     """
 
     steps: int = 900
@@ -54,7 +54,7 @@ class QualityRecipe(TrainingRecipe):
 
 
 class QualityTask(BitsTask):
-    """The detector under training on sound, spoilt and worn pictures, for `distillation.training.loop`."""
+    """Training of the detector on sound, spoilt and worn pictures, for `distillation.training.loop`."""
 
     def __init__(
         self,
@@ -71,7 +71,9 @@ class QualityTask(BitsTask):
         if begins_with is not None:
             take_over(self.detector, begins_with)
 
-    def _varied(self, images: Tensor, bits: Tensor, generator: Generator) -> tuple[Tensor, Tensor]:
+    def _augmented(
+        self, images: Tensor, bits: Tensor, generator: Generator
+    ) -> tuple[Tensor, Tensor]:
         recipe, count = self._mix, len(images)
         spoilt, worn = round(recipe.spoilt * count), round(recipe.worn * count)
         parts = images.split([spoilt, worn, count - spoilt - worn])
@@ -101,7 +103,7 @@ def train(
     title: str,
     progress_bar: bool,
 ) -> Detector:
-    """Train (going on from the folder's checkpoint) and calibrate. Shapes as those of QualityTask.
+    """Train (resuming from the folder's checkpoint), calibrate, and return the detector. Shapes as in QualityTask.
 
     false_accepts: share of the pictures without a bit that may be accepted.
     """
@@ -125,7 +127,7 @@ def calibrate(
     bits: Tensor,
     false_accepts: float,
 ) -> None:
-    """Set temperatures, then thresholds, by pictures that were not trained on: as they are, sound, and spoilt."""
+    """Set temperatures, then thresholds, from pictures that were not trained on: unchanged, sound, and spoilt."""
     generator = torch.Generator().manual_seed(recipe.seed)
     floats = as_float(images)
     sound = finished(recipe.sound(floats, generator), recipe, generator)
@@ -148,7 +150,7 @@ def calibrate(
 
 
 def finished(images: Tensor, recipe: QualityRecipe, generator: Generator) -> Tensor:
-    """Give some of them the traces of a camera and a file. images: float [N, 3, H, W], −1 to 1."""
+    """Return the images, a random share of them augmented by `recipe.finish`. images: float [N, 3, H, W], −1 to 1."""
     chosen = (torch.rand(len(images), generator=generator) < recipe.finished).nonzero()[:, 0]
     if not len(chosen):
         return images
@@ -157,13 +159,13 @@ def finished(images: Tensor, recipe: QualityRecipe, generator: Generator) -> Ten
 
 @torch.no_grad()
 def take_over(detector: Detector, other: Detector) -> None:
-    """Begin with the weights of a detector of the same build; of its head, with the bits of the same names."""
+    """Copy the weights of a detector with the same architecture; of its head, the rows of bits with the same names."""
     if (other.config.widths, other.config.depths) != (
         detector.config.widths,
         detector.config.depths,
     ):
         raise ValueError(
-            f"A detector of widths {other.config.widths} and depths {other.config.depths} is no beginning for one of "
+            f"A detector of widths {other.config.widths} and depths {other.config.depths} cannot initialise one of "
             f"{detector.config.widths} and {detector.config.depths}."
         )
     rest = {k: v for k, v in other.state_dict().items() if k.startswith(("stem.", "blocks."))}

@@ -1,4 +1,4 @@
-"""Training of the network that finds the object, on photographs with masks; and calibration of its bits."""
+"""Training of the segmentation network on photographs with masks, and calibration of its bits."""
 
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -18,17 +18,19 @@ from distillation.training.optimizers import adamw
 from distillation.training.task import Trained
 from generation.engine.latents import as_uint8
 
-SURE = 20.0  # the logit that a pixel of a true mask counts as
-FRAMINGS = 4  # of each photograph that the bits are calibrated by
-GAP = 0.8  # an object between this multiple of the smallest and the smallest itself is neither large nor small
+SURE = 20.0  # logit assigned to the pixels of a true mask
+FRAMINGS = 4  # random framings of each photograph for the calibration
+GAP = (
+    0.8  # whether an object between this multiple of `smallest` and `smallest` is large is unknown
+)
 
 
 @dataclass(frozen=True)
 class SegmentationRecipe(TrainingRecipe):
     """border_weight, sigma (pixels of the mask): U-Net's w₀ and σ.
 
-    smallest: what an object must have at least, as a share of the area of the smallest of the training set.
-    augmentation: after the framing, which moves images with their masks; so it must not move them.
+    smallest: least area of an object, as a share of that of the smallest one in the training set.
+    augmentation: applied after the framing; it must not move the images, because the masks would not follow.
     """
 
     steps: int = 600
@@ -46,7 +48,7 @@ class SegmentationRecipe(TrainingRecipe):
 
 
 class SegmentationTask(Trained):
-    """The network under training, for `distillation.training.loop`."""
+    """Training of the segmentation network, for `distillation.training.loop`."""
 
     def __init__(
         self,
@@ -56,7 +58,7 @@ class SegmentationTask(Trained):
         images: Tensor,
         masks: Tensor,
     ) -> None:
-        """images: uint8 [N, 3, size, size]; masks: uint8 [N, size, size], 0 on the ground, objects numbered from 1."""
+        """images: uint8 [N, 3, size, size]; masks: uint8 [N, size, size], 0 = background, objects numbered from 1."""
         super().__init__()
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(recipe.seed)
@@ -107,10 +109,10 @@ def train(
     folder: Path,
     progress_bar: bool,
 ) -> UNet:
-    """Train (going on from the folder's checkpoint) and calibrate. Shapes as those of SegmentationTask.
+    """Train (resuming from the folder's checkpoint), calibrate, and return the network. Shapes as in SegmentationTask.
 
-    config.smallest is replaced by what the training set shows. false_accepts: share of the pictures without a bit
-    that may be accepted.
+    config.smallest is fitted to the training set. false_accepts: share of the pictures without a bit that may be
+    accepted.
     """
     config = fitted(config, masks, share=recipe.smallest)
     task = SegmentationTask(recipe, config, images=images, masks=masks)
@@ -141,7 +143,7 @@ def calibrate(
     false_accepts: float,
     seed: int,
 ) -> None:
-    """Set temperatures, then thresholds, by held-out photographs, as they are and framed differently."""
+    """Set temperatures, then thresholds, from held-out photographs, unchanged and in random framings."""
     generator = torch.Generator().manual_seed(seed)
     maps = (reduced(masks, unet.config) > 0).float()[:, None]
     logits, truths = [], []
@@ -157,7 +159,7 @@ def calibrate(
 
 
 def true_bits(masks: Tensor, config: SegmentationConfig) -> tuple[Tensor, Tensor]:
-    """Return (BITS by the true masks, whether that is certain), bool [N, 2] each. masks: bool [N, H, W]."""
+    """Return (BITS of the true masks, whether they are certain), bool [N, 2] each. masks: bool [N, H, W]."""
     found = bit_logits((masks.float() * 2 - 1) * SURE, config) > 0
     on_rim = masks[:, rim(config)].sum(1)
     share = masks.float().mean(dim=(1, 2))

@@ -1,4 +1,4 @@
-"""Making of a version of the detector from a labelled folder: its networks and its figures."""
+"""Training of a version of the detector from a labelled folder: its networks and its figures."""
 
 import json
 from collections.abc import Mapping
@@ -31,12 +31,12 @@ FEWEST_MASKS = 20  # with fewer no segmentation is trained
 
 @dataclass(frozen=True)
 class JudgeRecipe:
-    """false_accepts: share of the pictures without a bit that the detector may accept. margin: by how
-    much another word of a group may be likelier than the wanted one (for the starter 0.3 lets one wrong word in a
-    hundred pass, and loses a third of the good pictures that 0 would).
+    """false_accepts: share of the pictures without a bit that the detector may accept. margin: by how much another
+    bit of a group may be more likely than the wanted one (for the starter, 0.3 lets one wrong word in a hundred pass,
+    and loses a third of the good pictures that 0 would lose).
 
-    widths, depths: of the classifier; None is as those of the detector that it begins with, else the default.
-    quality_widths, quality_depths: of the network that sees quality, which is a matter of few pixels.
+    widths, depths: of the classifier; None = those of the detector that it starts from, else the default.
+    quality_widths, quality_depths: of the quality network, for which a small receptive field is enough.
     """
 
     image_size: int = 128
@@ -75,11 +75,11 @@ def make(
     tested: Labelled | None = None,
     progress_bar: bool = True,
 ) -> Judge:
-    """Make the version in folder/version; goes on from what `folder` holds. Raises LabelsUnusable, DetectorUnusable.
+    """Train the version in folder/version, resuming in `folder`, and load it. Raises LabelsUnusable, DetectorUnusable.
 
-    Only pictures without a defect are trained on, and those whose defect names what they lack. begins_with: whose
-    weights the classifier begins with; keeps: whose classifier is taken as it is. tested: whose figures the version
-    bears; None is what was held out, by which it was calibrated too.
+    Pictures with a defect are trained on only if `lacks` names the missing bits. begins_with: detector whose weights
+    initialise the classifier; keeps: detector whose classifier is used unchanged. tested: the test set of the
+    version's figures; None = the held-out pictures, on which it was also calibrated.
     """
     folder = Path(folder)
     target = folder / "version"
@@ -89,8 +89,8 @@ def make(
     parts = usable.split(HELD_OUT)
     if len(parts[0]) < 2 or not len(parts[1]):
         raise LabelsUnusable(
-            f"{labelled.folder} has {len(usable)} usable pictures, which are too few to train on some and calibrate by "
-            "others."
+            f"{labelled.folder} has {len(usable)} usable pictures, which are too few for a training and a calibration "
+            "set."
         )
     if keeps is not None:
         classifier = _kept(keeps, labelled, recipe.image_size)
@@ -140,7 +140,7 @@ def write(
     margin: float,
     figures: Mapping[str, Any],
 ) -> None:
-    """Write a version's folder, whole or not at all; weights in half precision, which hardly changes a probability."""
+    """Write a version's folder atomically; weights in half precision, which hardly changes a probability."""
 
     def fill(place: Path) -> None:
         network.save(classifier, place, dtype=torch.float16)
@@ -245,7 +245,7 @@ def _learned(
     folder: Path,
     progress_bar: bool,
 ) -> Detector:
-    # A picture of which no bit is known teaches nothing, and a batch of such pictures has no loss.
+    # A batch of pictures without a known bit would have no loss.
     trained, held = (part.knowing(vocabulary) for part in parts)
     try:
         return qualities.train(
@@ -270,7 +270,7 @@ def _kept(keeps: Path, labelled: Labelled, image_size: int) -> Detector:
     of = classifier.config
     if (of.bits, of.groups, of.image_size) != (vocabulary.bits, vocabulary.sizes, image_size):
         raise LabelsUnusable(
-            f"The classifier of {keeps} has other bits or another size than {labelled.folder} asks for. Train one."
+            f"The classifier of {keeps} has other bits or another size than {labelled.folder} needs. Train one."
         )
     return classifier
 

@@ -26,7 +26,7 @@ Status = Detector.Status
 STARTER = Path(__file__).resolve().parents[1] / "starter"
 # Registered and activated automatically if there is no other, so that curation works without setup.
 SHIPPED = STARTER / "detector-2"
-STARTER_TEACHER = "starter-teacher"  # release whose images the included detectors know
+STARTER_TEACHER = "starter-teacher"  # release on whose images the included detectors were trained
 
 
 # --- registering ----------------------------------------------------------------------------------
@@ -130,7 +130,7 @@ def active() -> Detector | None:
 
 
 def tag_kinds() -> tuple[tuple[str, ...], ...]:
-    """Target of the setting TAG_KINDS: the bits of the active version of which an image shows one, by group."""
+    """Return the groups of mutually exclusive bits of the active version: target of the setting TAG_KINDS."""
     # Without its figures, which are long.
     rows = Detector.objects.filter(status=Status.ACTIVE)
     found = rows.values_list("manifest__bits", "manifest__groups").first()
@@ -141,8 +141,8 @@ def tag_kinds() -> tuple[tuple[str, ...], ...]:
     return tuple(group for group in groups if len(group) > 1)
 
 
-def knows(detector: Detector, teacher: str | None) -> bool:
-    """Return whether the version knows the images of this teacher release: the included ones know the starter's."""
+def can_judge(detector: Detector, teacher: str | None) -> bool:
+    """Return whether the version can judge images of this teacher release: the included ones only the starter's."""
     is_shipped = folder(detector).resolve().is_relative_to(STARTER)
     return teacher == STARTER_TEACHER or not is_shipped
 

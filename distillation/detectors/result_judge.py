@@ -44,14 +44,14 @@ class ReleaseJudge:
 
 
 def judge(release: Release) -> ReleaseJudge | None:
-    """Return a judge with the active version; None without one, or if it does not know the release's images."""
+    """Return a judge with the active version; None without one, or if it cannot judge the release's images."""
     with _guard:
         version = _active()
         loaded = None if version is None else _loaded(version)
     if version is None or loaded is None:
         return None
     teacher = release.name if release.kind == Release.Kind.TEACHER else release.manifest["parent"]
-    return ReleaseJudge(loaded) if detectors.knows(version, teacher) else None
+    return ReleaseJudge(loaded) if detectors.can_judge(version, teacher) else None
 
 
 @cached(TTLCache(maxsize=1, ttl=LOOK_SECONDS))

@@ -102,7 +102,7 @@ def side(manifest: Manifest, speed: Speed | None) -> Side:
         steps=manifest.num_inference_steps,
         guidance_scale=manifest.guidance_scale,
         weights=manifest.quantization or manifest.weight_dtype,
-        # The text encoder never comes to the device that generates.
+        # The text encoder is never loaded onto the generating device.
         bytes_on_disk={
             name: size
             for name, size in latency.bytes_by_component(manifest).items()

@@ -27,8 +27,8 @@ NOTHING_JUDGED = (
     "Neither a detector nor a CLIP judged whether the pictures show what their prompts say."
 )
 NO_DETECTOR = (
-    "No detector judged whether the pictures show what their prompts say; the CLIP score alone sees too little. Train "
-    "a detector, or set evaluation.margins.attributes_right and worst_prompts to null to rely on the CLIP."
+    "No detector judged whether the pictures show what their prompts say; the CLIP score alone is too insensitive. "
+    "Train a detector, or set evaluation.margins.attributes_right and worst_prompts to null to rely on the CLIP."
 )
 
 NONE_RIGHT = (
@@ -101,8 +101,8 @@ def decide(
 ) -> Gate:
     """Check a candidate. margins: against the teacher; again: the changes of the suspects, measured a second time.
 
-    active: of the prompts that it covers; None if there is none. Unless something judged whether the pictures show what
-    their prompts say, the gate is not passed: a person must look at them.
+    active: measured on the prompts that it covers; None if there is none. Unless a judge measured whether the pictures
+    show what their prompts say, the gate is not passed, and a person must look at them.
     """
     found = _against("teacher", margins, candidate, teacher)
     is_judged = any(measure == "attributes_right" for measure, _ in found)
@@ -171,7 +171,7 @@ def _why_open(verdict: Verdict, seeds: int | None, decisive: Decisive | None) ->
 
 
 def _unjudged(margins: Margins, candidate: Measured, *, is_judged: bool) -> list[Check]:
-    """Return the check that stands for a judge that is missing or says nothing.
+    """Return a failed check if a judge is missing or decides nothing; otherwise none.
 
     is_judged: whether the share of right pictures could be compared with the teacher's.
     """
@@ -203,7 +203,7 @@ def _costs(recipe: GateRecipe, costs: Costs, active: Costs) -> list[Check]:
 
 
 def _absolute(recipe: GateRecipe, costs: Costs) -> list[Check]:
-    """Return the checks of limits that no release moves, of what was measured."""
+    """Return the checks of the absolute limits, for the costs that were measured."""
     limits = (
         ("bytes", costs.size_bytes, recipe.most_bytes),
         ("seconds", costs.seconds, recipe.most_seconds),

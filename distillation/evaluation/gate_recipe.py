@@ -14,8 +14,8 @@ class GateRecipe:
     covers it, otherwise against the teacher. Variants that lose more are measured again with `second_look` new seeds,
     and only these count: among hundreds of variants some lose by chance.
     slower, larger: the limits of seconds per picture and bytes, as multiples of the active release's.
-    most_seconds, most_bytes, most_memory: of one picture on this machine, on disk, resident in bytes; None = no limit.
-    Multiples of an active release that may have grown itself add up; these do not.
+    most_seconds, most_bytes, most_memory: absolute limits of seconds per picture on this machine, bytes on disk and
+    resident bytes; None = no limit. Growth within the relative limits adds up over releases; these bound it.
     """
 
     to_teacher: Margins | None = None

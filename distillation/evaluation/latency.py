@@ -36,7 +36,7 @@ class SpeedNotMeasured(Exception):
 
 @dataclass(frozen=True)
 class SpeedRecipe:
-    """calls: of one picture each, timed after `warm_up` ones; batches: their sizes, each timed `rounds` times."""
+    """calls: timed calls of one picture, after `warm_up` others; batches: batch sizes, each timed `rounds` times."""
 
     calls: int = 20
     warm_up: int = 3
@@ -65,9 +65,9 @@ class Seconds:
 
 @dataclass(frozen=True)
 class Memory:
-    """Resident bytes of the process: with the libraries alone, with the release loaded, after its pictures, at most.
+    """Resident bytes of the process. libraries: before loading the release; loaded: after; settled: after its pictures.
 
-    Measured with one picture at a time. device_peak: GPU memory taken by the release, 0 on a CPU.
+    Measured with one picture at a time. device_peak: GPU memory used by the release, 0 on a CPU.
     """
 
     libraries: int
@@ -121,7 +121,7 @@ def bytes_by_component(manifest: Manifest) -> dict[str, int]:
 def measure_here(
     release: Path, prompts: Path, recipe: SpeedRecipe, *, runtime: str = "torch"
 ) -> Speed:
-    """Measure a release in this process, which should contain nothing else."""
+    """Measure a release in this process, which should have loaded nothing else."""
     libraries = _resident()
     pipeline = pipelines.load(
         release,

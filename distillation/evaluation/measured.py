@@ -21,7 +21,7 @@ class Measured:
     """The measurements of one release by prompt.
 
     right: all attributes are right, 0 or 1, [P, S], and clip_score [P, S]: None without a judge; spread: the mean
-    distance between the pictures of a prompt, [P]; gradient: sharpness [P, S], None in files of before it was measured.
+    distance between the pictures of a prompt, [P]; gradient: sharpness [P, S], None in old files.
     """
 
     slugs: tuple[str, ...]

@@ -72,17 +72,17 @@ class Verdict:
 
 @dataclass(frozen=True)
 class Decisive:
-    """How many seeds of each prompt would decide a verdict, and how, if its estimate stays as it is."""
+    """Number of seeds per prompt that would decide a verdict, and the outcome, if the estimate does not change."""
 
     seeds: int
     outcome: str
 
 
 def decisive(verdict: Verdict, seeds: int) -> Decisive | None:
-    """Return what would decide an inconclusive verdict of `seeds` seeds each; None if seeds alone cannot.
+    """Return the seeds that would decide an inconclusive verdict measured with `seeds`; None if seeds alone cannot.
 
-    The ends of the interval come nearer to the estimate as 1 ÷ √seeds; the part of it that the choice of prompts causes
-    does not, so the number is the least. Too few prompts, and an estimate at the margin, are decided by no seeds.
+    The width of the interval shrinks as 1 ÷ √seeds, except for the part caused by the choice of prompts, so the number
+    is a lower bound. No number of seeds decides with too few prompts or an estimate at the margin.
     """
     if verdict.outcome != INCONCLUSIVE or verdict.prompts < FEWEST:
         return None

@@ -55,7 +55,7 @@ def make(
     title: str,
     progress_bar: bool = True,
 ) -> Album:
-    """Return the pictures as the release serves them. Those that `cache` contains already are not made again.
+    """Return the pictures as the release serves them; those already in `cache` are reused.
 
     Raises ValueError if the release does not cover the prompts, and the errors of the engine.
     """

@@ -30,7 +30,7 @@ class ToReal:
 
 @dataclass(frozen=True)
 class _Looks:
-    """Of N pictures: gradient, laplacian (its variance) [N]; textures [N, d], None if the pictures are too small."""
+    """Sharpness and texture of N pictures. gradient, laplacian (variance): [N]; textures: [N, d], None if too small."""
 
     gradient: Tensor
     laplacian: Tensor

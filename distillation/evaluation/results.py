@@ -46,7 +46,7 @@ class Both:
 
 @dataclass(frozen=True)
 class Pair:
-    """One number of each release, of one prompt."""
+    """A value of each release for one prompt."""
 
     student: float
     teacher: float
@@ -127,7 +127,7 @@ class Evaluation:
 
     @property
     def losers(self) -> list[PromptResult]:
-        """The prompts with a worse student, the greatest loss first: by pictures that are right, then by CLIP score."""
+        """Return the prompts that the student makes worse, greatest loss first: by right pictures, then CLIP score."""
 
         def losses(prompt: PromptResult) -> tuple[float, float]:
             return (
@@ -150,7 +150,7 @@ def as_json(evaluation: Evaluation) -> dict[str, Any]:
 
 
 def summary(evaluation: Evaluation) -> dict[str, Any]:
-    """Return the chief numbers, for the manifest of the release."""
+    """Return the main figures, for the manifest of the release."""
     return plain(
         {
             "format_version": FORMAT_VERSION,

@@ -31,13 +31,13 @@ from distillation.resumable import atomic
 
 @dataclass(frozen=True)
 class Inputs:
-    """What an evaluation compares, and by what.
+    """Inputs of an evaluation.
 
-    student, teacher: release folders. seeds: those of each prompt that both releases use; take ones that no training
-    saw. folder: where the results are written. detector: its folder, for `prompts.stated`. clip_name: a folder or the
+    student, teacher: release folders. seeds: of each prompt, used by both releases; use seeds that no training used.
+    folder: where the results are written. detector: its folder, for `prompts.stated`. clip_name: a folder or the
     hub's name of a CLIPModel; tokenizer: a folder, for a CLIP whose own has none. real_pictures: a folder of images.
     margins, and each_prompt, the least change of the share of right pictures of any one prompt (None = not tested): set
-    them before you look. speed: None = neither time nor memory is measured. cache: where pictures are kept, None = in
+    them before measuring. speed: None = neither time nor memory is measured. cache: where pictures are kept, None = in
     the folder; share one between several students to make the teacher's pictures only once. fresh_from: the name that
     the seeds were derived from, "" if all evaluations share them. core: seeds that all share, measured beside fresh
     ones; core_cache: where their pictures are kept. new: slugs that the sheets show first.

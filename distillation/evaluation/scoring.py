@@ -34,7 +34,7 @@ class Judges:
 
     @property
     def maps(self) -> Maps:
-        """The feature maps that compare pictures: the detector's if there is one, because they keep places."""
+        """Return the feature maps to compare pictures by: the detector's if it exists: they keep positions."""
         if self.detector is not None:
             return perceptual_distance.of_detector(self.detector)
         if self.clip is not None:

@@ -8,7 +8,7 @@ from distillation.examples.decoding import Crop, Refused
 from distillation.models import Example, ImageSource
 
 
-class Alike:
+class KnownHashes:
     """Hashes of the examples to compare with: of the same source and of sources with the same variants."""
 
     def __init__(self, source: ImageSource) -> None:
@@ -19,10 +19,10 @@ class Alike:
         for number, row in enumerate(self._rows):
             self._words[number] = decoding.words(row.perceptual_hash)
 
-    def check(self, crop: Crop, *, but: Example | None) -> None:
-        """Raise Refused if the image looks like one of them. but: the example itself, in another size."""
+    def check(self, crop: Crop, *, ignored: Example | None) -> None:
+        """Raise Refused if the image looks like one of the examples except `ignored` (itself in another size)."""
         found = decoding.nearest(crop.perceptual_hash, self._words[: len(self._rows)])
-        if found is None or (but is not None and self._rows[found].pk == but.pk):
+        if found is None or (ignored is not None and self._rows[found].pk == ignored.pk):
             return
         like = self._rows[found]
         raise Refused(

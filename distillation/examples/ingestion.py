@@ -22,7 +22,7 @@ from distillation.errors import DistillationRefused
 from distillation.examples import decoding, sources
 from distillation.examples import lifecycle as examples
 from distillation.examples.decoding import Crop, Refused
-from distillation.examples.duplicates import Alike
+from distillation.examples.duplicates import KnownHashes
 from distillation.examples.sources import File, FileTooLarge, Place, PlaceUnusable
 from distillation.models import Example, ImageSource
 from generation.errors import GenerationError
@@ -35,7 +35,7 @@ log = structlog.get_logger(__name__)
 LEASE = timedelta(minutes=10)  # the slowest file takes a minute or two
 RENEW_SECONDS = 60.0
 # Fields written by ingestion. The others belong to people, who may decide while a source is read.
-OURS = (
+INGESTED_FIELDS = (
     "location",
     "stamps",
     "sha256",
@@ -150,7 +150,7 @@ class _Ingest:
         own = list(Example.objects.filter(source=source))
         self._by_sha256 = {row.sha256: row for row in own if row.sha256}
         self._at = {location: row for row in own for location in row.stamps}
-        self._alike = Alike(source)
+        self._hashes = KnownHashes(source)
 
     def take(self, file: File) -> None:
         self.report.files += 1
@@ -192,7 +192,7 @@ class _Ingest:
             return
         try:
             crop = decoding.decode(content, side=self._side)
-            self._alike.check(crop, but=same)
+            self._hashes.check(crop, ignored=same)
         except Refused as refused:
             self._keep(file, known, sha256, refused=refused)
         else:
@@ -233,7 +233,7 @@ class _Ingest:
         if sha256:
             self._by_sha256[sha256] = row
         if row.perceptual_hash:
-            self._alike.add(row)
+            self._hashes.add(row)
 
     def _note(self, file: File, known: Example | None, row: Example, stamp: str) -> None:
         """Record that these bytes are now at this location."""
@@ -245,5 +245,5 @@ class _Ingest:
             else:
                 known.delete()
         row.stamps[file.location] = stamp
-        row.save(update_fields=OURS if row.pk else None)
+        row.save(update_fields=INGESTED_FIELDS if row.pk else None)
         self._at[file.location] = row

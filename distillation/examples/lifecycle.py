@@ -79,11 +79,11 @@ def add(
         source = ImageSource.objects.create(name=name, url=url, tags=text_rules.tidy_tags(tags))
         source.variants.set(variants)
         log.info("image_source_added", source=name, url=url)
-        ask(ImageSource.objects.filter(pk=source.pk))
+        request_ingestion(ImageSource.objects.filter(pk=source.pk))
     return source
 
 
-def ask(sources: QuerySet[ImageSource]) -> int:
+def request_ingestion(sources: QuerySet[ImageSource]) -> int:
     """Request ingestion of the enabled sources by the distillation worker. Return their number."""
     asked = sources.order_by().filter(is_enabled=True).update(asked_at=timezone.now())
     if asked:
@@ -100,8 +100,8 @@ def waiting() -> QuerySet[ImageSource]:
     )
 
 
-def demands(source: ImageSource) -> tuple[list[str], list[str]]:
-    """Return the bits that each image of the source must show and must not: it illustrates all variants."""
+def stated_bits(source: ImageSource) -> tuple[list[str], list[str]]:
+    """Return (bits every image must show, bits none may show), from the tags of the source and its variants."""
     tags = {*source.tags, *(tag for variant in source.variants.all() for tag in variant.tags)}
     prefix = text_rules.NOT
     absent = {tag.removeprefix(prefix) for tag in tags if tag.startswith(prefix)}

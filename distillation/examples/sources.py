@@ -99,7 +99,7 @@ def folder_of(url: str, rules: Rules) -> Path:
 
 
 def bucket_of(url: str, rules: Rules) -> str:
-    """Return bucket and folder of an allowed URL, as fsspec takes them. Raises PlaceUnusable for others."""
+    """Return bucket and folder of an allowed URL in fsspec's format. Raises PlaceUnusable for others."""
     scheme, _, rest = url.partition("://")
     wanted = _segments(rest)
     if {"..", "."} & set(wanted) or any(character in url for character in "?#\\"):
@@ -177,7 +177,7 @@ class Place:
             raise PlaceUnusable(f"{folder} cannot be listed: {_message(error)}") from error
 
     def _is_ours(self, name: str, entry: Mapping[str, Any]) -> bool:
-        """Return whether an entry is below the base, not hidden, no link, and no other view of a web listing."""
+        """Return whether an entry is below the base and neither hidden, a link, nor another view of a web listing."""
         below = name[len(self._base) :]
         if not name.startswith(self._base) or not below.startswith("/") or entry.get("islink"):
             return False
@@ -289,7 +289,7 @@ def _web(rules: Rules) -> Any:
 
 
 def readable(text: str) -> str:
-    """Return a file name, which is bytes, as text that can be stored."""
+    """Return the text with undecodable bytes and NUL escaped, so that it can be stored."""
     return text.encode("utf-8", "backslashreplace").decode().replace("\0", "\\0")
 
 

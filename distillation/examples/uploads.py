@@ -22,7 +22,7 @@ def url_of(name: str) -> str:
 
 
 def check(files: Iterable[UploadedFile], url: str) -> None:
-    """Raise DistillationRefused unless these are pictures by their names, and the source of this URL takes uploads."""
+    """Raise DistillationRefused unless the files have picture suffixes and the URL is that of a source of uploads."""
     names = [str(file.name) for file in files]
     if names and not url.startswith(FOLDER):
         raise DistillationRefused(

@@ -30,17 +30,17 @@ BATCH = 32
 
 
 def judge_all(*, is_over: Callable[[], bool] = lambda: False) -> int:
-    """Call `judge` with the active version, if it knows such images."""
+    """Judge with the active version if it can judge images like the active teacher's. Return the number of examples."""
     detector = detectors.active()
-    if detector is None or not knows(detector):
+    if detector is None or not can_judge(detector):
         return 0
     return judge(detector, is_over=is_over)
 
 
-def knows(detector: Detector) -> bool:
-    """Return whether the version was made for such images: the included ones only know the starter's."""
+def can_judge(detector: Detector) -> bool:
+    """Return whether the version can judge images like the active teacher's: the included ones only the starter's."""
     teacher = releases.active(Release.Kind.TEACHER)
-    return detectors.knows(detector, teacher.name if teacher else None)
+    return detectors.can_judge(detector, teacher.name if teacher else None)
 
 
 def judge(
@@ -49,7 +49,7 @@ def judge(
     on_progress: Callable[[int, int], object] = lambda done, total: None,
     is_over: Callable[[], bool] = lambda: False,
 ) -> int:
-    """Judge every example without a verdict of this version. Return the number.
+    """Judge every example without a verdict of this version. Return the number of judged ones.
 
     Raises DetectorUnusable, DistillationRefused.
     """
@@ -60,7 +60,7 @@ def judge(
     judge_of_pictures = loading.load(detector)
     done = judged = 0
     for source, rows in waiting.items():
-        present, absent = examples.demands(source)
+        present, absent = examples.stated_bits(source)
         for batch in _batches(rows):
             if is_over():
                 return judged
@@ -73,7 +73,7 @@ def judge(
 
 def missing(detector: Detector, source: ImageSource) -> QuerySet[Example]:
     """Return examples of the source without a verdict of this version, or with one on other tags."""
-    present, absent = examples.demands(source)
+    present, absent = examples.stated_bits(source)
     judged = Verdict.objects.filter(
         example=OuterRef("pk"), detector=detector, present=present, absent=absent
     )

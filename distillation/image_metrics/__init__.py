@@ -1,1 +1,1 @@
-"""Measures of images without a judge of what they show: distances of sets and of pairs, sharpness, texture."""
+"""Image metrics that do not depend on the prompt: distances of sets and of pairs, sharpness, texture."""

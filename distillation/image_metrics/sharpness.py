@@ -1,6 +1,6 @@
 """Sharpness of pictures without a network: mean gradient and variance of the Laplacian, of the luma in levels 0 … 255.
 
-Neither looks at what a picture shows: noise and blocks count as sharp, and edges count wherever they are.
+Both ignore the content: noise and blocks count as sharp, and the position of edges does not matter.
 """
 
 import torch

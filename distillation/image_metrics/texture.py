@@ -1,7 +1,7 @@
 """Texture of pictures without a network: energies of edges and details by scale and region, and distances of these.
 
-The features of a CLIP hardly change when a picture is blurred; these do. They say how much detail there is in each part
-of a picture, not of what.
+Unlike the features of a CLIP, these change clearly when a picture is blurred. They measure how much detail each part of
+a picture has, not what it shows.
 """
 
 from functools import partial
@@ -16,7 +16,7 @@ from distillation.image_metrics.sharpness import luma
 
 SCALES = 3  # each half as large as the one before
 REGIONS = 4  # a side
-FLOOR = 1.0  # levels: what is much fainter counts as flat
+FLOOR = 1.0  # levels; much weaker detail counts as flat
 LEAST_SIDE = 2 ** (SCALES - 1) * (REGIONS + 2)  # pixels: a region of one pixel at the last scale
 MEASURE = Measure(partial(gaussian, sigma=1.0), 1000)
 

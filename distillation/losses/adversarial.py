@@ -1,7 +1,7 @@
-"""Losses of the adversarial game, from the discriminator's logits.
+"""Adversarial losses (GAN), from the discriminator's logits.
 
-Logits are of any shape, a batch of single values or of maps; high means "the teacher's". Goodfellow et al., arXiv
-1406.2661, in the non-saturating form. All values are means over all logits, in nats.
+Logits have any shape, such as a batch of single values or of maps; high logits mean the teacher's images. Goodfellow et
+al., arXiv 1406.2661, in the non-saturating form. All losses are means over all logits, in nats.
 """
 
 from torch import Tensor
@@ -11,21 +11,24 @@ from distillation.losses.precision import require_one_shape, wide
 
 
 def student_loss(fake_logits: Tensor) -> Tensor:
-    """E softplus(−D(x)), x the student's. It must not train the discriminator: freeze that."""
+    """Return E softplus(−D(x)), x: the student's images. Freeze the discriminator while it is minimised."""
     return functional.softplus(-wide(fake_logits)).mean()
 
 
 def discriminator_loss(fake_logits: Tensor, real_logits: Tensor) -> Tensor:
-    """E softplus(D(x)) + E softplus(−D(y)), x the student's (detached images), y the teacher's; 2 log 2 is blind."""
+    """Return E softplus(D(x)) + E softplus(−D(y)), x: the student's images, detached, y: the teacher's.
+
+    2 log 2 is the loss of a discriminator that cannot tell them apart.
+    """
     fake = functional.softplus(wide(fake_logits)).mean()
     return fake + functional.softplus(-wide(real_logits)).mean()
 
 
 def approximate_r1(real_logits: Tensor, perturbed_logits: Tensor) -> Tensor:
-    """E (D(y) − D(y + sξ))², ξ ~ N(0, I): about s² E‖∇D(y)‖² for a small s (Lin et al., arXiv 2501.08316).
+    """Return E (D(y) − D(y + sξ))², ξ ~ N(0, I): about s² E‖∇D(y)‖² for a small s (Lin et al., arXiv 2501.08316).
 
-    Stands for R1 (Mescheder et al., arXiv 1801.04406) without second derivatives. Both: logits of the same real
-    latents, the second of slightly noised ones; the gradient goes into both. The caller's weight is R1's over s².
+    Replaces R1 (Mescheder et al., arXiv 1801.04406) without second derivatives: weight it by R1's weight ÷ s². Both
+    arguments are logits of the same real latents, the second with slight noise; both get a gradient.
     """
     require_one_shape(real_logits, perturbed_logits)
     return (wide(real_logits) - wide(perturbed_logits)).square().mean()

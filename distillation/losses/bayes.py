@@ -16,7 +16,7 @@ from distillation.losses.precision import wide
 
 @dataclass(frozen=True)
 class DiagonalGaussian:
-    """N(means, diag variances): a tensor of each per parameter tensor of the student, of the parameter's shape."""
+    """N(means, diag variances): for each parameter tensor of the student one tensor of its shape in both lists."""
 
     means: Sequence[Tensor]
     variances: Sequence[Tensor]  # of a weight, in squared units of the weight
@@ -32,10 +32,10 @@ class DiagonalGaussian:
 def prior_penalty(
     weights: Sequence[Tensor], prior: DiagonalGaussian, *, beta: float, examples: int
 ) -> Tensor:
-    """β/2N Σ_i (w_i − m_i)² ÷ σ_i²: −log p(w) of the prior per training example, for a student that is one point.
+    """Return β/2N Σ_i (w_i − m_i)² ÷ σ_i²: −log p(w) of the prior per training example, for a point estimate w.
 
-    weights: the student's parameters, trained; the prior is a constant. examples: N, beta: β, 1 for Bayes' rule and
-    less to temper. The same pull as L2-SP (arXiv 1802.01483) and EWC (arXiv 1612.00796).
+    weights: the student's parameters, trained; the prior is a constant. examples: N; beta: β, 1 for Bayes' rule, less
+    for a tempered prior. The same penalty as L2-SP (arXiv 1802.01483) and EWC (arXiv 1612.00796).
     """
     _check(beta, examples)
     _check_shapes(weights, prior)
@@ -51,10 +51,10 @@ def prior_penalty(
 def divergence(
     posterior: DiagonalGaussian, prior: DiagonalGaussian, *, beta: float, examples: int
 ) -> Tensor:
-    """β/N · KL(q‖p) = β/2N Σ_i [log(σ_i² ÷ s_i²) + (s_i² + (μ_i − m_i)²) ÷ σ_i² − 1], in nats per training example.
+    """Return β/N · KL(q‖p) = β/2N Σ_i [log(σ_i² ÷ s_i²) + (s_i² + (μ_i − m_i)²) ÷ σ_i² − 1], nats per training example.
 
-    posterior: the student's q = N(μ, diag s²), trained; prior: p = N(m, diag σ²), a constant. It is the second part
-    of the evidence bound E_q log p(D|w) − KL(q‖p). examples: N, beta: β, 1 for the bound itself.
+    posterior: the student's q = N(μ, diag s²), trained; prior: p = N(m, diag σ²), a constant. It is the second term
+    of the evidence lower bound E_q log p(D|w) − KL(q‖p). examples: N; beta: β, 1 for the bound itself.
     """
     _check(beta, examples)
     _check_shapes(posterior.means, prior)
@@ -69,7 +69,7 @@ def divergence(
 
 
 def _square(weight: Tensor, mean: Tensor) -> Tensor:
-    """(w − m)², m a constant, at least fp32."""
+    """Return (w − m)², m a constant, in at least fp32."""
     return (wide(weight) - wide(mean.detach())).square()
 
 

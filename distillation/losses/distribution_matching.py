@@ -1,6 +1,6 @@
-"""Distribution matching: makes the student's images as likely to the teacher as to the student's own score.
+"""Distribution matching: brings the distribution of the student's images to the teacher's, by the scores of both.
 
-Yin et al., DMD2, arXiv 2405.14867. The predictions x̂₀ are given (`predictions.converted` makes them).
+Yin et al., DMD2, arXiv 2405.14867. The inputs are predictions of x₀ (`predictions.converted`).
 """
 
 from collections.abc import Callable
@@ -13,7 +13,7 @@ from distillation.losses.precision import require_one_shape, wide
 RATIO_LIMITS = (0.1, 20.0)  # of the density ratio, f-distill
 TIME_BINS = 10
 
-# h(r), r = p_teacher ÷ p_student: how much a sample counts in the gradient of each divergence (arXiv 2502.15681).
+# h(r), r = p_teacher ÷ p_student: weight of a sample in the gradient of each divergence (arXiv 2502.15681).
 DIVERGENCES: dict[str, Callable[[Tensor], Tensor]] = {
     "reverse_kl": torch.ones_like,
     "jensen_shannon": lambda r: 1 - 1 / (1 + r),
@@ -24,7 +24,7 @@ DIVERGENCES: dict[str, Callable[[Tensor], Tensor]] = {
 
 
 def matching_gradient(latents: Tensor, real_x0: Tensor, fake_x0: Tensor) -> Tensor:
-    """g = (x̂_fake − x̂_real) ÷ mean|x − x̂_real|, the mean per sample; what is not finite becomes 0. [B, ...], detached.
+    """Return g = (x̂_fake − x̂_real) ÷ mean|x − x̂_real|, the mean per sample, [B, ...], detached; 0 where not finite.
 
     latents: x, the student's output. real_x0: the guided teacher's estimate of x₀ from x noised to a random step;
     fake_x0: that of the fake score, without guidance, from the same noised x.
@@ -38,10 +38,10 @@ def matching_gradient(latents: Tensor, real_x0: Tensor, fake_x0: Tensor) -> Tens
 def distribution_matching(
     latents: Tensor, real_x0: Tensor, fake_x0: Tensor, *, weights: Tensor | None = None
 ) -> Tensor:
-    """½ mean‖x − sg(x − g)‖² with g of `matching_gradient`, so that its gradient in x is g ÷ (number of values).
+    """Return ½ mean‖x − sg(x − g)‖² with g of `matching_gradient`; its gradient in x is g ÷ (number of values).
 
-    weights: [B], times which g is taken (`f_distill_weights`); None is 1. The value is ½ mean g²: its size, not a
-    distance; it does not fall as the student improves. Latents that are not finite give a loss that is not either.
+    weights: [B], factors of g (`f_distill_weights`); None is 1. The value is ½ mean g², not a distance: it does not
+    fall as the student improves. Latents that are not finite give a loss that is not finite.
     """
     gradient = matching_gradient(latents, real_x0, fake_x0)
     if weights is not None:
@@ -56,14 +56,16 @@ def distribution_matching(
 def f_distill_weights(
     logits: Tensor, timesteps: Tensor, *, num_train_timesteps: int, divergence: str
 ) -> Tensor:
-    """h(r) ÷ mean h(r), [B], constants (f-distill, Xu et al., arXiv 2502.15681).
+    """Return h(r) ÷ mean h(r), [B], detached (f-distill, Xu et al., arXiv 2502.15681).
 
     logits: the discriminator's of the student's noised images, [B, ...], high for the teacher's; their mean per sample
     is log r. r is clipped to RATIO_LIMITS and divided by its mean among the samples in the same tenth of the time.
     timesteps: int [B], in 0 … num_train_timesteps − 1. divergence: of DIVERGENCES; reverse_kl is plain DMD2.
     """
     if divergence not in DIVERGENCES:
-        raise ValueError(f"{divergence!r} is no divergence; there are {', '.join(DIVERGENCES)}.")
+        raise ValueError(
+            f"{divergence!r} is not a divergence. Give one of {', '.join(DIVERGENCES)}."
+        )
     if timesteps.shape != logits.shape[:1] or timesteps.is_floating_point():
         raise ValueError(
             f"timesteps must be whole numbers [{len(logits)}], not {timesteps.dtype} {list(timesteps.shape)}."

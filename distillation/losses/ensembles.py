@@ -1,7 +1,7 @@
-"""One target out of several teachers' predictions.
+"""One target from the predictions of several teachers.
 
-`weights` are π_k: [K], one per teacher, or [K, B] where they differ by sample (by prompt variant); not negative, and
-of sum 1 over the teachers. All targets are detached.
+`weights` are π_k: [K], one per teacher, or [K, B] if they differ by sample (by prompt variant); not negative, with sum
+1 over the teachers. All targets are detached.
 """
 
 import math
@@ -17,17 +17,17 @@ SUM_TOLERANCE = 1e-4
 
 
 def mean_noise(noise_preds: Sequence[Tensor], *, weights: Tensor) -> Tensor:
-    """ε̄ = Σ_k π_k ε_k, [B, ...] of teachers' predictions of the same noised latents.
+    """Return ε̄ = Σ_k π_k ε_k, [B, ...], from the teachers' predictions for the same noised latents.
 
     ε is −σ_t times the score ∇log p_t, so ε̄ is the score of the geometric mean of the densities at each noise level.
-    Of predictions of one kind only. Never average final images of different teachers: that blurs.
+    All predictions must have one type. Averaging final images of different teachers instead would blur them.
     """
     stacked = _stacked(noise_preds)
     return (stacked * _spread(weights, stacked)).sum(0)
 
 
 def disagreement(noise_preds: Sequence[Tensor], *, weights: Tensor) -> Tensor:
-    """v = Σ_k π_k ‖ε_k − ε̄‖² ÷ d, [B]: the variance between teachers, per value of the d of a sample."""
+    """Return v = Σ_k π_k ‖ε_k − ε̄‖² ÷ d, [B]: the variance between teachers, the mean over the d values of a sample."""
     stacked = _stacked(noise_preds)
     spread = _spread(weights, stacked)
     mean = (stacked * spread).sum(0)
@@ -37,12 +37,12 @@ def disagreement(noise_preds: Sequence[Tensor], *, weights: Tensor) -> Tensor:
 def ensemble_regression(
     noise_pred: Tensor, teacher_preds: Sequence[Tensor], *, weights: Tensor, variance: float
 ) -> Tensor:
-    """E[‖ε_S − ε̄‖² ÷ d · 1 ÷ (τ² + v)]: teachers that disagree about a sample teach it less.
+    """Return E[‖ε_S − ε̄‖² ÷ d · 1 ÷ (τ² + v)]: samples on which the teachers disagree have less weight.
 
     noise_pred: the student's, [B, ...]. variance: τ², of the student's own error, in squared units of the prediction.
-    The weight is that of a Gaussian likelihood of variance τ² + v (Kendall & Gal, arXiv 1703.04977); its logarithm is
-    left out, being constant for frozen teachers. Without the weight, one teacher drawn at random per batch, k ~ π, has
-    the same minimiser ε̄ for one pass instead of K.
+    The weight is that of a Gaussian likelihood of variance τ² + v (Kendall & Gal, arXiv 1703.04977), without the
+    logarithm of the variance, which is constant for frozen teachers. Without the weight, drawing one teacher per batch,
+    k ~ π, has the same minimiser ε̄ with one pass instead of K.
     """
     if not 0 < variance < math.inf:
         raise ValueError(f"variance must be positive and finite, not {variance}.")
@@ -52,7 +52,7 @@ def ensemble_regression(
 
 
 def _stacked(tensors: Sequence[Tensor]) -> Tensor:
-    """[K, B, ...], detached, at least fp32."""
+    """Return the tensors stacked, [K, B, ...], detached, in at least fp32."""
     if not tensors:
         raise ValueError("An ensemble has at least one teacher.")
     shapes = {tuple(tensor.shape) for tensor in tensors}
@@ -64,7 +64,7 @@ def _stacked(tensors: Sequence[Tensor]) -> Tensor:
 
 
 def _spread(weights: Tensor, stacked: Tensor) -> Tensor:
-    """The weights in as many dimensions as [K, B, ...]."""
+    """Return the weights with as many dimensions as `stacked`, [K, B, ...]."""
     weights = weights.detach().to(stacked)
     teachers, batch = stacked.shape[:2]
     if weights.shape not in ((teachers,), (teachers, batch)):

@@ -13,17 +13,18 @@ FLOOR = 1e-6  # δ, mean square of a feature
 def normalised_matching(
     student_features: Sequence[Tensor], teacher_features: Sequence[Tensor]
 ) -> Tensor:
-    """1/L Σ_l E_b[‖f_S − f_T‖² ÷ (‖f_T‖² + δd)], after LAPTOP-Diff's normalisation (Zhang et al., arXiv 2404.11098).
+    """Return 1/L Σ_l E_b[‖f_S − f_T‖² ÷ (‖f_T‖² + δd)], normalised as in LAPTOP-Diff (Zhang et al., arXiv 2404.11098).
 
-    Both: one [B, ...] per layer, of the same shapes, in the same order; the teacher's are constants. Every layer, and
-    every sample, counts the same however large its values: 1 is what features of zeros would give. Without the
-    division a few loud layers are all that is learnt. Times L it is the sum over layers.
-    δ is FLOOR: a teacher's feature below it counts as silent.
+    Both: one [B, ...] per layer, of the same shapes, in the same order; the teacher's are constants. Every layer and
+    every sample has the same weight, whatever the size of its values; student features of 0 give 1. Without the
+    division a few layers with large values would dominate. Multiply by L for the sum over layers. δ = FLOOR keeps
+    teacher features near 0 from dominating.
     """
     if not student_features or len(student_features) != len(teacher_features):
         raise ValueError(
-            f"As many layers of the student ({len(student_features)}) as of the teacher ({len(teacher_features)}) "
-            "are matched, at least one."
+            f"Give as many layers of the student ({len(student_features)}) as of the teacher "
+            f"({len(teacher_features)}), "
+            "at least one."
         )
     terms = []
     for index, (student, teacher) in enumerate(

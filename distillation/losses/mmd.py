@@ -1,7 +1,7 @@
 """Maximum mean discrepancy between layers: a channel is a sample, so channel counts may differ.
 
-Huang & Wang, "Like What You Like: Knowledge Distill via Neuron Selectivity Transfer", arXiv 1707.01219. Blind to the
-order of channels and to their scale: use it together with a loss of the outputs.
+Huang & Wang, "Like What You Like: Knowledge Distill via Neuron Selectivity Transfer", arXiv 1707.01219. It ignores the
+order of channels and their scale: use it together with a loss on the outputs.
 
 Maps are [B, C, H, W]. A kernel is given as its quadratic form over signed samples: (z [B, M, N], c [M]) → [B], the
 Σ_ij c_i c_j k(z_i, z_j) of each image. With z the channels of teacher and student and c their weights, negative for
@@ -22,14 +22,14 @@ FLOOR = 1e-6  # mean square below which a channel shrinks to 0 instead of growin
 
 
 def linear(samples: Tensor, weights: Tensor) -> Tensor:
-    """k(x, y) = xᵀy: the squared distance of the mean channels, ‖Σ_i c_i z_i‖²."""
+    """Return the form [B] of k(x, y) = xᵀy: the squared distance of the mean channels, ‖Σ_i c_i z_i‖²."""
     return _mean(samples, weights).square().sum(1)
 
 
 def polynomial(samples: Tensor, weights: Tensor) -> Tensor:
-    """k(x, y) = (xᵀy)², the paper's: compares the N × N Gram matrices.
+    """Return the form [B] of k(x, y) = (xᵀy)², the paper's kernel, which compares the N × N Gram matrices.
 
-    It makes the smaller of the M × M and the N × N matrix: ‖Zᵀ diag(c) Z‖² = cᵀ (ZZᵀ)² c.
+    Computes the smaller of the M × M and the N × N matrix: ‖Zᵀ diag(c) Z‖² = cᵀ (ZZᵀ)² c.
     """
     count, length = samples.shape[1:]
     if length < count:
@@ -38,9 +38,9 @@ def polynomial(samples: Tensor, weights: Tensor) -> Tensor:
 
 
 def gaussian(samples: Tensor, weights: Tensor) -> Tensor:
-    """k(x, y) = exp(−‖x − y‖² ÷ 2σ²), σ² the mean squared distance between channels of an image, a constant.
+    """Return the form [B] of k(x, y) = exp(−‖x − y‖² ÷ 2σ²), σ²: mean squared distance of its channels, constant.
 
-    The mean is over teacher and student as halves of one set, whatever their numbers of channels.
+    In the mean, teacher and student have equal weight, whatever their numbers of channels.
     """
     squares = samples.square().sum(2)
     distances = squares[:, :, None] + squares[:, None, :] - 2 * samples @ samples.mT
@@ -52,10 +52,10 @@ def gaussian(samples: Tensor, weights: Tensor) -> Tensor:
 
 
 def mmd2(student: Tensor, teacher: Tensor, *, kernel: Kernel) -> Tensor:
-    """MMD² = 1/C_T² Σ k(t, t') + 1/C_S² Σ k(s, s') − 2/(C_T C_S) Σ k(t, s), the mean over the batch (arXiv 1707.01219).
+    """Return 1/C_T² Σ k(t, t') + 1/C_S² Σ k(s, s') − 2/(C_T C_S) Σ k(t, s), the batch mean of MMD² (arXiv 1707.01219).
 
-    student [B, C_S, h, w], teacher [B, C_T, h', w'], a constant: each is pooled to the smaller height and width, and
-    each channel then brought to length 1. The biased estimate: 0 if and only if the kernel sees no difference.
+    student [B, C_S, h, w], teacher [B, C_T, h', w'], a constant: each is pooled to the smaller height and width, then
+    each channel is normalised to length 1. The estimate is biased: 0 exactly if the kernel finds no difference.
     """
     maps = [teacher.detach(), student]
     if any(part.ndim != 4 for part in maps) or len({len(part) for part in maps}) > 1:
@@ -76,10 +76,10 @@ def mmd2(student: Tensor, teacher: Tensor, *, kernel: Kernel) -> Tensor:
 def depth_weights(
     student: Sequence[tuple[float, int]], teacher: Sequence[tuple[float, int]], *, reach: float
 ) -> Tensor:
-    """ω [L_S, L_T] ∝ exp(−|depth_S − depth_T| ÷ reach) between maps of equal or adjacent resolution, each row of sum 1.
+    """Return weights ω [L_S, L_T] ∝ exp(−|depth_S − depth_T| ÷ reach) between layers, each row with sum 1.
 
     Both: (depth, height of the map) per layer; the depth from 0 at the input to 1 at the output, reach in the same
-    unit. Adjacent: twice or half as high. Elsewhere 0, and `layers_mmd2` does not compute it.
+    unit. The weight is 0 unless the heights differ by at most a factor of 2; `layers_mmd2` skips such pairs.
     """
     if not reach > 0:
         raise ValueError(f"reach must be positive, not {reach}.")
@@ -109,9 +109,9 @@ def layers_mmd2(
     weights: Tensor,
     kernel: Kernel,
 ) -> Tensor:
-    """Σ_ml ω_ml MMD²(S_m, T_l) over all pairs of layers. weights: ω [L_S, L_T], `depth_weights`.
+    """Return Σ_ml ω_ml MMD²(S_m, T_l) over all pairs of layers, a scalar. weights: ω [L_S, L_T], `depth_weights`.
 
-    The ½λ before the sum in arXiv 1707.01219 is the recipe's.
+    The factor ½λ of arXiv 1707.01219 is a field of the recipe.
     """
     if weights.shape != (len(student_maps), len(teacher_maps)) or not weights.numel():
         raise ValueError(
@@ -133,17 +133,17 @@ def layers_mmd2(
 
 
 def _channels(maps: Tensor, size: tuple[int, int]) -> Tensor:
-    """[B, C, N]: pooled, each channel of length 1 unless its mean square is near FLOOR; at least fp32."""
+    """Return the pooled maps, [B, C, N], channels of length 1 unless their mean square is near FLOOR; at least fp32."""
     channels = functional.adaptive_avg_pool2d(wide(maps), size).flatten(2)
     squares = channels.square().sum(2, keepdim=True)
     return channels * torch.rsqrt(squares + FLOOR * channels.shape[2])
 
 
 def _mean(samples: Tensor, weights: Tensor) -> Tensor:
-    """Σ_i c_i z_i, [B, N]."""
+    """Return Σ_i c_i z_i, [B, N]."""
     return torch.einsum("bmn,m->bn", samples, weights)
 
 
 def _form(gram: Tensor, weights: Tensor) -> Tensor:
-    """cᵀ K c of each image, [B]."""
+    """Return cᵀ K c of each image, [B]."""
     return torch.einsum("bij,i,j->b", gram, weights, weights)

@@ -1,6 +1,6 @@
-"""Regression of what a diffusion network predicts; conversions are in `predictions`.
+"""Regression on the predictions of diffusion networks; conversions are in `predictions`.
 
-The predictions may be ε, v or x₀, as long as both are of one type.
+The predictions may be ε, v or x₀, as long as both have one type.
 """
 
 from torch import Tensor
@@ -11,12 +11,12 @@ from distillation.losses.precision import require_one_shape, weighted_mean, wide
 def noise_regression(
     noise_pred: Tensor, target: Tensor, *, weights: Tensor | None = None
 ) -> Tensor:
-    """E_b[w_b ‖ε_S − ε_T‖² ÷ d], the mean over the d values of a sample and over the batch.
+    """Return E_b[w_b ‖ε_S − ε_T‖² ÷ d], the mean over the d values of a sample and over the batch.
 
-    noise_pred: the student's, [B, ...]. target: the noise that was drawn (hard) or the teacher's prediction (soft), as
-    constants. weights: [B], for instance `predictions.min_snr_weights`; None is 1.
-    It is the likelihood of a Gaussian around ε_S, and what soft targets become at a high temperature: for centred
-    logits T² · KL → ‖z − v‖² ÷ 2N, half of this mean (Hinton et al., arXiv 1503.02531, §2.1).
+    noise_pred: the student's, [B, ...]. target: the drawn noise (hard target) or the teacher's prediction (soft),
+    a constant. weights: [B], for instance `predictions.min_snr_weights`; None is 1.
+    It is the negative log-likelihood of a Gaussian around ε_S up to constants, and the limit of soft targets at a high
+    temperature: for centred logits T² · KL → ‖z − v‖² ÷ 2N, half of this mean (Hinton et al., arXiv 1503.02531, §2.1).
     """
     require_one_shape(noise_pred, target)
     errors = (wide(noise_pred) - wide(target.detach())).square().flatten(1).mean(1)
@@ -24,7 +24,7 @@ def noise_regression(
 
 
 def guided(noise_pred_uncond: Tensor, noise_pred_text: Tensor, *, guidance_scale: float) -> Tensor:
-    """ε_w = ε_∅ + w (ε_c − ε_∅), [B, ...] (Ho & Salimans, arXiv 2207.12598); w = 1 is no guidance. At least fp32."""
+    """Return ε_w = ε_∅ + w (ε_c − ε_∅), [B, ...], at least fp32 (Ho, Salimans, arXiv 2207.12598); w = 1: off."""
     require_one_shape(noise_pred_uncond, noise_pred_text)
     without, text = wide(noise_pred_uncond), wide(noise_pred_text)
     return without + guidance_scale * (text - without)
@@ -37,9 +37,9 @@ def guidance_distillation(
     *,
     guidance_scale: float,
 ) -> Tensor:
-    """E_b[‖ε_S − ε_w‖² ÷ d]: one pass of the student is the guided teacher's two (Meng et al., arXiv 2210.03142).
+    """Return E_b[‖ε_S − ε_w‖² ÷ d]: one pass of the student replaces the guided teacher's two (arXiv 2210.03142).
 
-    For one fixed guidance scale, which the student therefore does not take as an input. Shapes as `noise_regression`.
+    For one fixed guidance scale, so it is not an input of the student. Shapes as in `noise_regression`.
     """
     target = guided(teacher_uncond.detach(), teacher_text.detach(), guidance_scale=guidance_scale)
     return noise_regression(noise_pred, target)

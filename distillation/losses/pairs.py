@@ -1,6 +1,6 @@
-"""Regression onto the teacher's final latents of the same noise.
+"""Regression on the teacher's final latents for the same noise.
 
-One-step students start here (DMD, arXiv 2311.18828; DMD2's warm start, arXiv 2405.14867).
+It initialises one-step students (DMD, arXiv 2311.18828; DMD2's warm start, arXiv 2405.14867).
 """
 
 import math
@@ -11,11 +11,11 @@ from torch import Tensor
 
 from distillation.losses.precision import require_one_shape, wide
 
-FLOOR = 1e-8  # squared length of a feature vector, below which it counts as none
+FLOOR = 1e-8  # squared length below which a feature vector counts as zero
 
 
 def pseudo_huber(output: Tensor, target: Tensor, *, c: float = 1e-3) -> Tensor:
-    """mean(√((x − y)² + c²) − c) over all values (Song & Dhariwal, arXiv 2310.14189): square below c, absolute above.
+    """Return mean(√((x − y)² + c²) − c) (Song & Dhariwal, arXiv 2310.14189): quadratic below c, linear above.
 
     output [B, ...]; target of the same shape, a constant. c in the unit of the latents.
     """
@@ -23,7 +23,7 @@ def pseudo_huber(output: Tensor, target: Tensor, *, c: float = 1e-3) -> Tensor:
     if not 0 < c < math.inf:
         raise ValueError(f"c must be positive and finite, not {c}.")
     square = (wide(output) - wide(target.detach())).square()
-    # √(s + c²) − c without the cancellation where s is small.
+    # √(s + c²) − c without cancellation for small s.
     return (square / ((square + c**2).sqrt() + c)).mean()
 
 
@@ -34,11 +34,11 @@ def perceptual(
     decoder: Callable[[Tensor], Tensor],
     features: Callable[[Tensor], Sequence[Tensor]],
 ) -> Tensor:
-    """Σ_l E_b,position ‖f̂_l(dec(x)) − f̂_l(dec(y))‖², f̂ of length 1 over channels (LPIPS, arXiv 1801.03924, unweighted).
+    """Return Σ_l E_b,position ‖f̂_l(dec(x)) − f̂_l(dec(y))‖², f̂ of length 1 (unweighted LPIPS, arXiv 1801.03924).
 
-    output, target: latents [B, C, h, w], the target a constant. decoder: latents → images, the one that serves, since
-    people see its images. features: images → maps [B, C_l, H_l, W_l], one per layer. Both frozen by the
-    caller. In at least fp32, autocast off: half precision through a tiny decoder gives artefacts.
+    output, target: latents [B, C, h, w], the target a constant. decoder: latents → images, the decoder that is served.
+    features: images → maps [B, C_l, H_l, W_l], one per layer. The caller freezes both. Computed in at least fp32
+    without autocast: half precision in a tiny decoder gives artefacts.
     """
     require_one_shape(output, target)
     with torch.autocast(output.device.type, enabled=False):
@@ -47,7 +47,7 @@ def perceptual(
             wanted = features(decoder(wide(target)))
         if not maps or len(maps) != len(wanted):
             raise ValueError(
-                f"{len(maps)} and {len(wanted)} maps of features; one at least, and as many."
+                f"features returned {len(maps)} and {len(wanted)} maps; the numbers must be equal and at least 1."
             )
         terms = [
             (_unit(ours) - _unit(theirs)).square().sum(1).mean()
@@ -65,7 +65,7 @@ def pair_regression(
     huber_weight: float = 0.1,
     c: float = 1e-3,
 ) -> Tensor:
-    """perceptual + huber_weight · pseudo_huber, of G(z) and what the teacher's solver makes of the same noise z."""
+    """Return perceptual + huber_weight · pseudo_huber. output: G(z); target: the teacher's solver's result for z."""
     if not 0 <= huber_weight < math.inf:
         raise ValueError(f"huber_weight must be finite and not negative, not {huber_weight}.")
     seen = perceptual(output, target, decoder=decoder, features=features)

@@ -1,11 +1,11 @@
-"""Precision, shapes and weights of what losses compare."""
+"""Precision, shapes and weights of the tensors that losses compare."""
 
 import torch
 from torch import Tensor
 
 
 def wide(tensor: Tensor) -> Tensor:
-    """Return fp32, or the tensor's own dtype where that is wider: bf16 has 3 digits, and a loss is a difference."""
+    """Return the tensor in fp32, or its own dtype if that is wider: bf16 has 3 digits, and a loss is a difference."""
     return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
 
 
@@ -16,7 +16,7 @@ def require_one_shape(*tensors: Tensor) -> None:
 
 
 def weighted_mean(values: Tensor, weights: Tensor | None) -> Tensor:
-    """Return the mean of values times weights of the same shape, which are constants. None is 1. Raises ValueError."""
+    """Return the scalar mean of values × weights. weights: constant, same shape or None (1). Raises ValueError."""
     if weights is None:
         return values.mean()
     if weights.shape != values.shape:

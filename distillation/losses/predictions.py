@@ -1,4 +1,4 @@
-"""Conversion of what a diffusion network predicts: noise ε, velocity v, clean latents x₀.
+"""Conversion between the prediction types of diffusion networks: noise ε, velocity v, clean latents x₀.
 
 x_t = α x₀ + σ ε with α² + σ² = 1, and v = α ε − σ x₀ (Salimans & Ho, arXiv 2202.00512). α and σ are [B], one per
 sample. `prediction_type` is diffusers': "epsilon", "v_prediction", "sample" (x₀).
@@ -22,7 +22,7 @@ def converted(
     """
     for name in (source, target):
         if name not in TYPES:
-            raise ValueError(f"{name!r} is no prediction type; there are {', '.join(TYPES)}.")
+            raise ValueError(f"{name!r} is not a prediction type. Give one of {', '.join(TYPES)}.")
     if prediction.shape != latents.shape or prediction.ndim < 2:
         raise ValueError(
             f"A prediction {list(prediction.shape)} does not fit latents {list(latents.shape)}; both are [B, ...]."
@@ -56,18 +56,18 @@ def min_snr_weights(
     """Return weights [B] of the squared error, fp64 (Hang et al., arXiv 2303.09556), SNR = α² ÷ σ².
 
     x₀: min(SNR, γ); ε: min(SNR, γ) ÷ SNR; v: min(SNR, γ) ÷ (SNR + 1). All three weigh the error of x₀ by min(SNR, γ).
-    At zero terminal SNR the limits hold: 0 for x₀ and v, 1 for ε. A step whose weight is 0 is not trained: a student
-    that starts there needs another weight.
+    At zero terminal SNR the limits are used: 0 for x₀ and v, 1 for ε. A timestep of weight 0 is not trained: a student
+    that starts there needs another weighting.
     """
     if prediction_type not in TYPES:
         raise ValueError(
-            f"{prediction_type!r} is no prediction type; there are {', '.join(TYPES)}."
+            f"{prediction_type!r} is not a prediction type. Give one of {', '.join(TYPES)}."
         )
     if not gamma > 0:
         raise ValueError(f"gamma must be positive, not {gamma}.")
     alpha, sigma = coefficients(alpha, sigma, batch=len(alpha))
     signal, noise = alpha.square(), sigma.square()
-    # In these forms both ends, α = 0 and σ = 0, come out as limits.
+    # These forms give the limits at both ends, α = 0 and σ = 0.
     if prediction_type == "epsilon":
         return (gamma * noise / signal).clamp(max=1)
     if prediction_type == "sample":

@@ -15,7 +15,7 @@ from distillation.losses.precision import require_one_shape, weighted_mean, wide
 def pixel_cross_entropy(
     logits: Tensor, classes: Tensor, *, weights: Tensor | None = None
 ) -> Tensor:
-    """mean_x w(x) · (−log p_c(x)(x)), p the softmax over classes: U-Net's eq. 1 with the mean in place of the sum.
+    """Return mean_x w(x) · (−log p_c(x)(x)), p the softmax over classes: U-Net's eq. 1 with mean instead of sum.
 
     logits [B, K, H, W]; classes int64 [B, H, W], each in 0 … K − 1; weights [B, H, W], `weight_map`; None is 1.
     """
@@ -30,9 +30,9 @@ def pixel_cross_entropy(
 def weight_map(
     classes: Tensor, objects: Tensor, *, class_weights: Tensor, border_weight: float, sigma: float
 ) -> Tensor:
-    """w = w_c + w₀ exp(−(d₁ + d₂)² ÷ 2σ²), fp32 [B, H, W] (U-Net, eq. 2; there w₀ = 10, σ = 5 pixels).
+    """Return w = w_c + w₀ exp(−(d₁ + d₂)² ÷ 2σ²), fp32 [B, H, W] (U-Net, eq. 2; there w₀ = 10, σ = 5 pixels).
 
-    classes: int [B, H, W]; objects: int [B, H, W], 0 on the ground and one number per object of an image.
+    classes: int [B, H, W]; objects: int [B, H, W], 0 = background, and one number per object of an image.
     class_weights: w_c [K], `class_balance`. border_weight, sigma: as `border_weights`.
     """
     require_one_shape(classes, objects)
@@ -43,7 +43,7 @@ def weight_map(
 
 
 def class_balance(classes: Tensor, *, count: int) -> Tensor:
-    """w_c, fp32 [count]: pixels ÷ (classes present × pixels of the class), so that the mean over all pixels is 1.
+    """Return w_c, fp32 [count]: pixels ÷ (classes present × pixels of the class), so that the mean over pixels is 1.
 
     classes: int [B, H, W], of the whole training set or a large part. A class that is absent gets 0.
     """
@@ -56,11 +56,11 @@ def class_balance(classes: Tensor, *, count: int) -> Tensor:
 
 
 def border_weights(objects: Tensor, *, border_weight: float, sigma: float) -> Tensor:
-    """w₀ exp(−(d₁ + d₂)² ÷ 2σ²), fp32 [B, H, W]: large on ground between two objects that nearly touch.
+    """Return w₀ exp(−(d₁ + d₂)² ÷ 2σ²), fp32 [B, H, W]: large on background between two objects that nearly touch.
 
-    d₁, d₂: distances to the nearest and to the second nearest object. On objects, and in images of fewer than two, 0.
-    objects: int [B, H, W], 0 on the ground and one number per object. border_weight: w₀; sigma: σ, pixels.
-    Objects of different numbers that touch have no ground between them: leave a pixel free if they must be separated.
+    d₁, d₂: distances to the nearest and to the second nearest object. 0 on objects, and in images of fewer than two.
+    objects: int [B, H, W], 0 = background, and one number per object. border_weight: w₀; sigma: σ, pixels.
+    Touching objects have no background between them: leave a pixel free if they must be separated.
     """
     if objects.ndim != 3 or objects.is_floating_point():
         raise ValueError(
@@ -72,7 +72,7 @@ def border_weights(objects: Tensor, *, border_weight: float, sigma: float) -> Te
         )
     if (objects < 0).any():
         raise ValueError(
-            "Objects are numbered from 1, with 0 for the ground; there is a negative number."
+            "Objects are numbered from 1, and 0 is the background; there is a negative number."
         )
     maps = []
     for image in objects:

@@ -15,18 +15,18 @@ SUM_TOLERANCE = 1e-3  # of log Σp; fp32 over thousands of classes stays far bel
 
 
 def target_log_probabilities(teacher_logits: Tensor, *, temperature: float) -> Tensor:
-    """log p(T), p_i(T) = exp(v_i ÷ T) ÷ Σ_j exp(v_j ÷ T), [B, N, ...], detached (Hinton et al., arXiv 1503.02531)."""
+    """Return log p(T), [B, N, ...], detached: p_i(T) = exp(v_i ÷ T) ÷ Σ_j exp(v_j ÷ T) (arXiv 1503.02531)."""
     _check_temperature(temperature)
     return functional.log_softmax(wide(teacher_logits.detach()) / temperature, dim=1)
 
 
 def soft_loss(student_logits: Tensor, target: Tensor, *, temperature: float) -> Tensor:
-    """T² · Σ_i p_i (log p_i − log q_i(T)), where q(T) is of the student's logits z (Hinton et al., arXiv 1503.02531).
+    """Return T² · Σ_i p_i (log p_i − log q_i(T)), q(T) from the student's logits z (Hinton et al., arXiv 1503.02531).
 
-    target: log p, [B, N, ...] as the logits, already at this temperature (`target_log_probabilities`); it is taken as a
-    constant. The divergence is the paper's cross-entropy less the entropy of the target, which is constant too: the
-    same gradient T · (q − p), but 0 when student and teacher agree.
-    T² keeps the gradient's size: for large T it tends to (z − v) ÷ N of the centred logits, the regression.
+    target: log p, [B, N, ...] like the logits, already at this temperature (`target_log_probabilities`), a constant.
+    The divergence is the paper's cross-entropy minus the entropy of the target, also a constant: the gradient
+    T · (q − p) is the same, but the loss is 0 when student and teacher agree.
+    T² keeps the gradient's size: for large T it tends to (z − v) ÷ N of the centred logits, as in regression.
     """
     _check_temperature(temperature)
     require_one_shape(student_logits, target)

@@ -1,7 +1,7 @@
-"""Error of local texture: how strong the detail is around each place, by scale and direction, whatever its phase.
+"""Error of local texture: strength of detail around each position, by scale and direction, independent of its phase.
 
-Where a decoder cannot know each grain of wood, a mean of errors is least for a smooth surface; the strength of the
-grain it can know. After the texture loss of EnhanceNet (Sajjadi et al. 2016, arXiv 1612.07919), on differences of
+A decoder cannot predict each grain of wood, and a pixel loss is then minimal for a smooth surface; the strength of the
+grain is predictable. After the texture loss of EnhanceNet (Sajjadi et al. 2016, arXiv 1612.07919), on differences of
 pixels in place of a network's features.
 """
 
@@ -11,9 +11,9 @@ from torch.nn import functional
 
 from distillation.losses.precision import require_one_shape, wide
 
-WINDOW = 16  # pixels a side of the picture; half of it lies between two windows
+WINDOW = 16  # pixels per side; the stride is half of it
 SCALES = 3  # the picture, its half and its quarter
-FAINTEST = 1e-3  # differences below it do not matter, of values in [−1, 1]
+FAINTEST = 1e-3  # differences below this, of values in [−1, 1], are ignored
 
 
 def texture_error(output: Tensor, target: Tensor) -> Tensor:

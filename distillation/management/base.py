@@ -1,4 +1,4 @@
-"""What the commands that distil share: refusals as errors of a command, common options, a missing library by name."""
+"""Base class and options of the commands that distil, and the error for a missing library."""
 
 import sys
 from argparse import ArgumentParser
@@ -16,7 +16,7 @@ from generation.errors import GenerationError
 
 
 class DistillationCommand(BaseCommand):
-    """refusals: exceptions whose text is the error of the command."""
+    """Command whose `refusals` are exceptions that become its error text."""
 
     refusals: tuple[type[Exception], ...] = (TrainingError, StageError, DetectorUnusable)
 
@@ -35,7 +35,7 @@ class DistillationCommand(BaseCommand):
 
 @contextmanager
 def required_libraries() -> Iterator[None]:
-    """End the process with what to install if an import inside fails: serving does not need these libraries."""
+    """Exit and name the package to install if an import in the context fails: serving does not need these libraries."""
     try:
         yield
     except ModuleNotFoundError as error:

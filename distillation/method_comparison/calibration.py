@@ -22,13 +22,13 @@ STEPS = 40  # of the timed training; its curve has a line for every ten
 
 @dataclass(frozen=True)
 class Pace:
-    """Seconds before the first step, in which bayes estimates the posterior, and seconds of one step."""
+    """Seconds before the first step, during which `bayes` estimates the posterior, and seconds per step."""
 
     before: float
     step: float
 
     def steps(self, seconds: float) -> int:
-        """Return how many steps the time is enough for. Raises RecipeRefused for none."""
+        """Return the number of steps that fit into the time. Raises RecipeRefused if none does."""
         count = int((seconds - self.before) / self.step)
         if count < 1:
             raise RecipeRefused(
@@ -39,7 +39,7 @@ class Pace:
 
 
 class Calibration:
-    """Paces of settings, kept in a file: a comparison that is resumed goes on with the same numbers of steps."""
+    """Paces of settings, kept in a file, so that a resumed comparison keeps its numbers of steps."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -53,7 +53,7 @@ class Calibration:
     ) -> Pace:
         """Return the pace of the recipe's method, timed if the file lacks it.
 
-        inputs: reads the pairs, so it is called only then; their folder is not used.
+        inputs: called only if the pace is timed, because it reads the pairs; the folder of its result is not used.
         """
         kept = json.loads(self._path.read_text("utf-8")) if self._path.exists() else {}
         key = setting_key(recipe.objective)
@@ -77,7 +77,7 @@ def _timed(recipe: StructureRecipe, inputs: StageInputs, student_recipe: Student
         whole = time.monotonic() - began
         text = (folder / loop.METRICS).read_text("utf-8")
     lines = [json.loads(line) for line in text.splitlines()]
-    # The fastest ten: what else runs on the machine makes others slower, and the first ones fill caches.
+    # The fastest ten steps: other load slows some of them, and the first ones fill caches.
     step = min(
         (after["seconds"] - before["seconds"]) / (after["step"] - before["step"])
         for before, after in pairwise(lines)

@@ -9,8 +9,8 @@ from distillation.image_metrics.distances import RESAMPLES, Interval, ends
 def mean(values: Tensor) -> Interval:
     """Return the mean with its percentile interval. values: [N, P], of N trainings and P prompts.
 
-    Trainings and prompts are drawn, each with replacement: the pictures of one prompt are alike, and so are those of
-    one training. Few trainings make the interval narrower than it should be; the report also has each one's mean.
+    Trainings and prompts are drawn, each with replacement: the pictures of one prompt are correlated, and so are those
+    of one training. With few trainings the interval is too narrow; the report also has the mean of each.
     Prompts with a value that is not finite are left out. Raises ValueError if none is left.
     """
     values = values.double()

@@ -35,7 +35,7 @@ PICTURES_EACH = 2  # of a prompt, of each method
 
 @dataclass(frozen=True)
 class Line:
-    """A method in the table. change: of the share of right pictures, method − baseline; None of the baseline.
+    """A method in the table. change: of the share of right pictures, method − baseline; None for the baseline.
 
     right, distance: over all seeds and prompts; rights, changes: of each seed. reached: share of the steps after which
     the error that all methods have in common is as low as the baseline's at its end; None: never.
@@ -53,12 +53,12 @@ class Line:
 
     @property
     def points(self) -> Interval | None:
-        """The change in percentage points."""
+        """Return the change in percentage points."""
         return self.change and Interval(*(100 * part for part in self.change))
 
     @property
     def verdict(self) -> str:
-        """A difference counts if its interval excludes 0 and all trainings agree, at least two."""
+        """Return better or worse if the interval excludes 0 and at least two trainings, and all, agree on the sign."""
         if self.change is None:
             return "baseline"
         if len(self.changes) > 1 and self.change.low > 0 and min(self.changes) > 0:
@@ -97,7 +97,7 @@ def _reached(trainings: Sequence[Training], error: float) -> float | None:
 
 
 def _mean_curve(trainings: Sequence[Training], stage: str) -> tuple[list[float], list[float]]:
-    """Return shares of the steps and the watched errors, the mean over the trainings."""
+    """Return the shares of the steps, and the watched errors as means over the trainings."""
     curves = [
         plots.read_curve(training.folders[stage] / loop.METRICS)[WATCHED] for training in trainings
     ]

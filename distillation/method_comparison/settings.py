@@ -1,4 +1,4 @@
-"""Table of the methods that are compared, with the values of each one's main weight that are tried."""
+"""Table of the methods to compare, with the values of each one's main weight to try."""
 
 from collections.abc import Sequence
 from dataclasses import fields, replace
@@ -39,9 +39,9 @@ MOST_TRIALS = max(map(len, SETTINGS.values()))
 def chosen(
     names: Sequence[str], *, trials: int, teachers: Sequence[str]
 ) -> dict[str, tuple[MethodRecipe, ...]]:
-    """Return the settings of the baseline and of these methods; of all that can be, if none is named.
+    """Return the settings of the baseline and the named methods by name; of all usable methods if none is named.
 
-    trials: how many of each. teachers: folders of releases, for the method ensemble. Raises RecipeRefused.
+    trials: number of settings per method. teachers: folders of releases, for the method ensemble. Raises RecipeRefused.
     """
     if unknown := sorted(set(names) - set(SETTINGS)):
         raise RecipeRefused(
@@ -52,12 +52,12 @@ def chosen(
     wanted = names or [name for name in SETTINGS if teachers or name != ENSEMBLE]
     if ENSEMBLE in wanted and not teachers:
         raise RecipeRefused(
-            "The method ensemble needs further teachers: give --with-teacher RELEASE, one with the teacher's "
+            "The method ensemble needs additional teachers: give --with-teacher RELEASE, one with the teacher's "
             "latents and noise schedule, such as a checkpoint of its own training; or leave the method out."
         )
     if teachers and ENSEMBLE not in wanted:
         raise RecipeRefused(
-            "Further teachers are of the method ensemble: name it, or leave them out."
+            "Only the method ensemble uses additional teachers: name it, or leave them out."
         )
     found = {name: SETTINGS[name][:trials] for name in SETTINGS if name in {SQUARED, *wanted}}
     if ENSEMBLE in found:
@@ -70,7 +70,7 @@ def chosen(
 
 
 def label(method: str, setting: MethodRecipe) -> str:
-    """Return the values in which the method's settings differ: "temperature 0.5"; "" for one without a weight."""
+    """Return the fields in which the method's settings differ: "temperature 0.5"; "" if there is only one setting."""
     all_settings = SETTINGS[method]
     varied = [
         each.name

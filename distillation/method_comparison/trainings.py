@@ -1,7 +1,7 @@
 """Trainings of a comparison: each method's settings are tried once, then the best one is trained with every seed.
 
-Each training is the chain of `manage.py distill` up to the evaluation, in the same folders: stages that agree, such as
-pairs and decoder, are made once, and an interrupted comparison goes on where it stopped.
+Each training is the chain of `manage.py distill` up to the evaluation, in the same folders: equal stages, such as pairs
+and decoder, are made once, and an interrupted comparison can be resumed.
 """
 
 import json
@@ -36,13 +36,13 @@ from distillation.training.errors import RecipeRefused
 EVALUATION = "evaluation"
 TRIAL_SEED = 0  # of trainings that choose a setting; the others have 1, 2, …
 CALIBRATION = "calibration.json"
-Show = Callable[[int, int, str], None]  # (done, total, what is under way)
+Show = Callable[[int, int, str], None]  # (done, total, present activity)
 
 
 @dataclass(frozen=True)
 class Training:
-    """One training with what it led to. right: share of right pictures by prompt, not a number where a prompt states
-    nothing; distance: of its pictures to the teacher's, by prompt; folders: of its stages.
+    """A training and its results. right: share of right pictures by prompt, [P], NaN where a prompt states nothing;
+    distance: of its pictures to the teacher's, by prompt, [P]; folders: of its stages, by name.
     """
 
     method: str
@@ -56,7 +56,7 @@ class Training:
 
     @property
     def score(self) -> float:
-        """What settings of a method are ranked by, as candidates of a design are (`design.candidates.Judged`)."""
+        """Return the value that ranks the settings of a method, as in a design (`design.candidates.Judged`)."""
         return float(self.right.nanmean() - self.distance.mean())
 
 
@@ -70,8 +70,8 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Comparison:
-    """What the methods share. minutes: of the stage structure, for each training; share: of the recipe's steps that
-    the other stages make; root: of the stages' folders; reports: in which the folder of the results is.
+    """A comparison of methods. minutes: of the stage structure, for each training; share: of the recipe's steps that
+    the other stages make; root: folder of the stages; reports: parent of the folder of the results.
     """
 
     recipe: Recipe
@@ -93,7 +93,7 @@ class Comparison:
 
     @cached_property
     def name(self) -> str:
-        """The name of the comparison, the same for more methods, trials and seeds."""
+        """Return the name of the comparison, which does not depend on the methods, trials and seeds."""
         digests = Digests.of(self.inputs)
         made_from = (digests.teacher, digests.catalogue, digests.detector)
         return f"methods-{stages.key_of(Keyed((self.recipe, self.minutes, self.share), made_from))[:8]}"
@@ -114,7 +114,7 @@ class Comparison:
         show: Show,
         after_seed: Callable[[Outcome], None],
     ) -> Outcome:
-        """Train and judge everything; `after_seed` gets what there is whenever all methods have one seed more.
+        """Run all trainings and return the outcome; call `after_seed` with it after each seed of all methods.
 
         Raises TrainingError, StageError.
         """
@@ -123,7 +123,7 @@ class Comparison:
         tried = {name: settings for name, settings in methods.items() if len(settings) > 1}
         total = sum(map(len, tried.values())) + seeds * len(methods)
         done = 0
-        # All at once: what cannot be trained, or not in the minutes, is refused before hours are spent.
+        # First of all: settings that cannot be trained in the minutes are refused before hours are spent.
         for name, settings in methods.items():
             for setting in settings:
                 show(done, total, f"time of a step: {name}, {label(name, setting)}".rstrip(", "))
@@ -167,18 +167,18 @@ class Comparison:
             replace(structure, seed=seed), "trial" if seed == TRIAL_SEED else "final"
         )
 
-        def tell(status: Status) -> None:
+        def on_stage(status: Status) -> None:
             if status.state != "finished":
                 show(status.name)
 
-        folders = chain.build(self.root, only={EVALUATION}, on_stage=tell, progress_bar=False)
+        folders = chain.build(self.root, only={EVALUATION}, on_stage=on_stage, progress_bar=False)
         return _judged(method, setting, seed, steps, folders)
 
     def _structure(self, setting: MethodRecipe) -> StructureRecipe:
         recipe = self.recipe.structure
         if recipe is None:
             raise RecipeRefused("structure: the recipe leaves it out. Set it.")
-        # A prior around zero contradicts the method's own.
+        # Weight decay is a prior around zero and contradicts that of `bayes`.
         decay = recipe.weight_decay or StructureRecipe.weight_decay
         is_bayes = isinstance(setting, BayesRecipe)
         return replace(recipe, objective=setting, weight_decay=0.0 if is_bayes else decay)
@@ -199,7 +199,7 @@ class Comparison:
 
     @property
     def _evaluation(self) -> EvaluationRecipe:
-        """Fresh seeds, which are the same for all methods: they follow from the name of the comparison."""
+        """Return the recipe with fresh seeds, the same for all methods: they derive from the comparison's name."""
         recipe = self.recipe.evaluation
         fresh = recipe.fresh_seeds or recipe.seeds_per_variant
         return replace(recipe, seeds_per_variant=1, fresh_seeds=fresh, speed=None)
@@ -216,7 +216,7 @@ class Comparison:
         return Chain(recipe, self.inputs, name=f"{self.name}-{part}", loaded=self.loaded)
 
     def _steps(self, structure: StructureRecipe) -> int:
-        """Return the steps that the minutes are enough for."""
+        """Return the number of steps that fit into the minutes."""
 
         def inputs() -> StageInputs:
             chain = self._chain(structure, "trial")
@@ -240,7 +240,7 @@ def _judged(
         found = torch.tensor([float("nan") if value is None else value for value in values])
         if found.isnan().all():
             raise RecipeRefused(
-                "The prompt variants state nothing that the detector knows. Tag them with its bits."
+                "No tag of the prompt variants is a bit of the detector. Tag them with its bits."
             )
         return found
 

@@ -36,19 +36,19 @@ COMPARED, COMPARED_SEEDS = "compared.webp", 2
 
 
 class Acceptance:
-    """Builds these stages, of the student in the folder of the stage `bundle`."""
+    """Build functions of these stages, for the student in the folder of the stage `bundle`."""
 
     def __init__(
         self, recipe: Recipe, catalogue: Catalogue, inputs: Inputs, *, name: Callable[[], str]
     ) -> None:
-        """name: returns the release's, which fresh seeds are derived from."""
+        """name: returns the name of the release, from which fresh seeds are derived."""
         self._recipe, self._catalogue, self._inputs = recipe, catalogue, inputs
         self._name = name
         self._active = inputs.active
 
     @cached_property
     def has_incumbent(self) -> bool:
-        """Whether the release to be replaced can be compared: the same encoder and size, and common variants."""
+        """Return whether the release to be replaced can be compared: same encoder and size, and common variants."""
         if self._active is None:
             return False
         manifest, size = releases.read(self._active), self._recipe.image_size
@@ -84,7 +84,7 @@ class Acceptance:
         atomic.write_file(context.folder / SUMMARY, summary + "\n")
 
     def incumbent(self, context: Context) -> None:
-        """Measure the active release against the teacher, on those of the prompts that it covers."""
+        """Measure the active release against the teacher, on the prompts that it covers."""
         if processes.is_main() and self._active is not None:
             self._evaluated(self._active, self._of_active, context.folder, context)
 
@@ -113,11 +113,11 @@ class Acceptance:
         )
         text = json.dumps(asdict(found), indent=2, allow_nan=False)
         atomic.write_file(context.folder / GATE_FILE, text + "\n")
-        # No other run has these seeds.
+        # No other run uses these seeds.
         shutil.rmtree(self._fresh_pictures(context), ignore_errors=True)
 
     def _fresh_pictures(self, context: Context) -> Path:
-        """Return the folder of the pictures of fresh seeds. Hidden: what a killed process leaves is removed."""
+        """Return the folder of the pictures of fresh seeds. It is hidden, so that cleaning removes an abandoned one."""
         return context.folder.parent / f".fresh-{self._name()}"
 
     def _compare(self, active: Path, context: Context) -> None:
@@ -158,7 +158,7 @@ class Acceptance:
     def _measured_again(
         self, context: Context, recipe: GateRecipe, suspected: tuple[str, ...]
     ) -> dict[str, float]:
-        """Return the changes of these variants, measured with seeds that nothing was chosen by."""
+        """Return the changes of these variants by slug, measured with seeds that selected nothing."""
         if not suspected:
             return {}
         release = context.needs["bundle"] / RELEASE
@@ -180,7 +180,7 @@ class Acceptance:
 
     @cached_property
     def _of_active(self) -> Prompts:
-        """Those of them that the release to be replaced covers as well."""
+        """Return the prompts that the release to be replaced covers as well."""
         return self._catalogue.of(self._covered(self._catalogue.slugs))
 
     def _evaluated(
@@ -194,7 +194,7 @@ class Acceptance:
         skip: int = 0,
         is_timed: bool = True,
     ) -> Evaluation:
-        """Evaluate a release by fresh seeds and beside them the core. each: seeds of a second look, without a core."""
+        """Evaluate a release on fresh seeds and on the core. each: number of seeds of a second look, without a core."""
         recipe = self._recipe.evaluation
         core = seeds_of(prompts.slugs, each=recipe.seeds_per_variant)
         album, seeds, run = context.folder.parent / PICTURES, core, ""

@@ -1,4 +1,4 @@
-"""Inputs of a run: its folders, what identifies their content, and the networks and pairs read from them."""
+"""Inputs of a run: its folders, digests of their content, and the networks and pairs read from them."""
 
 import hashlib
 from collections.abc import Collection, Sequence
@@ -27,10 +27,9 @@ from generation.engine import release as releases
 
 @dataclass(frozen=True)
 class Inputs:
-    """What a run starts from. detector, clip, real: folders that filter and judge pictures; None: nothing does.
+    """Inputs of a run as folders. detector, clip, real: networks and real pictures that filter and judge; None = none.
 
-    student: the release that a warm recipe begins with. active: the one that the result is to take the place of, which
-    is measured for comparison.
+    student: the release that a warm recipe starts from. active: the release to be replaced, measured for comparison.
     """
 
     teacher: Path
@@ -45,7 +44,7 @@ class Inputs:
 
 @dataclass(frozen=True)
 class Keyed:
-    """A stage's recipe, and by their content the inputs that the stage reads besides other stages."""
+    """What the key of a stage is made from: its recipe, and digests of inputs that it reads besides other stages."""
 
     recipe: Any
     inputs: tuple[str, ...] = ()
@@ -103,7 +102,7 @@ class Loaded:
     def for_stage(
         self, context: Context, *, only_accepted: bool = True, shows_samples: bool = True
     ) -> StageInputs:
-        """Return what every training starts from. Raises RecipeRefused if only_accepted and no pair was accepted."""
+        """Return the inputs of a training. Raises RecipeRefused if only_accepted and no pair was accepted."""
         return StageInputs(
             teacher=self.teacher,
             pairs=pairs.read(context.needs["pairs"], "train", only_accepted=only_accepted),
@@ -135,15 +134,15 @@ class Loaded:
 
 
 def new_rows(slugs: Sequence[str], active: Path | None) -> list[int]:
-    """Return the places of the prompts that the release to be replaced does not cover; none without one."""
+    """Return the indices of the prompts that the release to be replaced does not cover; empty without one."""
     covered = set() if active is None else set(releases.read(active).covered_variants)
     return [row for row, slug in enumerate(slugs) if covered and slug not in covered]
 
 
 def digest(folder: Path | None, *, without: Collection[str] = ()) -> str:
-    """Return a hash of a folder's content: for a release that of its manifest, which has the hashes of all files.
+    """Return a hash of a folder's content; of a release only its manifest is read, which has the hashes of all files.
 
-    without: files and folders at its top that are left out. Of a single file: the hash of its bytes; of None: "".
+    without: top-level files and folders to leave out. For a single file: the hash of its bytes; for None: "".
     """
     if folder is None:
         return ""

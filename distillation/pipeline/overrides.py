@@ -1,6 +1,6 @@
 """Overrides of a recipe's fields by their names, from JSON or a command line.
 
-Recipes are frozen dataclasses of numbers, texts, tuples and other recipes. What does not fit is refused by its name.
+Recipes are frozen dataclasses of numbers, texts, tuples and other recipes. Errors name the field that does not fit.
 """
 
 import json
@@ -14,20 +14,20 @@ from distillation.trainers.objectives.methods import METHODS
 from distillation.training.errors import RecipeRefused
 
 Recipe = TypeVar("Recipe")
-MOST_WHOLE = 2**53  # beyond it a number is not exactly the whole number that was given
+MOST_WHOLE = 2**53  # larger whole numbers are not exact as floats
 
 
 def changed(recipe: Recipe, changes: Mapping[str, Any], *, place: str = "") -> Recipe:
     """Return a copy with other values: {"pairs": {"batch": 8}}. Raises RecipeRefused, which names the field."""
     if not is_dataclass(recipe) or isinstance(recipe, type):
-        raise TypeError(f"{recipe!r} is no recipe.")
+        raise TypeError(f"{recipe!r} is not a recipe.")
     known = get_type_hints(type(recipe))
     values = {}
     for name, value in changes.items():
         path = f"{place}{name}"
         if name not in known:
             raise RecipeRefused(
-                f"{path} is no field of the recipe. There are: {', '.join(place + n for n in sorted(known))}."
+                f"{path} is not a field of the recipe. Its fields: {', '.join(place + n for n in sorted(known))}."
             )
         values[name] = _value(getattr(recipe, name), value, _kinds(known[name]), path)
     try:
@@ -42,12 +42,12 @@ def _kinds(hint: Any) -> tuple[Any, ...]:
 
 
 def _value(present: Any, value: Any, kinds: tuple[Any, ...], path: str) -> Any:
-    """Return `value` as the field takes it: lists as tuples, whole numbers as numbers."""
+    """Return `value` converted to the field's type: lists to tuples, whole numbers to floats where needed."""
     if value is None and type(None) in kinds:
         return None
     parts: list[Any] = [kind for kind in kinds if is_dataclass(kind)]
     if parts:
-        # A part that the recipe left out is there, with its defaults, once one of its fields is set.
+        # Setting a field of a part that the recipe left out adds the part, with its defaults.
         return _part(parts[0]() if present is None else present, value, path)
     lists = [kind for kind in kinds if get_origin(kind) is tuple]
     if isinstance(value, list | tuple) and lists:
@@ -62,7 +62,7 @@ def _value(present: Any, value: Any, kinds: tuple[Any, ...], path: str) -> Any:
 
 
 def _list(present: Any, values: Sequence[Any], kinds: tuple[Any, ...], path: str) -> Any:
-    """Return the values as a tuple, each checked. kinds: arguments of the tuple's type: `X, ...`, or one a value."""
+    """Return the values as a tuple, each checked. kinds: arguments of the tuple's type: `X, ...`, or one per value."""
     each = (kinds[0],) * len(values) if kinds[-1] is Ellipsis else kinds
     if len(values) != len(each):
         raise RecipeRefused(
@@ -82,7 +82,7 @@ def _words(kinds: tuple[Any, ...]) -> str:
 
 
 def _part(present: Any, value: Any, path: str) -> Any:
-    """Return a recipe inside a recipe: changed, or for another method created."""
+    """Return a nested recipe: the present one with changes, or a new one if the method differs."""
     if not isinstance(value, Mapping):
         raise RecipeRefused(f"{path} has fields of its own: set {path}.FIELD.")
     if "method" in value and value["method"] != getattr(present, "method", None):

@@ -35,12 +35,12 @@ INT8, FLOAT16 = WEIGHTS = ("int8", "float16")
 
 @dataclass(frozen=True)
 class EvaluationRecipe:
-    """seeds_per_variant: of the core, which all evaluations share, for comparing releases over time. fresh_seeds: of
-    each variant, derived from the run's name; they alone decide, and 0 leaves the decision to the core. Neither are a
-    pair's, so no training has seen them.
+    """seeds_per_variant: number of core seeds, which all evaluations share, for comparing releases over time.
+    fresh_seeds: number of seeds of each variant that are derived from the run's name; only these decide, or the core if
+    0. Pairs have other seeds, so no training uses these.
 
-    margins: what counts as no worse than the teacher, in report and gate, said before anything is measured. speed: None
-    = not measured.
+    margins: how much worse than the teacher is acceptable, in report and gate, set before measuring. speed: None = not
+    measured.
     """
 
     seeds_per_variant: int = 4
@@ -61,15 +61,15 @@ class EvaluationRecipe:
 
 @dataclass(frozen=True)
 class Recipe:
-    """timesteps: in which the student is served, descending; they are folded into its weights.
+    """timesteps: of the student's passes, descending; they are folded into its weights.
 
-    image_size: of the teachers that it is made for, pixels a side. structure, decoder: None takes these networks from a
+    image_size: of the teachers that it fits, pixels per side. structure, decoder: None takes these networks from a
     student release (`warm`), both or the student alone. regression, matching, joint: None leaves the stage out. again:
-    the joint training of a run that begins with a student release. labels: the detector's classes of the pictures as a
-    term of the joint training; None: no term. weights: of WEIGHTS, as the release stores those of
-    the student; float16 leaves quantise out. most_variants: of the catalogue, those first that the active student does
-    not cover; None: all. hard_weight: seeds, and thus share of batches, of a variant that no student makes well, as a
-    multiple of the others'; the hardest get as much again; 1: none is preferred.
+    the joint training of a run that starts from a student release. labels: the detector's classes of the pictures as a
+    term of the joint training; None: no term. weights: one of WEIGHTS, the format of the student's stored weights;
+    float16 leaves quantise out. most_variants: largest number of variants, those first that the active student does
+    not cover; None: all. hard_weight: number of seeds, and thus share of batches, of a variant that no student makes
+    well, as a multiple of the others'; for the hardest ones the surplus is doubled; 1: no preference.
     """
 
     name: str
@@ -111,24 +111,24 @@ class Recipe:
             )
         if self.decoder is None and self.structure is not None:
             raise ValueError(
-                "decoder is left out where a student release has it: leave structure out as well."
+                "decoder is left out, so a student release must provide it: leave structure out as well."
             )
         if self.labels is not None and self.joint is None:
             raise ValueError("labels are a term of the stage joint: set joint, or leave them out.")
         if self.is_warm:
             if self.regression is not None or self.matching is not None:
                 raise ValueError(
-                    "regression and matching begin with the stage structure: set that, or leave them out."
+                    "regression and matching continue the stage structure: set that, or leave them out."
                 )
         elif self.regression is not None:
             passes = len(self.regression.pass_weights)
             if passes != len(self.timesteps):
                 raise ValueError(
-                    f"timesteps has {len(self.timesteps)} passes and regression.pass_weights {passes}: give as many."
+                    f"timesteps has {len(self.timesteps)} passes and regression.pass_weights {passes}: make them equal."
                 )
             if unknown := sorted(set(self.timesteps[1:]) - set(self.pairs.path_timesteps)):
                 raise ValueError(
-                    f"timesteps after the first begin at stored points of the teacher's path: add {unknown} to "
+                    f"Passes after the first start at stored points of the teacher: add the timesteps {unknown} to "
                     "pairs.path_timesteps, or choose among these."
                 )
         elif self.matching is not None or self.joint is not None:
@@ -144,11 +144,11 @@ class Recipe:
 
     @property
     def is_warm(self) -> bool:
-        """Whether it begins with the student of a release."""
+        """Return whether the recipe starts from the student of a release."""
         return self.structure is None
 
     def check(self, teacher: Teacher) -> None:
-        """Raise RecipeRefused, which names the field, if the recipe is not for such a teacher."""
+        """Raise RecipeRefused, which names the field, if the recipe does not fit the teacher."""
         sizes = teacher.manifest.image_sizes
         if sizes[0] != (self.image_size, self.image_size):
             raise RecipeRefused(
@@ -162,7 +162,7 @@ class Recipe:
 
 
 # --- the starter's --------------------------------------------------------------------------------
-# Today's student has 5.4 MB, takes 6 ms on two cores and 0.49 GB.
+# The starter's student has 5.4 MB and takes 6 ms on two cores and 0.49 GB of memory.
 _GATE = GateRecipe(most_bytes=12_000_000, most_seconds=0.25, most_memory=1_000_000_000)
 _STRUCTURE = StructureRecipe(steps=1500)
 _REGRESSION = RegressionRecipe(steps=2200, learning_rate=3e-4)
@@ -196,7 +196,7 @@ REHEARSAL = replace(
     again=JointRecipe(steps=20, warmup=2, batch=8, watch_every=10, watched=16),
     quantise=QuantiseRecipe(steps=4, warmup=0, batch=8, measured=8),
     evaluation=EvaluationRecipe(seeds_per_variant=1, fresh_seeds=1, speed=None),
-    gate=replace(_GATE, variant=None),  # nearly all would be measured again
+    gate=replace(_GATE, variant=None),  # nearly all variants would be measured again
     most_variants=24,
 )
 TWO_STEP = replace(
@@ -209,7 +209,7 @@ TWO_STEP = replace(
 
 
 def _method(name: str, objective: MethodRecipe, *, weight_decay: float = 0.01) -> Recipe:
-    """Return a recipe of one method of the structure stage alone; the student then takes ten passes."""
+    """Return a recipe with only the structure stage, by one method; the student has ten passes."""
     return replace(
         ONE_STEP,
         name=name,
@@ -249,7 +249,7 @@ RECIPES: dict[str, Recipe] = {
             regression=RegressionRecipe(
                 steps=20_000, batch=32, learning_rate=1e-5, final_learning_rate=1e-6, warmup=500
             ),
-            # A fake score of the teacher's size takes 3.4 GB four times over: weights, gradients, two moments.
+            # A fake score of the teacher's size takes 4 × 3.4 GB: weights, gradients, two moments.
             matching=MatchingRecipe(
                 steps=3000,
                 student_after=200,
@@ -271,14 +271,14 @@ RECIPES: dict[str, Recipe] = {
 
 
 def warm(recipe: Recipe, *, keeps_decoder: bool = True) -> Recipe:
-    """Return the recipe of a run that begins with a student: joint training by `again`. Raises RecipeRefused.
+    """Return the recipe of a run that starts from a student: joint training by `again`. Raises RecipeRefused.
 
-    keeps_decoder: the student's decoder is trained on too; otherwise a new one is trained first, by `decoder`.
+    keeps_decoder: continue training the student's decoder as well; otherwise train a new one first, by `decoder`.
     """
     if recipe.again is None:
         raise RecipeRefused(
-            f"again: the recipe {recipe.name} has no joint training for a run that begins with a "
-            "student. Set it, or begin without a student."
+            f"again: the recipe {recipe.name} has no joint training for a run that starts from a "
+            "student. Set it, or start without a student."
         )
     return replace(
         recipe,

@@ -1,9 +1,9 @@
 """Table of the stages from a teacher and a catalogue to a release, and what each of them builds.
 
 pairs → decoder, structure → regression → matching → joint → quantise → bundle → evaluation → gate → release. A recipe
-may leave out regression, matching and joint; a warm one begins with the networks of a student release (`start`) in
-place of structure and, unless it trains a new one, of decoder. Stages are shared between recipes as far as these agree:
-see `resumable.stages`.
+may leave out regression, matching and joint; a warm one starts from the networks of a student release (stage `start`)
+instead of structure and, unless it trains a new one, decoder. Recipes share the stages whose inputs are equal: see
+`resumable.stages`.
 """
 
 import json
@@ -46,8 +46,8 @@ from distillation.training.errors import RecipeRefused
 from generation.engine import bundle, unpacking
 from generation.engine import release as releases
 
-START = "start"  # the stage of a warm recipe that takes a student release apart
-PAIRS = "pairs"  # the folder with the pairs of all catalogues: those of a variant are made once
+START = "start"  # the stage of a warm recipe that unpacks a student release
+PAIRS = "pairs"  # the folder of pairs, shared by all catalogues: those of a variant are made once
 Train = Callable[[Any, TuningInputs], object]
 
 
@@ -62,8 +62,8 @@ class Chain:
         name: str | None = None,
         loaded: Loaded | None = None,
     ) -> None:
-        """name: of the release; None names it after the recipe and what it is made from. loaded: shared by chains of
-        the same inputs.
+        """name: of the release; None = the recipe's name with a hash of its inputs. loaded: shared by chains of the
+        same inputs.
         """
         self.recipe = recipe
         self.inputs = inputs
@@ -87,10 +87,10 @@ class Chain:
         return Acceptance(self.recipe, self.catalogue, self.inputs, name=lambda: self.name)
 
     def check(self) -> None:
-        """Refuse, before hours are spent, a recipe that does not fit the teacher. Raises TrainingError."""
+        """Raise TrainingError, before hours are spent, if the recipe does not fit the inputs."""
         if not releases.is_name(self.name):
             raise RecipeRefused(
-                f"name: {self.name!r} is no name of a release. Give letters, digits, - and _, at most 100."
+                f"name: {self.name!r} is not a valid name of a release. Give letters, digits, - and _, at most 100."
             )
         if self.inputs.detector is None and self.inputs.clip is None:
             raise RecipeRefused(
@@ -99,7 +99,7 @@ class Chain:
             )
         if self.inputs.detector is None and self.recipe.labels is not None:
             raise RecipeRefused(
-                "labels: they are a detector's classes. Give one (--detector), or leave labels out."
+                "labels are the classes of a detector. Give one (--detector), or leave labels out."
             )
         self.recipe.check(self.teacher)
         pairs.solver_timesteps(self.recipe.pairs, self.teacher)
@@ -111,7 +111,7 @@ class Chain:
         self._acceptance.check()
 
     def _check_trainings(self) -> None:
-        """Raise TrainingError where a later stage would refuse its part of the recipe after hours of others."""
+        """Raise TrainingError if a later stage would refuse its part of the recipe, after hours of earlier stages."""
         recipe, teacher = self.recipe, self.teacher
         parts = (recipe.decoder, recipe.regression, recipe.matching, recipe.joint, recipe.quantise)
         for part in parts:
@@ -122,12 +122,12 @@ class Chain:
             recipe.structure.check_fit(teacher, recipe.student, has_paths=has_paths)
         if recipe.decoder is None:
             return
-        drawing = decoder.fitting(
+        tiny_decoder = decoder.fitting(
             recipe.decoder, teacher=teacher, latent_shape=teacher.latent_shape
         )
         for tuned in (recipe.regression, recipe.matching):
             if tuned is not None:
-                perception.make(tuned.perception, teacher=teacher, decoder=drawing)
+                perception.make(tuned.perception, teacher=teacher, decoder=tiny_decoder)
         matching = recipe.matching
         if matching is not None:
             scale = matching.guidance_scale
@@ -136,10 +136,10 @@ class Chain:
                 discriminator.make(matching.adversarial, teacher=teacher, seed=matching.seed)
 
     def _check_student(self) -> None:
-        """Raise RecipeRefused unless the student to begin with is served as the recipe's is, and is this teacher's."""
+        """Raise RecipeRefused unless the student to start from has the recipe's timesteps and this teacher."""
         manifest = releases.read(self._student_release())
         if manifest.kind != "student":
-            raise RecipeRefused(f"{manifest.name} is a {manifest.kind}; begin with a student.")
+            raise RecipeRefused(f"{manifest.name} is a {manifest.kind}; start from a student.")
         own = self.teacher.manifest
         for field, here, there in (
             ("timesteps", list(self.recipe.timesteps), manifest.timesteps),
@@ -148,17 +148,17 @@ class Chain:
         ):
             if here != there:
                 raise RecipeRefused(
-                    f"{field}: {manifest.name} has {there}, this run {here}. Begin without a student."
+                    f"{field}: {manifest.name} has {there}, this run {here}. Start without a student."
                 )
 
     def _student_release(self) -> Path:
         if self.inputs.student is None:
-            raise RecipeRefused("structure is left out: give a student release to begin with.")
+            raise RecipeRefused("structure is left out: give a student release to start from.")
         return self.inputs.student
 
     # --- the table --------------------------------------------------------------------------------
     def table(self) -> tuple[Stage, ...]:
-        """Return the stages in order. Raise a stage's revision when its code makes something else."""
+        """Return the stages in order. Increase a stage's revision when a change of its code changes its result."""
         recipe, digests = self.recipe, self._digests
         made_from = (digests.teacher, digests.catalogue, digests.detector, *self._further_pairs())
         found = [Stage("pairs", Keyed(recipe.pairs, made_from), (), self._pairs, revision=3)]
@@ -179,29 +179,29 @@ class Chain:
             if part is not None:
                 found.append(self._tuning(name, part, train, before=before))
                 before = name
-        needs = tuple(dict.fromkeys((before, self._drawing(before))))
+        needs = tuple(dict.fromkeys((before, self._decoder_stage(before))))
         write = partial(self._bundle, before)
         found.append(Stage("bundle", Keyed((), (self.name,)), needs, write))
         return (*found, *self._accepting())
 
     def _tuning(self, name: str, part: Any, train: Train, *, before: str) -> Stage:
-        """Return a stage that goes on with the student of the stage `before`."""
+        """Return a stage that continues the training of the student of the stage `before`."""
         first = START if self.recipe.is_warm else "structure"
-        needs = tuple(dict.fromkeys(("pairs", self._drawing(before), first, before)))
+        needs = tuple(dict.fromkeys(("pairs", self._decoder_stage(before), first, before)))
         labels = self.recipe.labels if name == "joint" else None
         counted = (part, self.recipe.timesteps, *(() if labels is None else (labels,)))
         keyed = Keyed(counted, self._examples(name))
         return Stage(name, keyed, needs, partial(self._tune, name, part, train, before))
 
     def _accepting(self) -> tuple[Stage, ...]:
-        """Return the stages that judge the bundle."""
+        """Return the stages that evaluate the bundle and complete the release."""
         recipe, digests, acceptance = self.recipe, self._digests, self._acceptance
         measured = replace(recipe.evaluation, margins=recipe.margins)
         judged = Keyed((measured, recipe.gate.variant), digests.judges)
         found = [Stage("evaluation", judged, ("bundle",), acceptance.evaluation)]
         compared: tuple[str, ...] = ("bundle", "evaluation")
         if acceptance.has_incumbent:
-            # Fresh seeds are those of this run alone.
+            # Fresh seeds belong to this run alone.
             of_run = (self.name,) if recipe.evaluation.fresh_seeds else ()
             replaced = (digests.teacher, digests.catalogue, digests.detector, digests.active)
             incumbent = Keyed(
@@ -215,14 +215,14 @@ class Chain:
             Stage(RELEASE, Keyed(()), ("bundle", "evaluation"), self._release),
         )
 
-    def _drawing(self, before: str) -> str:
-        """Return the stage whose decoder draws what the student of the stage `before` makes."""
+    def _decoder_stage(self, before: str) -> str:
+        """Return the name of the stage whose decoder is used with the student of the stage `before`."""
         if self.recipe.joint is not None and before in ("joint", "quantise"):
             return "joint"
         return START if self.recipe.decoder is None else "decoder"
 
     def _examples(self, stage: str) -> tuple[str, ...]:
-        """Return the digest of the accepted pictures for the stage that reads them."""
+        """Return the digest of the accepted pictures if the stage reads them, else nothing."""
         matching = self.recipe.matching
         reads = stage == "matching" and matching is not None and matching.adversarial is not None
         return self._digests.examples if reads else ()
@@ -267,14 +267,14 @@ class Chain:
 
     @cached_property
     def _blocks(self) -> dict[int, int]:
-        """Return by row of the catalogue how often a hard variant has all its seeds once more."""
+        """Return the number of additional blocks of seeds of each hard variant, by row of the catalogue."""
         hard = catalogues.read_hard(self.inputs.catalogue)
         more = self.recipe.hard_weight - 1
         rows = enumerate(self.catalogue.slugs) if hard and more else ()
         return {row: more * hard[slug] for row, slug in rows if slug in hard}
 
     def _further_pairs(self) -> tuple[str, ...]:
-        """Return what keys the pairs of hard variants, nothing where there are none."""
+        """Return the part of the pairs' key that the hard variants determine; empty if there are none."""
         return (json.dumps(self._blocks),) if self._blocks else ()
 
     def _store_of_pairs(self) -> Path:
@@ -303,12 +303,12 @@ class Chain:
 
     def _tune(self, name: str, part: Any, train: Train, before: str, context: Context) -> None:
         loaded = self._loaded
-        # Quantising changes nothing that people would see.
+        # Quantisation changes nothing visible.
         common = loaded.for_stage(context, shows_samples=name != "quantise")
         inputs = TuningInputs(
             **vars(common),
             student=loaded.unet(context.needs[before]),
-            decoder=loaded.decoder(context.needs[self._drawing(before)]),
+            decoder=loaded.decoder(context.needs[self._decoder_stage(before)]),
             timesteps=self.recipe.timesteps,
         )
         matching = self.recipe.matching
@@ -336,10 +336,10 @@ class Chain:
         )
 
     def _bundle(self, last: str, context: Context) -> None:
-        """last: the stage whose student is written."""
+        """Write the release without an evaluation. last: the stage whose student is written."""
         if not processes.is_main():
             return
-        drawing = context.needs[self._drawing(last)]
+        drawing = context.needs[self._decoder_stage(last)]
         bundle.write(
             context.folder / RELEASE,
             unet=networks.load(UNet2DConditionModel, context.needs[last] / "unet"),

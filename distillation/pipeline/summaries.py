@@ -18,8 +18,8 @@ SUMMARIES: dict[str, str] = {
     "ensemble": f"Several teachers, weighted by their agreement. {_METHOD}",
     "mmd": f"MMD between the outputs of all layers (Huang & Wang 2017). {_METHOD}",
     "bayes": f"The teacher's posterior as the student's prior (Grabovoy & Strijov 2021). {_METHOD}",
-    "rehearsal": "All stages with a few steps for 24 prompt variants, new ones first: to try the way from here to a "
-    "decision. Its pictures are poor, and only a person may serve with them.",
+    "rehearsal": "All stages with a few steps for 24 prompt variants, new ones first: to try out the way to a "
+    "decision. Its pictures are poor, and only a person may activate its release.",
 }
 
 # Releases of these recipes are never activated, and never become a canary, without a person.
@@ -28,7 +28,7 @@ REHEARSALS = frozenset({"rehearsal"})
 
 @dataclass(frozen=True)
 class Fit:
-    """What a recipe needs. again_steps: of the joint training that continues a student; None: it continues none.
+    """Requirements of a recipe. again_steps: steps of the joint training that continues a student; None: not possible.
 
     most_variants: see `recipes.Recipe`.
     """

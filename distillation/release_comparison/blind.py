@@ -1,4 +1,4 @@
-"""Blind comparison of two releases by a person: which pictures are shown on which side, and what the answers say."""
+"""Blind comparison of two releases by a person: random sides of the pictures, and the tally of the answers."""
 
 import hashlib
 from collections.abc import Mapping
@@ -15,7 +15,7 @@ LEFT, RIGHT, SAME = "left", "right", "same"
 
 @dataclass(frozen=True)
 class Trial:
-    """A pair whose sides were drawn: what the left and the right picture are is not said."""
+    """A pair with randomly drawn sides."""
 
     pair: Pair
     is_swapped: bool  # the second release is on the left
@@ -23,7 +23,7 @@ class Trial:
 
 @dataclass(frozen=True)
 class Tally:
-    """How often each release was preferred. chance: that preferences are at least as uneven if nobody can tell."""
+    """Numbers of preferences for each release."""
 
     first: int
     second: int
@@ -31,7 +31,7 @@ class Tally:
 
     @property
     def chance(self) -> float | None:
-        """Return the two-sided probability of the sign test; None without a preference."""
+        """Return the two-sided p-value of the sign test; None without a preference."""
         count, most = self.first + self.second, max(self.first, self.second)
         if not count:
             return None
@@ -39,9 +39,9 @@ class Tally:
 
 
 def trials(first: Release, second: Release) -> list[Trial]:
-    """Return up to SHOWN pairs in an order and with sides that follow from a hash: the same at every call.
+    """Return up to SHOWN pairs, whose selection, order and sides follow from a hash: the same at every call.
 
-    They are not those that changed most, which would be no fair sample.
+    Pairs that changed most are not preferred, because that would bias the sample.
     """
 
     def drawn(pair: Pair) -> bytes:

@@ -1,4 +1,4 @@
-"""Two releases side by side: their pictures of the same prompts and seeds, those that changed most first. No torch."""
+"""Two releases side by side: their pictures of the same prompts and seeds, largest change first. Loads no torch."""
 
 import io
 from collections.abc import Iterable, Mapping
@@ -15,7 +15,7 @@ from generation.errors import StorageFailed
 from generation.models import Embedding, Release
 from generation.releases import quality
 
-SIDE = 32  # pixels a side of the pictures whose distance is measured
+SIDE = 32  # pixels per side of the pictures whose distance is measured
 MEASURED = 600  # pairs whose distance is measured
 
 
@@ -41,9 +41,9 @@ class Pair:
 
 
 def pairs(first: Release, second: Release) -> list[Pair]:
-    """Return a pair for each prompt that both have a picture of with one seed; what changed most comes first.
+    """Return a pair for each prompt of which both have a picture with the same seed, largest change first.
 
-    By the share of right pictures where both were judged, then by the distance of the pictures.
+    The change is that of the share of right pictures where both were judged, then the distance of the pictures.
     """
     of_first, of_second = pictures.of_release(first), pictures.of_release(second)
     common = sorted(of_first.keys() & of_second.keys(), key=lambda key: (key[0], key[1]))
@@ -99,7 +99,9 @@ def _distance(pair: Pair) -> float | None:
     return sum(means) / len(means) / 255
 
 
-@lru_cache(maxsize=4096)  # files are named by what shapes them: their content does not change
+@lru_cache(
+    maxsize=4096
+)  # file names are hashes of all that shapes a picture, so the content does not change
 def _small(picture: Picture) -> bytes:
     with Pictures.open(io.BytesIO(picture.read())) as image:
         return image.convert("RGB").resize((SIDE, SIDE), Pictures.Resampling.BOX).tobytes()

@@ -1,6 +1,6 @@
-"""Time that runs take at work: measured of former runs, and left of an open one.
+"""Working time of runs: measured on earlier runs, and estimated for the rest of an open one.
 
-Counted by their slices, so pauses and waits for a worker are left out.
+It is the time of slices, without pauses and waits for a worker.
 """
 
 import statistics
@@ -13,13 +13,13 @@ from django.db.models.functions import Coalesce, Now
 
 from distillation.models import Run, Slice
 
-LATEST = 5  # runs of a recipe that are measured
-FEWEST_PERCENT = 2.0  # done before the time left is estimated by a run's own pace
+LATEST = 5  # runs of a recipe whose time is averaged
+FEWEST_PERCENT = 2.0  # progress of a run before the rest is estimated by its own pace
 
 
 @dataclass(frozen=True)
 class Measured:
-    """Median of the seconds of `runs` former runs of a recipe."""
+    """Median of the seconds of `runs` earlier runs of a recipe."""
 
     seconds: float
     runs: int
@@ -34,7 +34,7 @@ def worked(run_ids: Iterable[int]) -> dict[int, float]:
 
 
 def measured() -> dict[tuple[str, bool], Measured]:
-    """Return the time of former runs by recipe and whether they continued a student.
+    """Return the time of earlier runs by (recipe, whether they continued a student).
 
     Recipes with changes and runs of a part of the catalogue are left out.
     """
@@ -58,14 +58,14 @@ def measured() -> dict[tuple[str, bool], Measured]:
 
 
 def left(run: Run, seconds: float) -> float | None:
-    """Return the seconds of work that an open run still needs by its own pace; None at its beginning."""
+    """Return the estimated seconds of work that an open run still needs; None at its beginning."""
     if not run.is_open or run.percent < FEWEST_PERCENT:
         return None
     return seconds * (100 - run.percent) / run.percent
 
 
 def in_words(seconds: float) -> str:
-    """Return a duration for people, rounded: "40 s", "14 minutes", "5.5 hours"."""
+    """Return a duration as rounded text: "40 s", "14 minutes", "5.5 hours"."""
     if seconds < 90:
         return f"{seconds:.0f} s"
     if seconds < 90 * 60:

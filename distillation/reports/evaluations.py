@@ -1,6 +1,6 @@
-"""Kept reports of evaluations: they outlive the folders of their runs. Figures for display.
+"""Reports of evaluations, kept after the folders of their runs are deleted, and their figures for display.
 
-Reads `evaluation.json` as the evaluation wrote it. Imports no torch.
+Reads `evaluation.json`. Imports no torch.
 """
 
 import json
@@ -127,7 +127,7 @@ def _json(path: Path) -> dict[str, Any] | None:
 
 
 def _of_variant(ours: Mapping[str, Any], active: Mapping[str, Any] | None) -> OfVariant:
-    """active: the same prompt in the evaluation of the active release."""
+    """Return the row of a prompt. active: the same prompt in the evaluation of the active release."""
 
     def value(prompt: Mapping[str, Any] | None, measure: str, side: str) -> float | None:
         pair = None if prompt is None else prompt[measure]

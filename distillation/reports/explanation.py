@@ -9,7 +9,7 @@ from django.template.defaultfilters import pluralize
 from distillation.design import limits
 from distillation.evaluation.gate_limits import QUALITY
 
-MEASURES = {  # of the checks' names, with what a value is
+MEASURES = {  # by the measure in a check's name: what its value is
     "attributes_right": "the share of pictures with everything right",
     "worst_prompts": "the share of right pictures of the worst prompts",
     "diversity": "the diversity of a prompt's pictures",
@@ -22,7 +22,7 @@ MEASURES = {  # of the checks' names, with what a value is
 COSTS = ("seconds", "bytes", "memory")
 RATIOS = ("attributes_right", "diversity", "sharpness", *COSTS)  # others are differences
 OTHERS = {"teacher": "the teacher", "active": "the active release"}
-ABSOLUTE = " at most"  # end of the names of checks against a limit that no release moves
+ABSOLUTE = " at most"  # end of the names of checks against an absolute limit
 PARTS = ("found", "low", "limit")  # values of a check
 NAMED = 2  # failed checks in a sentence
 
@@ -40,7 +40,7 @@ class Explanation:
 
 
 def is_undecided(gate: Mapping[str, Any]) -> bool:
-    """Return whether the gate was not passed, and no check surely failed: too little was measured."""
+    """Return whether the gate was not passed although no check failed with certainty: too little was measured."""
     failed = _failed(gate)
     return bool(failed) and not any(check.get("decided", True) for check in failed)
 
@@ -62,7 +62,7 @@ def explain(gate: Mapping[str, Any]) -> Explanation:
         f"It did not reach {missed} of the gate: {_listed(surely)}.",
         "Its pictures are not the reason: serve it if you accept the cost, or discard it."
         if is_costly
-        else "Train it on, or discard it. Serve it only if the pictures below convince you.",
+        else "Continue its training, or discard it. Serve it only if the pictures below convince you.",
     )
 
 
@@ -86,7 +86,7 @@ def _undecided(failed: Sequence[Mapping[str, Any]]) -> Explanation:
         others = [check for check in failed if check["name"] != QUALITY]
         more = f" Besides: {_listed(others)}." if others else ""
         return Explanation(
-            f"Nothing tells whether the pictures show what they should, so the gate could not decide.{more}",
+            f"No judge measured whether the pictures show what they should, so the gate could not decide.{more}",
             "Compare it blindly, side by side, and serve it if you cannot tell which is worse; until then it stays a "
             "candidate. With a detector (manage.py detector train) the gate decides.",
         )
@@ -115,7 +115,7 @@ def _listed(checks: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _measure(check: Mapping[str, Any]) -> tuple[str, str]:
-    """Return the measure and the release that the check compares with, "" if its name has another form."""
+    """Return (the measure, the release that the check compares with; "" if its name has another form)."""
     measure, _, other = check["name"].removesuffix(ABSOLUTE).partition(" to ")
     return measure, other
 
@@ -139,6 +139,6 @@ def _in_words(check: Mapping[str, Any]) -> str:
         said = f"{name} differs by {found:+.2f} from {OTHERS[other]}, and {bound} {limit:+.2f} is required"
     if check.get("decided", True):
         return said
-    # An estimate beyond its limit that is not sure.
+    # An estimate that meets its limit, but not with certainty.
     certainly = " with certainty" if found >= limit else ""
     return f"{said}{certainly}" + (f" ({check['detail'].rstrip('.')})" if check["detail"] else "")

@@ -1,6 +1,6 @@
-"""Changes that a release would bring, prompt by prompt: who makes it before and after, how well, and what stays hard.
+"""Changes by prompt if a release were served: the releases before and after, their quality, and the hard prompts.
 
-By stored quality and the rules of routing (`releases.default_release`). Imports no torch.
+Computed from stored quality and the rules of routing (`releases.default_release`). Imports no torch.
 """
 
 from collections import defaultdict
@@ -17,11 +17,11 @@ MOST_TRIED = 5  # releases named at a hard prompt, the best first
 
 
 def of(release: Release, *, is_specialist: bool) -> dict[str, Any]:
-    """Return, as JSON, what serving with the student would change.
+    """Return the changes if the student were served, as JSON values.
 
     changed, better, worse: numbers of active prompts whose share of right pictures, or kind of release, changes; rows:
     the largest of these changes, the worst first. hard, hard_rows: the prompts that no student in service would make
-    well, and what was tried.
+    well, and the students that were judged on them.
     """
     before = Serving.now()
     beside = tuple(row for row in before.specialists if row.pk != release.pk)
@@ -74,7 +74,7 @@ def _low(change: float | None) -> float:
 
 
 def _sides(serving: Serving, variants: Iterable[Any]) -> dict[int, dict[str, Any]]:
-    """Return who makes each of the annotated variants, with the counts of its judged pictures."""
+    """Return, by primary key, the release that makes each annotated variant, with the counts of judged pictures."""
     by_release: dict[Release | None, list[Any]] = defaultdict(list)
     for variant in variants:
         by_release[serving.release(variant)].append(variant)
@@ -95,7 +95,7 @@ def _side(release: str | None, right: int, judged: int) -> dict[str, Any]:
 
 
 def _tried(variants: Sequence[Any]) -> list[dict[str, Any]]:
-    """Return the hard variants, each with the students that were judged there, the best first."""
+    """Return the hard variants, each with the students that were judged on it, the best first."""
     texts = [row.normalized_text for row in variants]
     judged = Quality.objects.filter(
         normalized_text__in=texts, release__kind=Release.Kind.STUDENT
@@ -129,7 +129,7 @@ def sentences(prompts: Mapping[str, Any] | None) -> str:
         ]
         most = f", most of all {in_words(known[-1])}" if prompts["better"] and known else ""
         said.append(
-            f"Of its prompts {prompts['better']} would be made better{most}; {prompts['worse']} worse."
+            f"Of its prompts, {prompts['better']} would improve{most}; {prompts['worse']} would get worse."
         )
     if prompts["hard"]:
         are = "1 prompt is" if prompts["hard"] == 1 else f"{prompts['hard']} prompts are"
@@ -138,7 +138,7 @@ def sentences(prompts: Mapping[str, Any] | None) -> str:
 
 
 def in_words(row: Mapping[str, Any]) -> str:
-    """Return a row as text: the prompt, then who makes it before and after, with counts."""
+    """Return a row as text: the prompt, then the releases that make it before and after, with counts."""
     return f"{row['text']}: {side_in_words(row['before'])} → {side_in_words(row['after'])}"
 
 

@@ -12,7 +12,7 @@ from generation.releases.quality import Counts
 
 
 def record(made: Mapping[str, Path]) -> None:
-    """Store the counts of the student, the teacher and the release that it may replace, those that are registered.
+    """Store the counts of the student, the teacher and the release that it may replace, if they are registered.
 
     made: the folders of the run's stages.
     """

@@ -1,4 +1,4 @@
-"""List of a run's stages for display: what each does, its share of the time, how far it is. Imports no torch."""
+"""List of a run's stages for display: purpose, share of the time, progress. Imports no torch."""
 
 import json
 from collections.abc import Collection, Mapping
@@ -8,35 +8,35 @@ from distillation import folders
 from distillation.models import Run
 from distillation.resumable import stages
 
-# Shares of a run's time in the order of the stages, measured on the starter. A stage that a run lacks leaves its share
-# to the others.
+# Shares of a run's time in the order of the stages, measured on the starter. Without the stages that a run lacks they
+# are normalised.
 SHARES: Mapping[str, float] = {
     "pairs": 30, "start": 0.1, "decoder": 11, "structure": 17, "regression": 13, "matching": 12, "joint": 16,
     "quantise": 2, "bundle": 0.1, "evaluation": 12, "incumbent": 3, "gate": 1, "release": 0.1,
 }  # fmt: skip
-# A run that trains a student on finds most pairs made: those of the variants that are not new.
+# A run that continues a student reuses most pairs: only those of new variants are made.
 WARM_SHARES = {**SHARES, "pairs": 3}
 WORDS = {
-    "pairs": "The teacher makes the pictures to learn from",
+    "pairs": "Generation of training pictures by the teacher",
     "decoder": "Training of a small decoder",
     "structure": "Training of the cut student",
     "regression": "Training to reach the picture in few passes",
     "matching": "Training against a discriminator",
-    "start": "The student to continue is taken apart",
+    "start": "Unpacking of the student to continue",
     "joint": "Training of student and decoder together",
-    "quantise": "Weights are rounded to fewer bits",
-    "bundle": "The release's files are written",
+    "quantise": "Quantisation of the weights",
+    "bundle": "Writing of the release's files",
     "evaluation": "Measurement against the teacher",
     "incumbent": "Measurement of the active release",
     "gate": "Decision whether it is good enough",
-    "release": "The release is completed",
+    "release": "Completion of the release",
 }
 FINISHED, CURRENT, STOPPED, WAITING = "finished", "running", "stopped", "waiting"
 
 
 @dataclass(frozen=True)
 class StageState:
-    """share: of the run's time, percent; percent: done of the stage; seconds: spent in it, None = none yet."""
+    """share: of the run's time, percent; percent: progress of the stage; seconds: spent in it, None = none yet."""
 
     name: str
     words: str
@@ -76,7 +76,7 @@ def _is_done(run: Run, name: str) -> bool:
 
 
 def _seconds(run: Run, name: str) -> float | None:
-    """Return the seconds that were spent in the stage, in whatever run that built it."""
+    """Return the seconds that were spent in the stage, possibly by another run; None before it started."""
     folder = folders.stage(run, name)
     if folder is None:
         return None

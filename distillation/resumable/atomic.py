@@ -13,13 +13,13 @@ Made = TypeVar("Made")
 
 
 def write_file(path: Path, content: str | bytes) -> None:
-    """Replace the file. Text is written as UTF-8, with its line ends as they are."""
+    """Replace the file. Text is written as UTF-8, with unchanged line ends."""
     data = content.encode() if isinstance(content, str) else content
     make_file(path, lambda temporary: temporary.write_bytes(data))
 
 
 def make_file(path: Path, make: Callable[[Path], object]) -> None:
-    """Replace `path` by the file that `make` writes at the path it is given; if that fails nothing changes."""
+    """Replace `path` by the file that `make` writes at the path that it gets; nothing changes if that fails."""
     path = Path(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
@@ -32,7 +32,10 @@ def make_file(path: Path, make: Callable[[Path], object]) -> None:
 
 
 def make_folder(target: Path, make: Callable[[Path], Made]) -> Made:
-    """Replace `target` by the folder that `make` writes at the path it is given; if that fails nothing changes."""
+    """Replace `target` by the folder that `make` writes at the path that it gets, and return the result of `make`.
+
+    Nothing changes if that fails.
+    """
     target = Path(target)
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".replacing-", dir=target.parent) as temporary:
@@ -54,7 +57,7 @@ def make_folder(target: Path, make: Callable[[Path], Made]) -> Made:
 
 
 def _settle(path: Path) -> None:
-    """Sync to disk, and make readable by all: safetensors writes for the owner alone."""
+    """Sync to disk, and make readable by all: safetensors makes files that only the owner can read."""
     path.chmod(0o644)
     with path.open("rb") as file:
         os.fsync(file.fileno())

@@ -1,6 +1,6 @@
 """Progress of long work: a bar in a terminal, and a watcher that may stop the work.
 
-A runner of slices installs the watcher: it gets the progress and returns whether the slice is over.
+The caller of a slice installs the watcher, which gets the progress and returns whether the slice is over.
 """
 
 import sys
@@ -17,12 +17,12 @@ _watcher: ContextVar[Watcher | None] = ContextVar("watcher", default=None)
 
 
 class SliceOver(Exception):
-    """The watcher asked the work to stop here. What was done is kept: the same call goes on with it."""
+    """The watcher stopped the work. What was done is kept, and the same call resumes it."""
 
 
 @contextmanager
 def watched(watcher: Watcher) -> Iterator[None]:
-    """Report this thread's work to the watcher in the block; the work stops when it returns True."""
+    """Within the block, report this thread's work to the watcher; the work stops when it returns True."""
     token = _watcher.set(watcher)
     try:
         yield
@@ -76,6 +76,6 @@ class Bar:
                 self.add()
 
     def stop_if_over(self) -> None:
-        """Raise SliceOver if the watcher stopped the work. Call it where all that was done is on disk."""
+        """Raise SliceOver if the watcher stopped the work. Call it only when all finished work is on disk."""
         if self.is_over and self._done < self._total:
             raise SliceOver

@@ -1,7 +1,7 @@
 """Building of stages: keys by their inputs, resuming, locks and times.
 
-A stage's folder is named by a hash of all that it is made from, so a changed recipe makes a new folder, as it does for
-all that need it, and leaves the rest alone. `done.json`, written last, marks a folder as finished.
+A stage's folder is named by a hash of all its inputs, so a changed recipe makes new folders for the stage and for all
+that depend on it, and reuses the others. `done.json`, written last, marks a folder as finished.
 """
 
 import fcntl
@@ -23,7 +23,7 @@ from distillation.resumable import atomic
 DONE = "done.json"
 SECONDS = "seconds.json"
 LOCK = "build.lock"
-KEEP_TIME_EVERY_SECONDS = 10.0  # how much of a stage's recorded time a kill loses, at most
+KEEP_TIME_EVERY_SECONDS = 10.0  # the most of a stage's recorded time that a kill loses
 
 
 class StageError(Exception):
@@ -31,7 +31,7 @@ class StageError(Exception):
 
 
 class StagesInvalid(StageError):
-    """The table of stages contradicts itself, or was asked for a stage that it lacks."""
+    """The table of stages contradicts itself, or lacks a requested stage."""
 
 
 class StageBusy(StageError):
@@ -44,7 +44,7 @@ class StageDamaged(StageError):
 
 @dataclass(frozen=True)
 class Context:
-    """What a stage's `build` gets. folder: its own, with what an interrupted build left; needs: folders by name."""
+    """Argument of a stage's `build`. folder: its own, with results of an interrupted build; needs: folders by name."""
 
     folder: Path
     needs: dict[str, Path]
@@ -54,9 +54,9 @@ class Context:
 
 @dataclass(frozen=True)
 class Stage:
-    """recipe: a frozen dataclass of JSON values, all inputs but the needs; build: makes the folder or goes on with it.
+    """recipe: a frozen dataclass of JSON values, all inputs but the needs; build: fills the folder, or resumes that.
 
-    revision: raised by hand when the code changes what the stage makes.
+    revision: increased by hand when a change of the code changes the result.
     """
 
     name: str
@@ -92,10 +92,11 @@ def build(
     leads: bool = True,
     meet: Callable[[], None] = lambda: None,
 ) -> dict[str, Path]:
-    """Build what is not finished, in order; return the folders by name. only: these stages and what they need.
+    """Build the unfinished stages in order, and return the folders by name. only: these stages and those they need.
 
-    Interrupted at any instant, it goes on when called again. Raises StagesInvalid, StageBusy, StageDamaged, and what a
-    stage raises. Several processes may build together: one leads, which locks and records; `meet` waits for all.
+    After an interruption at any instant, the next call resumes. Raises StagesInvalid, StageBusy, StageDamaged, and the
+    errors of the stages. Several processes may build together: the one that `leads` locks and records; `meet` is a
+    barrier of all.
     """
     root = Path(root)
     wanted = _with_needs(stages, only)
@@ -106,7 +107,7 @@ def build(
             continue
         folder = folders[stage.name]
         is_done = _is_done(folder)
-        meet()  # so that all have checked before one begins
+        meet()  # all have checked before one begins
         if not is_done:
             report(_status(stage, folder))
             context = Context(
@@ -158,7 +159,7 @@ def keys(stages: Sequence[Stage]) -> dict[str, str]:
 
 
 def key_of(recipe: Any) -> str:
-    """Return the key, 16 hexadecimal digits, of a dataclass of JSON values: for what several stages share."""
+    """Return the key, 16 hexadecimal digits, of a dataclass of JSON values: for folders that several stages share."""
     return _hash(asdict(recipe))
 
 
@@ -200,7 +201,7 @@ def _build_one(stage: Stage, context: Context, clock: Callable[[], float]) -> No
     folder = context.folder
     folder.mkdir(parents=True, exist_ok=True)
     with _locked(stage, folder):
-        if _is_done(folder):  # by another process, while this one was on its way here
+        if _is_done(folder):  # by another process meanwhile
             return
         with _timed(folder, clock) as elapsed:
             stage.build(context)
@@ -251,7 +252,7 @@ def _locked(stage: Stage, folder: Path) -> Iterator[None]:
             holder = file.read().strip() or "unknown"
             raise StageBusy(
                 f"The stage {stage.name!r} is being built in {folder} by another process (id {holder}). "
-                "Wait for it, or stop it; the same command then goes on from there."
+                "Wait for it, or stop it; the same command then resumes."
             ) from None
         file.truncate(0)
         file.write(f"{os.getpid()}\n")
@@ -261,7 +262,7 @@ def _locked(stage: Stage, folder: Path) -> Iterator[None]:
 
 @contextmanager
 def _timed(folder: Path, clock: Callable[[], float]) -> Iterator[Callable[[], float]]:
-    """Yield a function of the seconds spent on the folder in all sessions; they are kept on disk against a kill."""
+    """Yield a function that returns the seconds spent on the folder in all sessions; they are saved regularly."""
     path = folder / SECONDS
     before = float((_read_json(path) or {}).get("seconds", 0.0))
     started = clock()
@@ -285,7 +286,7 @@ def _timed(folder: Path, clock: Callable[[], float]) -> Iterator[Callable[[], fl
 
 
 def _machine() -> dict[str, Any]:
-    """Return what the time of a stage depends on."""
+    """Return the facts of the machine on which the time of a stage depends."""
     return {
         "cpu": cpu_model(),
         "cores": len(os.sched_getaffinity(0)),
@@ -318,5 +319,5 @@ def _read_json(path: Path) -> dict[str, Any] | None:
 
 
 def _write_json(path: Path, value: dict[str, Any]) -> None:
-    """Write the object, whole or not at all."""
+    """Write the object atomically."""
     atomic.write_file(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")

@@ -1,1 +1,1 @@
-"""Distillation runs: when one begins, life cycle, inputs, what becomes of the release."""
+"""Distillation runs: decision to start one, life cycle, inputs, promotion of the release."""

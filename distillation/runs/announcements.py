@@ -1,6 +1,6 @@
 """Mail to the people of EMAIL_TO that a candidate waits for their decision. Sent once for each run.
 
-The time is stored after the mail was accepted: a mail server that is away delays it, and loses none.
+The time is stored after the mail was accepted, so an unavailable mail server delays mails but loses none.
 """
 
 import structlog

@@ -1,4 +1,4 @@
-"""Decisions of a person on a run's release: serve, canary, measure again, train on, discard; and what waits for one."""
+"""Decisions of a person about a run's release: serve, canary, measure again, continue training, discard."""
 
 from typing import Any
 from urllib.parse import urlencode
@@ -27,7 +27,7 @@ Outcome = Run.Outcome
 
 
 def waiting() -> QuerySet[Run]:
-    """Return the runs whose release waits for a person, oldest first: those that were trained on do not."""
+    """Return the runs whose release waits for a person, oldest first, without those whose training was continued."""
     trained_on = Run.objects.filter(
         begins_with=OuterRef("release"), status__in=(*Run.OPEN, Run.Status.SUCCEEDED)
     )
@@ -75,7 +75,7 @@ def can_train_on(run: Run) -> bool:
 
 
 def steps_of(run: Run) -> int:
-    """Return the steps of the joint training that continues the run's release, as its recipe has them."""
+    """Return the number of steps in the recipe of the joint training that would continue the run's release."""
     again = run.recipe.get("again")
     if isinstance(again, dict) and isinstance(again.get("steps"), int):
         return int(again["steps"])
@@ -93,7 +93,7 @@ def serve(run: Run, *, reason: str) -> Release:
     release = _release(run)
     if not reason and not (run.gate and run.gate["passed"]):
         raise DistillationRefused(
-            f"{release.name} did not pass the gate. Say why it is served all the same."
+            f"{release.name} did not pass the gate. Give a reason to serve it anyway."
         )
     activate = activation.activate_specialist if run.tags else activation.activate
     served = activate(release, reason=reason)
@@ -120,7 +120,7 @@ def discard(run: Run, *, reason: str = "") -> Release:
 
 
 def can_measure_again(run: Run) -> bool:
-    """Return whether another run can measure the same training by more seeds, and whether that may decide anything."""
+    """Return whether another run can measure the same training with more seeds, and whether that may decide a check."""
     return (
         can_decide(run)
         and run.status == Run.Status.SUCCEEDED
@@ -130,14 +130,14 @@ def can_measure_again(run: Run) -> bool:
 
 
 def measure_again(run: Run, *, seeds: int, by: Any) -> Run:
-    """Start a run with this one's recipe and more fresh seeds, by a person's account.
+    """Start a run with this one's recipe and more fresh seeds. by: the person's account.
 
-    It takes over the stages that are still on disk, while the catalogue is the same, and trains again otherwise. The
-    first release stays as it is. Raises DistillationRefused, GateForbidden and RunOpen.
+    It reuses the stages that are still on disk if the catalogue has not changed; otherwise it trains again. The first
+    release is not changed. Raises DistillationRefused, GateForbidden and RunOpen.
     """
     if not can_measure_again(run):
         raise DistillationRefused(
-            f"Seeds do not decide about {run.name}: it was decided, or none of its checks is open for want of seeds."
+            f"More seeds cannot decide about {run.name}: it was decided already, or no open check needs more seeds."
         )
     if not 1 <= seeds <= MOST_SEEDS:
         raise DistillationRefused(f"Give from 1 to {MOST_SEEDS} seeds, not {seeds}.")
@@ -153,7 +153,7 @@ def measure_again(run: Run, *, seeds: int, by: Any) -> Run:
 
 
 def train_on(run: Run, *, steps: int, by: Any) -> Run:
-    """Start a run that continues the training of this run's release, by a person's account.
+    """Start a run that continues the training of this run's release. by: the person's account.
 
     Raises DistillationRefused, GateForbidden and RunOpen.
     """
@@ -178,7 +178,7 @@ def train_on(run: Run, *, steps: int, by: Any) -> Run:
 def _follow(
     run: Run, changes: dict[str, Any], *, begins_with: Release | None, reason: str, by: Any
 ) -> Run:
-    """Start a run like this one with these changes of its recipe, by a person's account."""
+    """Start a run like this one with changes of its recipe. by: the person's account."""
     recipe = merged(run.recipe, changes)
     policy.check_gate(recipe, by)
     return runs.create(

@@ -44,8 +44,8 @@ class Counts:
 def decide(canary: Counts, active: Counts, *, jobs: int) -> tuple[str, str]:
     """Return ("withdraw" | "promote" | "wait", reason). jobs: minimum number the canary must have served.
 
-    It is promoted only by a comparison. While the active release has too few jobs for one, a canary that surely fails
-    in more than MARGIN of its jobs is withdrawn.
+    It is promoted only by a comparison. While the active release has too few jobs for one, a canary is withdrawn if the
+    lower end of the interval of its failure rate is above MARGIN.
     """
     for what, ours, theirs in (
         ("jobs failed", (canary.failed, canary.ended), (active.failed, active.ended)),
@@ -72,7 +72,7 @@ def decide(canary: Counts, active: Counts, *, jobs: int) -> tuple[str, str]:
 
 @dataclass(frozen=True)
 class Standing:
-    """Figures of a canary beside the active release now. sentence: what is known; left: when it is decided."""
+    """Present figures of a canary and the active release. sentence: result so far; left: sentence on the time left."""
 
     active: Release
     ours: Counts
@@ -82,7 +82,7 @@ class Standing:
 
     @property
     def rows(self) -> list[tuple[str, str, str]]:
-        """Return rows of a table: what is counted, of the canary, of the active release."""
+        """Return rows of a table: (name of the count, of the canary, of the active release)."""
         ours, theirs = self.ours, self.theirs
         failed = (_share(ours.failed, ours.ended), _share(theirs.failed, theirs.ended))
         failing = (_share(ours.failing, ours.judged), _share(theirs.failing, theirs.judged))
@@ -95,7 +95,7 @@ class Standing:
 
 
 def standing(release: Release, *, now: datetime | None = None) -> Standing | None:
-    """Return how the canary stands; None if the release is no canary, or nothing is active."""
+    """Return the present figures of the canary; None if the release is not a canary, or none is active."""
     active = releases.active(release.kind)
     begun = release.canary_started_at
     if active is None or not release.canary_percent or begun is None:
@@ -130,9 +130,9 @@ def watch() -> None:
     for release in releases.canaries():
         try:
             _judge(release)
-        except GenerationError as error:  # such as files that are not there: the others are judged
+        except GenerationError as error:  # such as missing files: the other canaries are judged
             log.warning("canary_undecided", release=release.name, reason=error.detail)
-    _tell_runs()
+    _update_runs()
 
 
 def _judge(release: Release) -> None:
@@ -163,13 +163,13 @@ def _judge(release: Release) -> None:
 
 
 def _is_newer(active: Release, canary: Release) -> bool:
-    """Return whether the active release was activated while the canary served, so that it is not what it began with."""
+    """Return whether the active release was activated during the canary, so that the comparison has changed."""
     begun = canary.canary_started_at
     return active.activated_at is not None and begun is not None and active.activated_at > begun
 
 
 def _is_the_same(release: Release, rows: Mapping[int, Release]) -> bool:
-    """Return whether nobody has moved the release since it was read."""
+    """Return whether status and activation of the release are unchanged since it was read."""
     row = rows.get(release.pk)
     return row is not None and all(
         getattr(row, field) == getattr(release, field)
@@ -180,8 +180,8 @@ def _is_the_same(release: Release, rows: Mapping[int, Release]) -> bool:
 def count(release: Release, canary: Release) -> Counts:
     """Count the jobs of `release` created since the canary began.
 
-    Only jobs whose images were computed, and only those that the share chose a release for: who names a release would
-    decide on it by what they ask for.
+    Only jobs whose images were computed, and whose release was chosen by the share: clients that name a release would
+    bias the comparison by their choice of prompts.
     """
     own = Job.objects.filter(
         release=release,
@@ -200,8 +200,8 @@ def count(release: Release, canary: Release) -> Counts:
     return Counts(**jobs, **images)
 
 
-def _tell_runs() -> None:
-    """Set the outcome of runs whose canary has ended or whose candidate has moved, by whatever decision."""
+def _update_runs() -> None:
+    """Set the outcome of runs whose canary has ended or whose candidate has changed its status."""
     ended = Q(outcome=Outcome.CANARY, release__canary_percent=0)
     moved = Q(outcome=Outcome.CANDIDATE) & (
         Q(release__canary_percent__gt=0) | Q(release__status__in=(*Release.SERVED, Status.REJECTED))
@@ -216,6 +216,6 @@ def _became(run: Run) -> Run.Outcome:
         return Outcome.REJECTED if run.outcome == Outcome.CANDIDATE else Outcome.WITHDRAWN
     if release.canary_percent:
         return Outcome.CANARY
-    # Retired: it was activated, and another one after it.
+    # Retired: it was activated, and later another one.
     was_served = release.status in (*Release.SERVED, Status.RETIRED)
     return Outcome.PROMOTED if was_served else Outcome.CANDIDATE

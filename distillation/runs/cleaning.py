@@ -1,4 +1,4 @@
-"""Cleanup of what no run needs: folders of stages, snapshots, images and pairs.
+"""Deletion of data that no run needs: folders of stages, snapshots, images and pairs.
 
 All of it can be rebuilt from the releases and the catalogue; deleting too early costs time. Evaluation reports
 (`reports`) are kept.
@@ -67,7 +67,7 @@ def clean(*, kept_runs: int = KEPT_RUNS, is_dry: bool = False) -> list[Removed]:
     with transaction.atomic():
         # Locked while folders are renamed: a slice writes its needs before it looks for existing stages.
         wanted = [*Run.objects.select_for_update().filter(status__in=Run.OPEN), *_latest(kept_runs)]
-        # People look at the pictures of what waits for a decision.
+        # People look at the pictures of releases that wait for a decision.
         looked_at = [*wanted, *approval.waiting()]
         spare = [*_stages(wanted, now), *_pictures(looked_at, now), *_designs(now)]
         for path, why in spare:
@@ -135,7 +135,7 @@ def _holds_release(path: Path) -> bool:
 
 @contextmanager
 def _held(path: Path) -> Iterator[bool]:
-    """Yield whether no process builds the stage in this folder; none can start while the context lasts."""
+    """Lock the stage's folder for the context and yield True; yield False if a process builds it."""
     lock = path / stages.LOCK
     if not lock.is_file():
         yield True
@@ -151,7 +151,7 @@ def _held(path: Path) -> Iterator[bool]:
 
 # --- pictures -------------------------------------------------------------------------------------
 def _pictures(wanted: Sequence[Run], now: float) -> list[tuple[Path, str]]:
-    """Return images of releases that no evaluation will need again."""
+    """Return folders of releases' images that no evaluation will need again, with the reason."""
     needed = set(Release.objects.filter(releases.IN_SERVICE).values_list("name", flat=True))
     for run in wanted:
         rows = (run.teacher, run.begins_with, run.replaces, run.release)
@@ -170,7 +170,7 @@ def _pictures(wanted: Sequence[Run], now: float) -> list[tuple[Path, str]]:
 
 
 def _designs(now: float) -> list[tuple[Path, str]]:
-    """Return what designs have trained, in parts that have not been used for long. Their results are reports."""
+    """Return folders of designs' stages that have not been used for long. Their results are kept as reports."""
     root = folders.root() / "designs"
     if not root.is_dir():
         return []
@@ -183,7 +183,7 @@ def _designs(now: float) -> list[tuple[Path, str]]:
 
 # --- pairs ----------------------------------------------------------------------------------------
 def _pairs(wanted: Sequence[Run], now: float, *, is_dry: bool) -> list[Removed]:
-    """Return old pairs of variants in no current catalogue: pairs are the most expensive data to rebuild."""
+    """Delete old pairs of variants in no current catalogue; return them. Pairs are the most expensive to rebuild."""
     root = folders.root()
     old = [
         path
@@ -258,7 +258,7 @@ def _size(path: Path) -> int:
 
 
 def _within(path: Path) -> Iterator[os.stat_result]:
-    """Return the stat results of the file or folder and of all its content."""
+    """Yield the stat results of the file or folder and of all its content."""
     for inner in (path, *path.rglob("*")):
         with suppress(FileNotFoundError):  # moved by a running build
             yield inner.lstat()

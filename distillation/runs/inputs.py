@@ -91,9 +91,9 @@ def compared_with(teacher: Release, tags: Sequence[str]) -> Release | None:
 
 
 def _active_detector(teacher: Release) -> Path | None:
-    """Return the folder of the active version, if it has the teacher's image size and knows its subjects."""
+    """Return the folder of the active version, if it has the teacher's image size and can judge its images."""
     active = detectors.active()
-    if active is None or not detectors.knows(active, teacher.name):
+    if active is None or not detectors.can_judge(active, teacher.name):
         return None
     size = active.manifest["image_size"]
     return detectors.folder(active) if teacher.image_sizes[0] == (size, size) else None

@@ -241,7 +241,7 @@ def pause(run: Run, *, code: str = "", detail: str = "") -> Run:
 
 
 def cancel(run: Run) -> Run:
-    """Cancel a run; the folders of its stages stay. No change if it is already canceled. Raises RunFinished."""
+    """Cancel a run; the folders of its stages are kept. No change if it is already canceled. Raises RunFinished."""
     return _stop(run, Run.OPEN, Status.CANCELED)
 
 

@@ -1,4 +1,4 @@
-"""Plan of a run before it starts: what would begin, for which prompts, and what stands against it. Loads no torch."""
+"""Plan of a run before it starts: its inputs, prompts, expected duration and obstacles. Loads no torch."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -20,8 +20,8 @@ NAMED = 8  # new prompts listed
 
 @dataclass(frozen=True)
 class Plan:
-    """unfit: why the recipe does not fit the releases; obstacles: what else stops it now; measured: the time of former
-    runs like it."""
+    """unfit: why the recipe does not fit the releases; obstacles: other reasons why it cannot start now; measured: the
+    time of earlier runs like it."""
 
     start: Start
     facts: Facts
@@ -32,7 +32,7 @@ class Plan:
 
     @property
     def sentence(self) -> str:
-        """Return what would begin."""
+        """Return sentences on the run that would start."""
         start, facts = self.start, self.facts
         how = f"continuing {start.begins_with}" if start.begins_with else f"from {start.teacher}"
         new = len(facts.uncovered) + len(facts.changed)
@@ -43,7 +43,7 @@ class Plan:
             f"A run of the recipe {start.recipe['recipe']}, {how}, "
             f"for {self.variants} prompt variant{pluralize(self.variants)}, {covered}. "
             + (
-                "A person alone serves its release."
+                "Only a person can activate its release."
                 if redistillation.is_rehearsal(start.recipe)
                 else f"Policy: {start.policy.label}."
             )
@@ -51,15 +51,15 @@ class Plan:
 
     @property
     def time(self) -> str:
-        """Return a sentence on how long it takes."""
+        """Return a sentence on the expected duration."""
         if self.measured is None:
-            return "No former run like it tells how long it takes."
-        of = "1 former run" if self.measured.runs == 1 else f"{self.measured.runs} former runs"
+            return "No earlier run like it has been measured, so its duration is unknown."
+        of = "1 earlier run" if self.measured.runs == 1 else f"{self.measured.runs} earlier runs"
         return f"About {durations.in_words(self.measured.seconds)} of work, measured in {of}."
 
     @property
     def named(self) -> str:
-        """Return the slugs of new and changed prompts, the first of them."""
+        """Return the first slugs of new and changed prompts as text."""
         slugs = [] if self.start.tags else [*self.facts.uncovered, *self.facts.changed]
         return ", ".join(slugs[:NAMED]) + (", …" if len(slugs) > NAMED else "")
 
@@ -72,7 +72,7 @@ def plan(
     tags: Sequence[str] = (),
     created_by: Any = None,
 ) -> Plan:
-    """Return what `policy.start` would begin with these arguments, without beginning it. Raises as that does."""
+    """Return the plan of the run that `policy.start` would start with these arguments. Raises the same errors."""
     start = redistillation.prepare(
         recipe=recipe, is_warm=is_warm, policy=policy, tags=tags, created_by=created_by
     )
@@ -105,7 +105,7 @@ def _open(teacher: Release) -> list[str]:
 
 
 def _unfit(start: Start) -> list[str]:
-    """Return why the recipe would be refused by the worker, which compares it with the releases; empty if it fits."""
+    """Return why the worker, which compares the recipe with the releases, would refuse it; empty if it fits."""
     recipe: Mapping[str, Any] = start.recipe
     fit = FITS[recipe["recipe"]]
     found = []

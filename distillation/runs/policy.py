@@ -66,8 +66,8 @@ class Facts:
 @dataclass(frozen=True)
 class Limits:
     """new_variants: number of new or changed variants that start a run; settled_seconds: time without changes of the
-    catalogue, so that a run does not start in the middle of editing; age_days: 0 = age is no reason;
-    failing_share: of the judged images more than this, for sure; 0 = no reason."""
+    catalogue, so that a run does not start in the middle of editing; age_days: age of the student; 0 = no reason;
+    failing_share: of the judged images, exceeded by the lower end of the interval; 0 = no reason."""
 
     new_variants: int = 1
     settled_seconds: float = 600
@@ -105,7 +105,7 @@ def decide(facts: Facts, limits: Limits) -> tuple[bool, list[str]]:
 
 
 def unencoded(facts: Facts) -> str:
-    """Return a sentence on the prompt variants that are not encoded, of which there are some."""
+    """Return a sentence on the prompt variants that are not encoded, at least one."""
     return f"{facts.unencoded} prompt variant{pluralize(facts.unencoded, ' is,s are')} not encoded yet."
 
 
@@ -195,7 +195,10 @@ def _findings(student: Release | None, now: Any) -> dict[str, int]:
 
 
 def _tried(touched: Any) -> str | None:
-    """Return a run since the last change of the catalogue that ended without a release: it would end so again."""
+    """Return a description of a run since the last change of the catalogue that led to no promotion, None if none.
+
+    Another run would probably end in the same way.
+    """
     if touched is None:
         return None
     ended = Run.objects.filter(started_at__gte=touched).exclude(status__in=Run.OPEN)
@@ -253,8 +256,8 @@ def consider() -> Decision:
 
 @dataclass(frozen=True)
 class Start:
-    """What a run starts from, checked. begins_with: None derives a student from the teacher. tags: of the part of the
-    catalogue that it makes a specialist for; none: the whole."""
+    """Checked arguments of a run. begins_with: None derives a student from the teacher. tags: of the prompt variants
+    for which it makes a specialist; none: a student for all."""
 
     recipe: dict[str, Any]
     teacher: Release
@@ -271,7 +274,7 @@ def prepare(
     tags: Sequence[str] = (),
     created_by: Any = None,
 ) -> Start:
-    """Return what a run from the active teacher for the active catalogue starts from. Raises DistillationRefused.
+    """Return checked arguments of a run from the active teacher for the active catalogue. Raises DistillationRefused.
 
     tags: only prompt variants with one of them, for a specialist; none: all. is_warm: continue from the active student
     if it is this teacher's; otherwise derive one from the teacher.
@@ -281,7 +284,7 @@ def prepare(
     policy = policy or settings.PROMOTION
     if policy not in policies():
         raise InvalidRequest(
-            f"Releases of this server are not promoted by more than PROMOTION={settings.PROMOTION}. Give "
+            f"The setting PROMOTION={settings.PROMOTION} does not allow this policy. Give "
             f"{' or '.join(policies())}.",
             parameter="policy",
         )

@@ -52,7 +52,7 @@ def conclude(run: Run, hold: Hold, made: Mapping[str, Path]) -> None:
     ):
         activation.make_ready(release)
     with transaction.atomic():
-        # People decide before this transaction, then their decision stands, or after it.
+        # A person decides either before this transaction, and then the decision stands, or after it.
         rows = releases.locked(kind)
         release = next((row for row in rows if row.pk == release.pk), release)
         verdict = decide(run, release, rows, gate=gate)
@@ -93,8 +93,8 @@ def decide(
 ) -> Verdict:
     """Return the outcome. rows: all releases of the kind as they are now; gate: passed, checks, prompts.
 
-    What a person decided during the run stands: about this release, about the active one, about a canary. With the
-    policy manual a person decides whatever the gate found, with any policy if it could not decide.
+    A person's decision during the run takes precedence: about this release, the active one, or a canary. With the
+    policy manual a person always decides; with the other policies only if the gate could not decide.
     """
     decided = _decided(release)
     if decided is not None:
@@ -109,7 +109,7 @@ def decide(
         else "It did not pass the gate"
     )
     if policy.is_rehearsal(run.recipe):
-        return Verdict(Outcome.CANDIDATE, f"{passed}; a rehearsal is served by a person alone.")
+        return Verdict(Outcome.CANDIDATE, f"{passed}; only a person can activate a rehearsal.")
     if ceiling == Run.Policy.MANUAL:
         why = "the run" if run.policy == ceiling else "the setting PROMOTION"
         return Verdict(Outcome.CANDIDATE, f"{passed}; the policy of {why} is manual.")
@@ -157,7 +157,9 @@ def _of_specialist(
         return Verdict(
             Outcome.CANDIDATE, "It passed the gate; a specialist has no canary, a person decides."
         )
-    return Verdict(Outcome.PROMOTED, "It passed the gate, and serves what it makes better.")
+    return Verdict(
+        Outcome.PROMOTED, "It passed the gate and serves the prompts that it makes better."
+    )
 
 
 def _cut(found: str) -> str:
@@ -166,7 +168,7 @@ def _cut(found: str) -> str:
 
 
 def _decided(release: Release) -> Verdict | None:
-    """Return the outcome of what a person did with the release before its run ended. None: nothing."""
+    """Return the outcome of a person's decision on the release before its run ended; None if there was none."""
     if release.status in Release.SERVED:
         return Verdict(Outcome.PROMOTED, "A person activated it.")
     if release.status == Status.REJECTED:

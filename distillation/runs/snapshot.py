@@ -40,8 +40,8 @@ def take(
 ) -> Path:
     """Return a folder in `root`, named by content hash, for `trainers.catalogue.read`. Raises DistillationRefused.
 
-    detector: its bits are compared with the variants' tags; None if there is none. most: variants, those that the
-    active release does not cover first; None: all. tags: only variants with one of them; none: all.
+    detector: its bits are compared with the variants' tags; None if there is none. most: largest number of variants,
+    those first that the active release does not cover; None: all. tags: only variants with one of them; none: all.
     """
     root.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".catalogue-", dir=root) as temporary:
@@ -68,9 +68,9 @@ def pictures(catalogue: Path) -> Path | None:
 
 
 def _write_hard(slugs: Sequence[str], folder: Path) -> None:
-    """Write which of the variants no student in service makes well, if there are any.
+    """Write the variants that no student in service makes well, if there are any, in two grades.
 
-    In two steps, not by their shares: these change with every judged picture, and the snapshot's name with them.
+    Shares would change with every judged picture, and the snapshot's name with them.
     """
     rows = Serving.now().annotated(PromptVariant.objects.filter(slug__in=slugs))
     shares = rows.filter(default_release.hard()).values_list("slug", "student_share")
@@ -169,7 +169,7 @@ def _catalogue(
 
 
 def _check_tags(variants: Sequence[PromptVariant], config: DetectorConfig) -> None:
-    """Raise DistillationRefused for tags that no picture can show together: bits of which one is true."""
+    """Raise DistillationRefused for tags that contradict each other: two bits of a mutually exclusive group."""
     bits = iter(config.bits)
     groups = [tuple(islice(bits, size)) for size in config.groups]
     for variant in variants:

@@ -2,8 +2,8 @@
 
 A space is a set of channels (neurons) that can only be removed everywhere at once: a residual stream with all that is
 added to it and all that reads it as input or skip, the inside of a residual block, the heads of an attention, the
-hidden layer of a GEGLU, the time embedding. The table of slots has the places of each space; slicing and scoring are
-done by that table.
+hidden layer of a GEGLU, the time embedding. The table of slots lists where each space occurs; slicing and scoring use
+that table.
 """
 
 from dataclasses import dataclass, field
@@ -11,12 +11,14 @@ from dataclasses import dataclass, field
 from distillation.students.errors import StudentRefused
 from distillation.students.unets import ATTENDS, UNetShape
 
-FREQUENCIES = "time_embedding.linear_1.weight"  # its inputs are no neurons: see widths.py
+FREQUENCIES = (
+    "time_embedding.linear_1.weight"  # its inputs are sinusoids, not neurons: see widths.py
+)
 
 
 @dataclass(frozen=True)
 class Space:
-    """A set of channels of which `unit` stay together: a group of a norm, or a head."""
+    """A set of channels that are kept or removed in units of `unit` channels: a group of a norm, or a head."""
 
     channels: int
     unit: int
@@ -35,7 +37,7 @@ class Slot:
 
 @dataclass
 class Layout:
-    """All spaces, slots and GroupNorms of a UNet. norms: of each the spaces whose channels it has, in order."""
+    """All spaces, slots and GroupNorms of a UNet. norms: for each norm the spaces of its channels, in order."""
 
     spaces: dict[str, Space] = field(default_factory=dict)
     slots: list[Slot] = field(default_factory=list)
@@ -176,7 +178,7 @@ class _Walk:
     def _linear(
         self, name: str, inputs: tuple[str, ...], output: str | None, *, has_bias: bool = True
     ) -> None:
-        """Record a linear layer or a convolution, weight [outputs, inputs, …]. No inputs or output: all stay."""
+        """Record a linear layer or a convolution, weight [outputs, inputs, …]. Default: all are kept."""
         self._inputs(name, inputs)
         if output is not None:
             self._slot(f"{name}.weight", 0, 0, output)

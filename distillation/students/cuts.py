@@ -1,8 +1,8 @@
 """Table of the blocks that a student keeps of its teacher, and the student's shape.
 
-The three cuts of BK-SDM (Kim et al., ECCV 2024, arXiv 2305.15798), for any teacher of SD 1.5's block types. `…-low` is
-one without the attentions of the highest resolution that has some, where they cost most and the prompt decides least;
-`…-least` one without the block whose removal costs least by the weights' posterior (`pruning.without_least`).
+The three cuts of BK-SDM (Kim et al., ECCV 2024, arXiv 2305.15798), for any teacher of SD 1.5's block types. `…-low`
+also removes the attentions of the highest resolution that has some, where they cost most and depend least on the
+prompt; `…-least` the block whose removal costs least by the weights' posterior (`pruning.without_least`).
 """
 
 from dataclasses import dataclass, replace
@@ -24,7 +24,7 @@ class Cut:
     inner_stages_removed: int  # of the lowest resolution, on the way down and on the way up
     # Levels that lose their attentions: places among those that attend, from the highest resolution down.
     without_attention: tuple[int, ...] = ()
-    loses_least: bool = False  # a further block, which the weights decide
+    loses_least: bool = False  # one more block is removed, chosen by the weights
 
 
 _PUBLISHED = (
@@ -99,8 +99,8 @@ def _attending(kinds: tuple[str, ...], cut: Cut) -> tuple[str, ...]:
 def feature_pairs(teacher: UNetShape, cut: Cut) -> tuple[tuple[str, str], ...]:
     """Return (teacher's module, student's module) whose outputs have one shape, for feature losses to compare.
 
-    The outputs of all stages that both have. Where the student's lowest stage lost its downsampler, the output of the
-    last kept layer before it stands for the stage: of the attention's proj_out, or of the residual block (BK-SDM).
+    The outputs of all stages that both have. If the student's lowest stage lost its downsampler, the output of the
+    last kept layer before it is used instead: of the attention's proj_out, or of the residual block (BK-SDM).
     """
     student = student_shape(teacher, cut)
     last = student.levels - 1

@@ -1,4 +1,4 @@
-"""Errors of cutting a student out of a teacher."""
+"""Errors of deriving a student from a teacher."""
 
 
 class StudentRefused(Exception):

@@ -1,7 +1,7 @@
-"""Normal distribution of a teacher's weights after its training.
+"""Normal posterior distribution of a teacher's weights after its training.
 
-A diagonal one, by Laplace: the curvature of the loss at the trained weights, by squared gradients. The student's prior
-is made of it (idea: Grabovoy & Strijov 2021, Automation and Remote Control 82(11)); see pruning.py.
+A diagonal Laplace approximation: squared gradients estimate the curvature of the loss at the trained weights. The
+student's prior is derived from it (idea: Grabovoy, Strijov 2021, Automation and Remote Control 82(11)); see pruning.py.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -10,14 +10,14 @@ from typing import TypeVar
 
 from torch import Tensor
 
-SMALLEST, LARGEST = 1e-8, 1e-2  # variances are clipped to these, if nothing else is said
+SMALLEST, LARGEST = 1e-8, 1e-2  # default limits to which variances are clipped
 
 Batch = TypeVar("Batch")
 
 
 @dataclass(frozen=True)
 class Posterior:
-    """Independent normal weights: of each tensor its means and its variances, in one shape. Raises ValueError."""
+    """Independent normal weights: means and variances of each tensor, of equal shape. Raises ValueError."""
 
     mean: dict[str, Tensor]
     variance: dict[str, Tensor]
@@ -41,9 +41,9 @@ def fisher(
 ) -> dict[str, Tensor]:
     """Return the diagonal of the empirical Fisher information of one example: F = E[(∂ℓ ÷ ∂w)²], float32, per tensor.
 
-    `gradients` gives for a batch the gradients of the mean negative log-likelihood ℓ of its examples, by tensor. With
-    one example per batch this is the definition. With B it is B · E[g²] of the mean gradients g, which has the same
-    expectation where the gradient is zero on average, as at trained weights. Raises ValueError without batches, or if
+    `gradients` returns for a batch the gradients of the mean negative log-likelihood ℓ of its examples, by tensor. With
+    one example per batch this is the definition. With B examples it is B · E[g²] of the mean gradients g, which has the
+    same expectation if the gradient is zero on average, as at trained weights. Raises ValueError without batches, or if
     the gradients are not finite.
     """
     if examples_per_batch < 1:
@@ -76,9 +76,9 @@ def laplace(
 ) -> Posterior:
     """Return the posterior with variances 1 ÷ (N·F + λ), clipped, around the trained weights.
 
-    `information`: F of `fisher`; `examples`: N, by which the likelihood counts; `precision`: λ of the prior the teacher
-    was trained with (its weight decay). Where the data carry no information the upper of the `limits` decides, and
-    with it the order of pruning. Tensors without a gradient, such as unused ones, need an F of zeros.
+    `information`: F of `fisher`; `examples`: N, the number of training examples; `precision`: λ of the prior that the
+    teacher was trained with (its weight decay). Where the data carry no information, the upper of the `limits` is the
+    variance, and determines the order of pruning. Tensors without a gradient, such as unused ones, need an F of zeros.
     """
     if examples < 1 or precision < 0:
         raise ValueError(f"N ({examples}) must be at least 1 and λ ({precision}) not below 0.")

@@ -1,9 +1,9 @@
-"""Cost of removing channels and blocks from a teacher, by its posterior; and the prior of the student that is left.
+"""Cost of removing channels and blocks from a teacher, by its posterior; and the prior of the pruned student.
 
 The cost of a weight is m² ÷ σ²: twice the fall of the log density of its posterior N(m, σ²) from its mean to zero
-(Graves 2011). A neuron's is the sum over the weights out of it, a residual block's over its last projection: what is
-conditioned on zero when it is removed. With a diagonal posterior conditioning moves nothing else, so the student's
-prior is the teacher's posterior of the weights that are left.
+(Graves 2011). The cost of a neuron is the sum over its outgoing weights, that of a residual block the sum over its last
+projection: the removal conditions these weights on zero. With a diagonal posterior this changes no other weight, so the
+student's prior is the teacher's posterior of the remaining weights.
 """
 
 from dataclasses import replace
@@ -26,15 +26,15 @@ LAST = ("conv2", "proj_out")  # last projections of residual blocks and of atten
 def relevance(posterior: Posterior) -> dict[str, Tensor]:
     """Return m² ÷ σ² of every weight, float32, by tensor."""
     return {
-        name: mean.float() ** 2 / posterior.variance[name].float()  # in float16 squares vanish
+        name: mean.float() ** 2 / posterior.variance[name].float()  # in float16 squares underflow
         for name, mean in posterior.mean.items()
     }
 
 
 def channel_scores(posterior: Posterior, layout: Layout) -> dict[str, Tensor]:
-    """Return for each space the sums of m² ÷ σ² over the weights out of each channel, float64 [channels].
+    """Return for each space the sums of m² ÷ σ² over the outgoing weights of each channel, float64 [channels].
 
-    The weights out of a channel of a residual stream are those of all layers that read the stream.
+    The outgoing weights of a channel of a residual stream are those of all layers that read the stream.
     """
     ratios = relevance(posterior)
     scores = {
@@ -73,9 +73,10 @@ def block_scores(posterior: Posterior, shape: UNetShape) -> dict[str, float]:
 
 
 def without_least(cut: Cut, teacher: UNetShape, posterior: Posterior) -> Cut:
-    """Return the cut with the block named whose removal costs least; the cut itself if it leaves nothing to choose.
+    """Return the cut that also removes the block of least cost; the cut itself if it is not one of `…-least`.
 
-    The student must still see the prompt. Raises StudentRefused if no block can go. posterior: of the teacher.
+    The student keeps a block with cross-attention. posterior: of the teacher. Raises StudentRefused if no block can be
+    removed.
     """
     if not cut.loses_least:
         return cut
@@ -111,7 +112,7 @@ def prior_of_cut(
 
 
 def prior_of_widths(posterior: Posterior, plan: WidthPlan) -> Posterior:
-    """Return the prior of a narrower student: weights out of removed neurons are conditioned on zero, those into them
+    """Return the prior of a narrower student: removed neurons' outgoing weights are conditioned on zero, incoming ones
     integrated out."""
     return Posterior(
         widths.narrow(posterior.mean, plan), widths.narrow_variances(posterior.variance, plan)

@@ -1,7 +1,7 @@
-"""Inputs of a narrower student's time embedding, as sums of the teacher's.
+"""Conversion of the time embedding's first layer for a narrower student.
 
 A UNet turns the timestep into as many sines and cosines as its first level has channels. A narrower one has fewer, of
-other frequencies: the first layer of the time embedding is carried over by writing the teacher's as sums of the
+other frequencies: the layer is converted by approximating the teacher's sinusoids as linear combinations of the
 student's.
 """
 
@@ -21,20 +21,21 @@ _RCOND = 1e-3  # of the fit, relative to the largest singular value: keeps the w
 
 @dataclass(frozen=True)
 class Sinusoids:
-    """The teacher's sinusoids φ as sums of the student's ψ: φ(t) ≈ mix · ψ(t)."""
+    """The teacher's sinusoids φ as linear combinations of the student's ψ: φ(t) ≈ mix · ψ(t)."""
 
     freq_shift: int  # of the student's configuration
     mix: Tensor  # float64 [teacher's, student's]
-    error: float  # root mean square over timesteps and sinusoids; a sinusoid's own is 0.71
+    error: float  # root mean square over timesteps and sinusoids; that of a sinusoid itself is 0.71
 
 
 def fit(teacher: UNetShape, share: Fraction) -> Sinusoids:
     """Return the closest fit for a student that keeps the share of the channels; both widths even.
 
-    diffusers' frequencies are exp(−ln 10⁴ · k ÷ (half − freq_shift)), k = 0 … half − 1. With freq_shift less by as many
-    as are dropped, the student's are the teacher's fastest; the slow ones, which hardly turn in all timesteps, are sums
-    of those kept, if enough are. Otherwise the student's are spread over the whole range, and most of what turns from
-    one timestep to the next is lost. Of these two the closer is taken. A frequency that both have is kept exactly.
+    diffusers' frequencies are exp(−ln 10⁴ · k ÷ (half − freq_shift)), k = 0 … half − 1. With freq_shift reduced by the
+    number of dropped frequencies, the student's are the teacher's highest; the low ones, which hardly change over all
+    timesteps, are combinations of those, if enough are kept. Otherwise the student's are spread over the whole range,
+    and most of the change from one timestep to the next is lost. The better of the two fits is returned. Frequencies
+    that both have are kept exactly.
     """
     width, shift = teacher.widths[0], teacher.config["freq_shift"]
     narrower = int(width * share)
@@ -51,7 +52,7 @@ def fit(teacher: UNetShape, share: Fraction) -> Sinusoids:
 
 
 def waves(teacher: UNetShape, width: int, freq_shift: int) -> tuple[Tensor, Tensor]:
-    """Return sines and cosines, float64 [timesteps, width], and their frequencies [width], of the cosines negative."""
+    """Return sines and cosines, float64 [timesteps, width], and their frequencies [width], negative for cosines."""
     is_flipped = teacher.config["flip_sin_to_cos"]
     values = get_timestep_embedding(
         torch.arange(TIMESTEPS),

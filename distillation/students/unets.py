@@ -131,7 +131,7 @@ class UNetShape:
 
     @property
     def groups(self) -> int:
-        """How many groups every GroupNorm has."""
+        """Number of groups of every GroupNorm."""
         return int(self.config["norm_num_groups"])
 
     @property
@@ -171,7 +171,7 @@ class UNetShape:
         return _tensors(json.dumps(dict(self.config)))
 
     def require(self, tensors: Mapping[str, torch.Tensor]) -> None:
-        """Raise StudentRefused for tensors that are not, by name and shape, those of this network."""
+        """Raise StudentRefused if names or shapes of the tensors differ from those of this network."""
         expected = self.tensors
         for problem, found in (
             ("lacks", set(expected) - set(tensors)),

@@ -1,7 +1,7 @@
 """A cut student's tensors, copied from its teacher's by an explicit table of names.
 
-What is true of the weights is true of any values that belong to them one by one, such as posterior variances: with a
-diagonal posterior the student's prior is the teacher's posterior of the weights that it keeps.
+The table also copies other values per weight, like posterior variances: with a diagonal posterior the student's prior
+is the teacher's posterior of the weights that it keeps.
 """
 
 from collections.abc import Mapping
@@ -13,8 +13,8 @@ from distillation.students import cuts
 from distillation.students.cuts import Cut
 from distillation.students.unets import UNetShape
 
-# The tensors of a residual block that are indexed by its inputs, with the axis, and whether a new input's value is
-# taken from the input that it doubles (a norm) or is new.
+# The tensors of a residual block that are indexed by its inputs: the axis, and whether the values of a new input are
+# copied from the input that it duplicates (a norm) or are new.
 _INPUTS = {
     "norm1.weight": (0, True),
     "norm1.bias": (0, True),
@@ -33,11 +33,11 @@ def copy(
 ) -> dict[str, Tensor]:
     """Return copies of the teacher's tensors under the student's names, all that the student has.
 
-    One thing may have no counterpart. When the removed stage is wider than the one above it, the student's first up
+    Some tensors have no exact source. When the removed stage is wider than the one above it, the student's first up
     layer reads, in place of the stage's output, its own hidden state: the tensor that it also reads as the skip. The
-    weights on the removed output are gone (conditioned on zero), those on the skip are copied, those on the new input
-    begin at `new`: 0 for weights, so that the layer acts on the skip alone; for variances give the width of the prior.
-    The norm of the new input is that of the skip. Of such tensors the shape differs from their source's.
+    weights on the removed output are dropped (conditioned on zero), those on the skip are copied, those on the new
+    input start at `new`: 0 for weights, so that the layer uses the skip alone; for variances give that of the prior.
+    The norm of the new input is that of the skip. The shapes of such tensors differ from their sources'.
 
     Raises StudentRefused if the tensors are not the teacher's.
     """
@@ -63,7 +63,7 @@ def _source(name: str, cut: Cut) -> str:
 
 
 def _extended(name: str, source: Tensor, shape: torch.Size, new: float) -> Tensor:
-    """Return the skip's half of the teacher's tensor, after as many inputs that are new or double it."""
+    """Return the skip's part of the teacher's tensor, preceded by as many new inputs: `new`, or copies of it."""
     axis, is_doubled = _INPUTS[".".join(name.split(".")[-2:])]
     skip = shape[axis] // 2
     kept = source.detach().narrow(axis, source.shape[axis] - skip, skip)

@@ -1,13 +1,12 @@
 """Choice of the channels that a narrower student keeps, by given scores; and its tensors.
 
-Every level keeps one share of its channels, and as large a share of norm groups, of heads and of the time embedding: so
-the size of a group and of a head stays, and with it the statistics of a GroupNorm and the scale of an attention. Groups
-and heads go or stay as wholes.
+Every level keeps the same share of its channels, norm groups, heads and of the time embedding, so groups and heads keep
+their size, GroupNorms their statistics and attentions their scale. Groups and heads are kept or removed as wholes.
 
-Removing channels that nothing reads (outgoing weights zero) changes no output, with two reservations. A LayerNorm takes
-its mean and variance over the channels that are left. And a GroupNorm over a hidden state and a skip has groups that
-may reach over the seam of the two, or over two groups of one of them; `exact_shares` lists the shares at which channels
-can be chosen so that all such groups stay whole.
+Removing channels whose outgoing weights are zero changes no output, with two exceptions. A LayerNorm takes its mean and
+variance over the remaining channels. And a GroupNorm over a hidden state and a skip has groups that may span the
+boundary of the two, or two groups of one of them; `exact_shares` lists the shares at which channels can be chosen so
+that all such groups stay whole.
 """
 
 import itertools
@@ -29,7 +28,7 @@ Segment = tuple[int, int]  # first channel, and the one after the last
 
 @dataclass(frozen=True)
 class WidthPlan:
-    """What a narrower student keeps."""
+    """The channels that a narrower student keeps."""
 
     teacher: UNetShape
     student: UNetShape
@@ -60,11 +59,11 @@ def plan(
     scores: Mapping[str, Tensor],
     may_mix_norms: bool = False,
 ) -> WidthPlan:
-    """Keep the share of every space's channels that has the highest scores, within what norms and heads allow.
+    """Return the plan that keeps the share of every space's channels with the highest scores, as norms and heads allow.
 
-    `scores`: of each space of `channels.layout` a value per channel, [channels], such as `pruning.channel_scores`; what
-    goes together counts with its sum. `may_mix_norms` allows shares that are not among `exact_shares`. Raises
-    StudentRefused.
+    `scores`: for each space of `channels.layout` a value per channel, [channels], such as `pruning.channel_scores`;
+    channels that are removed together are ranked by their sum. `may_mix_norms` allows shares that are not among
+    `exact_shares`. Raises StudentRefused.
     """
     layout = channels.layout(teacher)
     share = Fraction(share)
@@ -104,7 +103,7 @@ def narrow(tensors: Mapping[str, Tensor], plan: WidthPlan) -> dict[str, Tensor]:
 
 
 def narrow_variances(variances: Mapping[str, Tensor], plan: WidthPlan) -> dict[str, Tensor]:
-    """Return the variances of what `narrow` gives, of independent weights with these variances."""
+    """Return the variances of the result of `narrow` for independent weights with these variances."""
     return _narrow(variances, plan, plan.sinusoids.mix**2)
 
 
@@ -116,7 +115,7 @@ def _narrow(tensors: Mapping[str, Tensor], plan: WidthPlan, mix: Tensor) -> dict
         parts.append((slot.start, plan.kept[slot.space] + slot.start))
     narrowed = {name: tensor.detach() for name, tensor in tensors.items()}
     for name in set(narrowed) - {name for name, _ in indices}:
-        narrowed[name] = narrowed[name].clone()  # has no channels that go: conv_out.bias
+        narrowed[name] = narrowed[name].clone()  # no channels are removed: conv_out.bias
     for (name, axis), parts in indices.items():
         index = torch.cat([part for _, part in sorted(parts, key=lambda pair: pair[0])])
         narrowed[name] = narrowed[name].index_select(axis, index.to(narrowed[name].device))
@@ -126,7 +125,7 @@ def _narrow(tensors: Mapping[str, Tensor], plan: WidthPlan, mix: Tensor) -> dict
     return narrowed
 
 
-# --- what a share asks of the configuration -------------------------------------------------------
+# --- requirements of a share on the configuration --------------------------------------------------
 def _dropped(width: int, share: Fraction) -> int:
     return width - int(width * share)
 
@@ -156,7 +155,7 @@ def _heads(teacher: UNetShape, share: Fraction) -> int | tuple[int, ...]:
     given = teacher.config["attention_head_dim"]
     if isinstance(given, int):
         return int(given * share)
-    return tuple(  # where nothing attends the number means nothing
+    return tuple(  # levels without attention ignore the number
         int(number * share) if teacher.attends(level) else number
         for level, number in enumerate(teacher.heads)
     )
@@ -164,11 +163,11 @@ def _heads(teacher: UNetShape, share: Fraction) -> int | tuple[int, ...]:
 
 # --- channels -------------------------------------------------------------------------------------
 def _segments(layout: Layout, space: str, *, are_whole: bool) -> list[Segment]:
-    """Return the runs of channels of a space that can be removed each on its own, ascending.
+    """Return the runs of channels of a space that can be removed independently, ascending.
 
-    With `are_whole` a run ends only where a group ends in every norm that reads the space, wherever the space stands in
-    it. Then the runs before and after it keep their groups, as it is removed by whole groups of each norm. Channels in
-    no run share a group with the other side of a seam, and stay.
+    With `are_whole` a run ends only where a group ends in every norm that reads the space, at whatever offset. Then the
+    removal of a run removes whole groups of each norm, and the other runs keep theirs. Channels in no run share a group
+    with another space, and are kept.
     """
     unit, width = layout.spaces[space].unit, layout.spaces[space].channels
     readers = _readers(layout)[space] if are_whole else []
@@ -181,10 +180,10 @@ def _segments(layout: Layout, space: str, *, are_whole: bool) -> list[Segment]:
 
 
 def _readers(layout: Layout) -> dict[str, list[tuple[int, int]]]:
-    """Return for each space (its first channel's place in a norm, the norm's group size), for all norms over it."""
+    """Return for each space the pairs (offset of its first channel, group size) of all norms over it."""
     readers: dict[str, list[tuple[int, int]]] = {space: [] for space in layout.spaces}
     for norm in layout.norms:
-        # the groups are as many in all norms, and a stream's unit is one of its own
+        # all norms have equally many groups, and a stream's unit is one group of its own norm
         first = layout.spaces[norm[0]]
         width = sum(layout.spaces[space].channels for space in norm)
         size = width * first.unit // first.channels
@@ -196,7 +195,7 @@ def _readers(layout: Layout) -> dict[str, list[tuple[int, int]]]:
 
 
 def _fits(segments: list[Segment], dropped: int) -> bool:
-    """Return whether some of the segments have together this length."""
+    """Return whether some of the segments have this total length."""
     lengths = [stop - start for start, stop in segments]
     if len(set(lengths)) == 1:
         return dropped % lengths[0] == 0 and dropped <= sum(lengths)
@@ -207,14 +206,14 @@ def _fits(segments: list[Segment], dropped: int) -> bool:
 
 
 def _kept(scores: Tensor, segments: list[Segment], dropped: int) -> Tensor:
-    """Return the channels left when the segments of least score that have together this length are removed."""
+    """Return the channels left after the removal of the segments with the least total score at this total length."""
     values = [float(scores[start:stop].sum()) for start, stop in segments]
     lengths = {stop - start for start, stop in segments}
     if len(lengths) == 1:
         order = sorted(range(len(segments)), key=values.__getitem__)
         removed = tuple(order[: dropped // lengths.pop()])
     else:
-        # the least sum for each length that can be had (a knapsack)
+        # the least total score for each reachable length (a knapsack)
         best: dict[int, tuple[float, tuple[int, ...]]] = {0: (0.0, ())}
         for number, (start, stop) in enumerate(segments):
             for length, (value, chosen) in sorted(best.items(), reverse=True):

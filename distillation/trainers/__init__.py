@@ -1,1 +1,1 @@
-"""The stages of a distillation that compute: pairs, and the trainings from a teacher to a quantised student."""
+"""The computing stages of a distillation: pairs, and the trainings from a teacher to a quantised student."""

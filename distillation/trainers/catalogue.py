@@ -1,6 +1,6 @@
 """Snapshot of the prompt variants that a student is made for, as files of a run.
 
-A run reads its snapshot, so a change of the catalogue while it lasts does not change it.
+A run reads only its snapshot, so changes of the catalogue during the run have no effect on it.
 """
 
 import json
@@ -17,9 +17,9 @@ from distillation.resumable import atomic
 
 INDEX = "catalogue.json"
 TENSORS = "catalogue.safetensors"
-# Where students make prompts badly: which, with 1 or 2 for how badly.
+# Optional: the hard prompt variants by slug, with level 1 or 2.
 HARD = "hard.json"
-# Where the catalogue has accepted real pictures: which, of which variant, and the files.
+# Optional: the accepted real pictures with their variants, and the folder of their files.
 EXAMPLES = "examples.json"
 PICTURES = "examples"
 
@@ -37,8 +37,8 @@ def bits_of(
 ) -> tuple[Tensor, Tensor]:
     """Return stated and wanted, bool [P, bits], of the tags of each variant.
 
-    A tag that is a bit must be present; `not-` before a bit means that it must be absent. Bits come in groups of which
-    one is true (the sizes of `groups`, in order): a tag for one of a group makes the others absent. Bits that no tag
+    A tag that is a bit must be present; `not-` before a bit means that it must be absent. Bits form mutually exclusive
+    groups (`groups`: their sizes, in order): a tag for one bit of a group makes the others absent. Bits that no tag
     names are not stated.
     """
     wanted = torch.tensor([[bit in row for bit in bits] for row in tags], dtype=torch.bool)
@@ -55,7 +55,7 @@ def bits_of(
 
 
 def write(catalogue: Catalogue, folder: Path) -> None:
-    """Write the catalogue into the folder, which is made if it is missing."""
+    """Write the catalogue into the folder, which is created if it is missing."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     tensors = {"prompt_embeds": catalogue.prompt_embeds.half().contiguous()}

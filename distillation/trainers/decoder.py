@@ -1,9 +1,8 @@
-"""Stage `decoder`: a tiny decoder learns to draw what the teacher's VAE draws, for a catalogue's latents.
+"""Stage `decoder`: training of a tiny decoder to reproduce the pictures of the teacher's VAE for a catalogue's latents.
 
-After TAESD (github.com/madebyollin/taesd), whose layout it has: convolutions and ReLU, which a CPU and a GPU run in a
-fiftieth of the VAE's time. It may work at a part of the resolution and end in a pixel shuffle (arXiv 1609.05158), which
-costs a quarter of that again. Its receptive field ends, and its detail with its channels; on the few things that a
-catalogue shows both are enough.
+It has the architecture of TAESD (github.com/madebyollin/taesd): convolutions and ReLU, which take a fiftieth of the
+VAE's time on CPU and GPU. It may work at a lower resolution and end in a pixel shuffle (arXiv 1609.05158), which takes
+a quarter of that time. Its receptive field and channels are limited, but enough for the few subjects of a catalogue.
 """
 
 import json
@@ -31,13 +30,13 @@ MEASURED = "measured.json"
 
 @dataclass(frozen=True)
 class DecoderRecipe(PictureLossRecipe):
-    """blocks: residual ones in each level, from the smallest; each level is twice as large as the one before.
+    """blocks: number of residual blocks per level, from the lowest resolution; each level doubles the resolution.
 
-    shuffle: pixels a side that the last level draws in each of its places; 1 = that level has the picture's size.
-    TAESD's own shape: 64 channels, blocks (3, 3, 3, 1), shuffle 1.
+    shuffle: factor of the pixel shuffle after the last level; 1 = none. TAESD's own shape: 64 channels, blocks
+    (3, 3, 3, 1), shuffle 1.
 
     Targets are the VAE's pictures of `pictures` of the pairs' latents and of the same latents with noise, since a
-    student's latents are near the teacher's, not equal. Of too few a decoder learns the pictures by heart.
+    student's latents are close to the teacher's, not equal. With too few of them the decoder overfits.
     """
 
     channels: int = 32
@@ -49,7 +48,7 @@ class DecoderRecipe(PictureLossRecipe):
     warmup: int = 100
     pictures: int = 1024
     latent_noise: float = 0.1  # standard deviation; latents have about 1
-    validated: int = 64  # of the pairs, evenly over them, that are not trained on
+    validated: int = 64  # number of held-out pairs, evenly selected
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -61,9 +60,9 @@ class DecoderRecipe(PictureLossRecipe):
 
 
 def build(recipe: DecoderRecipe, *, latent_channels: int) -> AutoencoderTiny:
-    """Return an untrained decoder. Its class has an encoder too, as small as can be, never trained and never served.
+    """Return an untrained decoder. Its class also has an encoder, which is minimal, never trained and never served.
 
-    It takes scaled latents, as the U-Net gives them: its own scaling factor is 1.
+    Its input is scaled latents, the output of the U-Net: its own scaling factor is 1.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.seed)
@@ -72,7 +71,7 @@ def build(recipe: DecoderRecipe, *, latent_channels: int) -> AutoencoderTiny:
             out_channels=3 * recipe.shuffle**2,
             encoder_block_out_channels=(1,),
             num_encoder_blocks=(0,),
-            # The class has no convolution that could change their number from one level to the next.
+            # The class cannot change the number of channels between levels.
             decoder_block_out_channels=(recipe.channels,) * len(recipe.blocks),
             num_decoder_blocks=recipe.blocks,
         )
@@ -81,17 +80,20 @@ def build(recipe: DecoderRecipe, *, latent_channels: int) -> AutoencoderTiny:
 def fitting(
     recipe: DecoderRecipe, *, teacher: Teacher, latent_shape: tuple[int, int, int]
 ) -> AutoencoderTiny:
-    """Return an untrained decoder of such latents. Raises RecipeRefused unless its pictures have the teacher's size."""
+    """Return an untrained decoder for latents of this shape [C, h, w].
+
+    Raises RecipeRefused unless its pictures have the teacher's size.
+    """
     network = build(recipe, latent_channels=latent_shape[0])
     factor, own = (pixels_per_latent(vae.config) for vae in (teacher.vae, network))
     if own != factor:
         raise RecipeRefused(
             f"decoder.blocks {recipe.blocks}, decoder.shuffle {recipe.shuffle}: {teacher.manifest.name} has "
-            f"{factor} pixels a latent, a side, and this decoder {own}. Each number in blocks after the first "
+            f"{factor} pixels per latent along a side, and this decoder {own}. Each number in blocks after the first "
             "doubles them, and shuffle multiplies them."
         )
     side = min(latent_shape[1:]) * factor
-    if side < 2**recipe.scales:  # at the coarsest there must be a neighbour to differ from
+    if side < 2**recipe.scales:  # the coarsest scale needs neighbouring pixels
         raise RecipeRefused(
             f"decoder.scales ({recipe.scales}): pictures of {side} pixels can be halved fewer times."
         )
@@ -110,16 +112,16 @@ class DecoderTask(Trained):
         self._recipe = recipe
         self._teacher = teacher
         self.network.encoder.requires_grad_(False)
-        # A fifth faster than the usual layout, on a CPU with bf16.
+        # A fifth faster than the default memory layout on a CPU with bf16.
         trained = self.network.decoder.to(memory_format=torch.channels_last)
         self._latents = _with_noisy(latents.float(), recipe)
         self._targets = VaePictures(teacher, self._latents)
-        # After 200 steps it is 1.7 dB nearer to the pictures than by AdamW (docs/experiments.md).
+        # With Muon the PSNR after 200 steps is 1.7 dB higher than with AdamW (docs/experiments.md).
         self.add_by(recipe, "decoder", trained, weight_decay=recipe.weight_decay, is_muon=True)
         self._loss = PictureLoss(recipe, self, device=teacher.device)
 
     def averaged(self) -> AutoencoderTiny:
-        """Return the decoder to save, frozen. The network that was trained takes its weights."""
+        """Return the decoder to save: the trained network with the averaged weights, frozen."""
         return with_weights(self.network, self.emas["decoder"].module)
 
     def pictures(self, samples: Samples) -> Tensor:
@@ -145,13 +147,13 @@ class DecoderTask(Trained):
 def with_weights(network: AutoencoderTiny, decoder: nn.Module) -> AutoencoderTiny:
     """Return the network with the weights of this decoder, frozen, in evaluation mode; it is changed in place."""
     network.decoder.load_state_dict(decoder.state_dict())
-    # safetensors writes the usual layout only.
+    # safetensors writes only contiguous tensors.
     return network.to(memory_format=torch.contiguous_format).requires_grad_(False).eval()
 
 
 @torch.no_grad()
 def measure(decoder: AutoencoderTiny, teacher: Teacher, latents: Tensor) -> dict[str, float]:
-    """Compare the decoder's pictures of latents [n, C, h, w] with the VAE's.
+    """Return measures of the decoder's pictures of latents [n, C, h, w] against the VAE's.
 
     psnr: the mean over pictures, dB; psnr_worst: the least. sharpness: the mean difference between neighbouring pixels,
     as a share of that in the VAE's pictures; below 1 is blurred.
@@ -175,9 +177,9 @@ def measure(decoder: AutoencoderTiny, teacher: Teacher, latents: Tensor) -> dict
 
 
 def train(recipe: DecoderRecipe, inputs: StageInputs) -> AutoencoderTiny:
-    """Train (going on from the folder's checkpoint); save the decoder in folder/vae and return it, frozen.
+    """Train (resuming from the folder's checkpoint); save the decoder in folder/vae and return it, frozen.
 
-    Writes folder/measured.json: `measure` on the latents that were held out. Raises RecipeRefused.
+    Writes folder/measured.json: `measure` on the held-out latents. Raises RecipeRefused.
     """
     teacher, pairs, folder = inputs.teacher, inputs.pairs, inputs.folder
     held_out, trained_on = _split(recipe, pairs)
@@ -193,7 +195,7 @@ def train(recipe: DecoderRecipe, inputs: StageInputs) -> AutoencoderTiny:
 
 
 def _split(recipe: DecoderRecipe, pairs: Pairs) -> tuple[Tensor, Tensor]:
-    """Return rows that are held out, and rows that are trained on: each evenly over the pairs."""
+    """Return (held-out rows, rows for training), int64, each evenly selected from the pairs."""
     if len(pairs) <= recipe.validated:
         raise RecipeRefused(
             f"decoder.validated ({recipe.validated}) must be less than the {len(pairs)} pairs: nothing would be left "

@@ -1,4 +1,4 @@
-"""State that the trainings of a student of few passes share: its passes, examples, average and sample pictures."""
+"""Base of the trainings of few-step students: passes, examples, averaged weights and sample pictures."""
 
 from dataclasses import dataclass
 
@@ -16,7 +16,7 @@ from distillation.training.task import Trained, TrainingRecipe
 
 @dataclass(frozen=True)
 class WatchedRecipe(TrainingRecipe):
-    """In every `watch_every`-th step the student is compared with the teacher on `watched` pairs."""
+    """Recipe with a comparison of student and teacher on `watched` pairs in every `watch_every`-th step."""
 
     watch_every: int = 50
     watched: int = 64
@@ -30,7 +30,7 @@ class FewStepTask(Trained):
     """Base of the tasks; a subclass adds its networks and defines `step`."""
 
     def __init__(self, inputs: TuningInputs, *, pairs: Pairs) -> None:
-        """Raises RecipeRefused for timesteps that no student can be served in, and if no pair was accepted."""
+        """Raises RecipeRefused for timesteps at which no student can be served, and if no pair was accepted."""
         super().__init__()
         self._teacher = inputs.teacher
         self._decoder = inputs.decoder
@@ -41,20 +41,20 @@ class FewStepTask(Trained):
 
     @property
     def averaged(self) -> UNet2DConditionModel:
-        """The student to save: the average of its weights, frozen."""
+        """Return the student to save: with averaged weights, frozen."""
         return self.emas["student"].module
 
     @property
-    def drawing(self) -> nn.Module:
-        """The network that draws the student's latents."""
+    def decoder_network(self) -> nn.Module:
+        """Return the network that decodes the student's latents."""
         return self._decoder.decoder
 
     def pictures(self, samples: Samples) -> Tensor:
         """Return the averaged student's pictures at this step, [B, 3, H, W] in [−1, 1]."""
-        return samples.drawn(self.drawing, samples.walked(self.averaged, self._timesteps))
+        return samples.drawn(self.decoder_network, samples.walked(self.averaged, self._timesteps))
 
     def _watch(self, index: int, recipe: WatchedRecipe) -> dict[str, float]:
-        """`Rollout.watch` of the averaged student, in every `watch_every`-th step and the last; else empty."""
+        """Return `Rollout.watch` of the averaged student in every `watch_every`-th step and the last; else empty."""
         if (index + 1) % recipe.watch_every and index + 1 < recipe.steps:
             return {}
         return self._rollout.watch(self.averaged, self._examples, count=recipe.watched)

@@ -20,8 +20,8 @@ from distillation.training.task import Progress, Task
 
 @dataclass(frozen=True, kw_only=True)
 class StageInputs:
-    """pairs: of the training split. folder: the stage's own, with its checkpoint. samples: whose sheet is drawn now and
-    then to show people the progress; None draws none.
+    """pairs: of the training split. folder: the stage's own, with its checkpoint. samples: for the sample sheet, which
+    is drawn repeatedly to show the progress; None = no sheet.
     """
 
     teacher: Teacher
@@ -34,10 +34,10 @@ class StageInputs:
 
 @dataclass(frozen=True, kw_only=True)
 class TuningInputs(StageInputs):
-    """student, decoder: fp32, as the stage before left them. timesteps: those the student is served in, descending.
+    """student, decoder: fp32, from earlier stages. timesteps: of the student's passes, descending.
 
-    structure: the student of the structure stage, where a fake score starts from it. real_images: accepted ones, which
-    the discriminator takes for real in addition to the teacher's. labels: of the stage joint; None leaves them out.
+    structure: the student of the structure stage, if a fake score starts from it. real_images: accepted ones, real
+    samples of the discriminator in addition to the teacher's. labels: of the stage joint; None = no such term.
     """
 
     student: UNet2DConditionModel
@@ -56,7 +56,7 @@ def run(
     title: str,
     pictures: Callable[[Samples], Tensor] | None = None,
 ) -> None:
-    """Train the task in the stage's folder (`loop.run`). pictures: draws the student's part of the sample sheet."""
+    """Train the task in the stage's folder (`loop.run`). pictures: makes the student's part of the sample sheet."""
     samples = inputs.samples
 
     def draw(progress: Progress) -> None:

@@ -1,9 +1,9 @@
-"""Stage `joint`: a student and its decoder learn together, by the error of the picture.
+"""Stage `joint`: joint training of a student and its decoder on the error of the pictures.
 
-Before, each was trained alone: the student onto the teacher's latents, the decoder to draw those latents. What a
-decoder without norms cannot know (the brightness of the whole) the student, which sees all of its latents, can put into
-them; and the decoder learns to draw latents as the student makes them. The targets are the pictures that the teacher's
-VAE draws of the teacher's latents of the same noise.
+Earlier stages trained them separately: the student on the teacher's latents, the decoder on the VAE's pictures of those
+latents. A decoder without norms lacks global information, such as the brightness of the whole picture; the student,
+which has it, can encode it in the latents, and the decoder adapts to the student's latents. The targets are the
+pictures of the teacher's VAE for the teacher's latents of the same noise.
 """
 
 from dataclasses import dataclass
@@ -28,12 +28,12 @@ from generation.engine.latents import decoded
 
 @dataclass(frozen=True)
 class JointRecipe(WatchedRecipe, PictureLossRecipe):
-    """pictures: of how many pairs, evenly over them, the VAE's pictures are kept in memory.
+    """pictures: number of pairs, evenly selected, whose VAE pictures are kept in memory.
 
-    least_margin: of the detector's, of the pairs that are trained on. A picture that it barely accepts is near one that
-    it rejects, and so is what the student makes of such noise; of the noise that is left out it makes what it makes of
-    its neighbours.
-    latents_weight: of the pseudo-Huber error of the latents, which keeps them near the teacher's.
+    least_margin: least margin of the detector for pairs that are trained on. A barely accepted picture is close to a
+    rejected one, and so is the student's picture for its noise; for noise that is left out the student generalises from
+    neighbouring noise.
+    latents_weight: of the pseudo-Huber error of the latents, which keeps them close to the teacher's.
     """
 
     steps: int = 1500
@@ -53,17 +53,17 @@ class JointRecipe(WatchedRecipe, PictureLossRecipe):
 
 
 class JointTask(FewStepTask):
-    """The two networks under training as one, for `distillation.training.loop`."""
+    """Training of both networks as one module, for `distillation.training.loop`."""
 
     def __init__(self, recipe: JointRecipe, inputs: TuningInputs) -> None:
-        """Raises RecipeRefused where the timesteps contradict the teacher, and if no pair has the margin."""
+        """Raises RecipeRefused if the timesteps do not fit the teacher, or if no pair has the margin."""
         super().__init__(inputs, pairs=_sure(recipe, inputs.pairs))
         self._recipe = recipe
         self._labels = inputs.labels
         self._targets = VaePictures(inputs.teacher, self._examples.latents)
         self._decoder.encoder.requires_grad_(False)
-        drawing = self._decoder.decoder.to(memory_format=torch.channels_last)
-        trained = nn.ModuleDict({"student": self.student, "decoder": drawing})
+        decoder = self._decoder.decoder.to(memory_format=torch.channels_last)
+        trained = nn.ModuleDict({"student": self.student, "decoder": decoder})
         trained.to(inputs.teacher.device).train().requires_grad_(True)
         self.add_by(recipe, "both", trained, weight_decay=recipe.weight_decay)
         self._loss = PictureLoss(recipe, self, device=inputs.teacher.device)
@@ -73,12 +73,12 @@ class JointTask(FewStepTask):
         return cast(UNet2DConditionModel, self.emas["both"].module.get_submodule("student"))
 
     @property
-    def drawing(self) -> nn.Module:
+    def decoder_network(self) -> nn.Module:
         return self.emas["both"].module.get_submodule("decoder")
 
     def averaged_decoder(self) -> AutoencoderTiny:
-        """Return the decoder to save, frozen. The network that was trained takes its weights."""
-        return with_weights(self._decoder, self.drawing)
+        """Return the decoder to save: the trained network with the averaged weights, frozen."""
+        return with_weights(self._decoder, self.decoder_network)
 
     def step(self, index: int, generator: Generator) -> dict[str, float]:
         recipe, examples = self._recipe, self._examples
@@ -102,7 +102,7 @@ class JointTask(FewStepTask):
 
 
 def _sure(recipe: JointRecipe, pairs: Pairs) -> Pairs:
-    """Return the accepted pairs with the margin, at most as many as the recipe has pictures, evenly over them."""
+    """Return the accepted pairs with the margin, evenly selected if there are more than the recipe's `pictures`."""
     sure = pairs.take(pairs.accepted & (pairs.margins >= recipe.least_margin))
     if not len(sure):
         raise RecipeRefused(
@@ -115,7 +115,7 @@ def _sure(recipe: JointRecipe, pairs: Pairs) -> Pairs:
 def train(
     recipe: JointRecipe, inputs: TuningInputs
 ) -> tuple[UNet2DConditionModel, AutoencoderTiny]:
-    """Train (going on from the folder's checkpoint); return the averages, frozen; save them in folder/unet, folder/vae.
+    """Train (resuming from the folder's checkpoint); return the averages, frozen; save them in folder/unet, folder/vae.
 
     Student and decoder are changed in place; only accepted pairs are used. Raises RecipeRefused, TrainingDiverged,
     CheckpointUnusable.

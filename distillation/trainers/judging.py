@@ -1,4 +1,4 @@
-"""Judging of the teacher's pictures: whether the detector finds in them what their variants state."""
+"""Judging of the teacher's pictures: whether they show, by the detector, what their variants state."""
 
 import torch
 from torch import Tensor
@@ -41,7 +41,10 @@ def as_stated(
     groups: tuple[int, ...],
     thresholds: Tensor,
 ) -> Tensor:
-    """Return bool [B] by the evaluation's rule. probabilities [B, bits]; rows: of the catalogue; thresholds [bits]."""
+    """Return whether pictures are as stated, bool [B], by the evaluation's rule.
+
+    probabilities [B, bits]; rows: of the catalogue, int64 [B]; thresholds [bits].
+    """
     if catalogue.stated is None or catalogue.wanted is None:
         raise ValueError("The catalogue states no bits.")
     return attributes.groups_right(

@@ -1,6 +1,6 @@
-"""Soft labels: the detector's classes of the student's pictures, drawn to those of the teacher's by Hinton's method.
+"""Soft labels: a loss between the detector's class probabilities for the student's and for the teacher's pictures.
 
-Hinton et al., arXiv 1503.02531, where there are classes: in each of the detector's groups one bit is set.
+Hinton et al., arXiv 1503.02531. The classes are the mutually exclusive bits of each of the detector's groups.
 """
 
 from dataclasses import dataclass
@@ -26,7 +26,7 @@ class LabelsRecipe:
 
 
 class Labels:
-    """The term for one detector, frozen and in evaluation mode. It moves to the device of the pictures."""
+    """The loss term for one detector, which is frozen, in evaluation mode, and moved to the pictures' device."""
 
     def __init__(self, recipe: LabelsRecipe, detector: Detector) -> None:
         self.recipe = recipe
@@ -48,7 +48,7 @@ class Labels:
         return torch.stack(terms).mean()
 
     def _groups(self, images: Tensor) -> list[Tensor]:
-        """Return the logits of each group, [B, bits]; a bit alone stands beside its absence, of logit 0."""
+        """Return the logits of each group, [B, bits]; a single bit is paired with its absence, of logit 0."""
         config = self._detector.config
         size = (config.image_size, config.image_size)
         if images.shape[-2:] != size:

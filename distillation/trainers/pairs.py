@@ -1,10 +1,10 @@
-"""Stage `pairs`: the noise of a seed and the latents that the teacher makes of it, for every prompt variant.
+"""Stage `pairs`: the noise of a seed and the latents that the teacher generates from it, for every prompt variant.
 
-Deterministic trajectories (DDIM, η = 0) of the guided teacher, a file of safetensors for each variant, named by what
-the pairs depend on: a catalogue that changed makes those of its new variants alone. A file is written whole or not at
-all, so that an interrupted stage goes on with the next ones; processes take turns. A tenth of the seeds of each variant
-is held out. A variant that students make badly may have further files, all for training: it has a greater share of what
-is drawn.
+Deterministic trajectories (DDIM, η = 0) of the guided teacher, in one safetensors file per variant. Its name is a hash
+of all that the pairs depend on, so a changed catalogue only needs the pairs of its new variants. Files are written
+atomically, so an interrupted stage resumes with the missing ones; processes divide them among each other. A tenth of
+the seeds of each variant is held out. A hard variant may have additional files, all for training, which increases its
+share of the batches.
 """
 
 import hashlib
@@ -36,21 +36,19 @@ from generation.engine import sampling
 
 SPLITS = ("train", "held_out")
 SUMMARY = "pairs.json"
-FIRST_SEED = 2**40  # seeds below it are left to evaluations
+FIRST_SEED = 2**40  # seeds below it are reserved for evaluations
 Item = tuple[int, int]  # row of the catalogue, seed
 Piece = TypeVar("Piece")
 
 
-MOST_SEEDS = (
-    10_000  # of a variant: recipes come from keys too, and pairs share the disk with images
-)
+MOST_SEEDS = 10_000  # of a variant: API clients may set it, and pairs share the disk with images
 
 
 @dataclass(frozen=True)
 class PairsRecipe:
     """num_inference_steps: of the teacher, "trailing"; 0 = the timesteps of its release.
 
-    path_timesteps: whose x_t are kept, for a student of several steps; must be among the teacher's.
+    path_timesteps: timesteps whose x_t are stored, for students of several passes; must be among the teacher's.
     """
 
     seeds_per_variant: int = 32
@@ -58,7 +56,7 @@ class PairsRecipe:
     num_inference_steps: int = 20
     path_timesteps: tuple[int, ...] = (749, 499, 249)
     batch: int = 32
-    written: int = 256  # pairs at once: what an interruption costs at most
+    written: int = 256  # pairs written at once: the most that an interruption loses
     revision: int = 1
 
     def __post_init__(self) -> None:
@@ -79,7 +77,7 @@ class PairsRecipe:
 
     @property
     def held_out_seeds(self) -> int:
-        """Of each variant."""
+        """Return the number of held-out seeds of each variant."""
         return max(1, round(self.held_out * self.seeds_per_variant))
 
 
@@ -88,8 +86,8 @@ class Pairs:
     """prompts int64 [n], rows of the catalogue; seeds int64 [n]; latents fp16 [n, C, h, w], the teacher's x₀.
 
     path fp16 [n, K, C, h, w]: x_t before the teacher's step at each of `path_timesteps`. accepted bool [n]: the
-    detector found what the variant states; all true where nothing judges. margins fp32 [n]: how sure it is, the least
-    of `attributes.margins`; 1 where nothing judges.
+    picture shows what the variant states, by the detector; all true without one. margins fp32 [n]: the least of
+    `attributes.margins`; 1 without a detector.
     """
 
     prompts: Tensor
@@ -168,7 +166,7 @@ def _read(
     parts = [_load(folder, name) for _, name in named]
     columns = {name: torch.stack([part[name][numbers] for part in parts], 1) for name in parts[0]}
     rows = torch.tensor([row for row, _ in named]).expand_as(columns["seeds"])
-    # The first seed of each variant, then the second …: the beginning of the list is like its end.
+    # The first seed of each variant, then the second …: every part of the list contains all variants.
     joined = {name: column.flatten(0, 1) for name, column in columns.items()}
     return Pairs(
         prompts=rows.flatten(),
@@ -204,10 +202,10 @@ def generate(
     further: Mapping[int, int] = MappingProxyType({}),
     progress_bar: bool = True,
 ) -> None:
-    """Make the files that `store` lacks, then folder/pairs.json, which names them and counts the accepted ones.
+    """Make the files that `store` lacks, then folder/pairs.json, which names them and counts the accepted pairs.
 
-    store: of all catalogues with this recipe, teacher and detector. further: how often rows of the catalogue have as
-    many training seeds once more. Raises RecipeRefused, SliceOver.
+    store: folder shared by all catalogues with this recipe, teacher and detector. further: number of additional files
+    by row of the catalogue. Raises RecipeRefused, SliceOver.
     """
     _require_same_encoder(teacher, catalogue)
     work = _Work(recipe, teacher, catalogue, detector, solver_timesteps(recipe, teacher))
@@ -215,7 +213,7 @@ def generate(
     store.mkdir(parents=True, exist_ok=True)
     found = files(catalogue, store, further)
     missing = [(row, path) for row, path in found if not path.exists()]
-    processes.barrier()  # all share out the same list: none writes before the last has looked
+    processes.barrier()  # all processes must list the missing files before any is written
     together = max(1, recipe.written // recipe.seeds_per_variant)  # variants
     mine = list(_chunks(missing, together))[processes.rank() :: processes.count()]
     done = len(found) - len(missing)
@@ -237,7 +235,7 @@ def generate(
 
 @dataclass(frozen=True)
 class _Work:
-    """What all pairs of a stage are made from."""
+    """Inputs of all pairs of a stage."""
 
     recipe: PairsRecipe
     teacher: Teacher
@@ -247,7 +245,7 @@ class _Work:
 
 
 def files(catalogue: Catalogue, store: Path, further: Mapping[int, int]) -> list[tuple[int, Path]]:
-    """Return the files with their rows of the catalogue: one of each variant, then the further ones."""
+    """Return (row of the catalogue, file) for all files: one of each variant, then the additional ones."""
     names = keys(catalogue)
     return [
         *((row, store / f"{name}.safetensors") for row, name in enumerate(names)),
@@ -275,7 +273,7 @@ def _make_files(work: _Work, wanted: Sequence[tuple[int, Path]], bar: Bar) -> No
 
 
 def keys(catalogue: Catalogue) -> list[str]:
-    """Return for each variant a hash of what its pairs depend on, except recipe, teacher and detector."""
+    """Return for each variant a hash of all that its pairs depend on, except recipe, teacher and detector."""
     found = []
     for row in range(len(catalogue)):
         digest = hashlib.sha256(catalogue.prompt_embeds[row].contiguous().numpy().tobytes())
@@ -287,7 +285,7 @@ def keys(catalogue: Catalogue) -> list[str]:
 
 
 def _seeds(recipe: PairsRecipe, path: Path) -> range:
-    """Return the seeds of a file of `files`: of its variant alone, whatever else the catalogue holds."""
+    """Return the seeds of a file of `files`; they depend only on its variant, not on the rest of the catalogue."""
     place, block = int(path.stem[:8], 16), int(path.stem.partition("-")[2] or 0)
     first = FIRST_SEED * (1 + block) + place * recipe.seeds_per_variant
     return range(first, first + recipe.seeds_per_variant)
@@ -308,7 +306,7 @@ def _require_same_encoder(teacher: Teacher, catalogue: Catalogue) -> None:
 
 
 def solver_timesteps(recipe: PairsRecipe, teacher: Teacher) -> tuple[int, ...]:
-    """Return the timesteps that the teacher walks, descending. Raises RecipeRefused."""
+    """Return the timesteps of the teacher's solver, descending. Raises RecipeRefused."""
     timesteps = teacher.timesteps
     if recipe.num_inference_steps:
         config = teacher.scheduler_config | {"timestep_spacing": "trailing"}
@@ -328,7 +326,7 @@ def _chunks(items: Sequence[Piece], size: int) -> Iterator[Sequence[Piece]]:
 
 @torch.no_grad()
 def _solved(items: Sequence[Item], work: _Work) -> dict[str, Tensor]:
-    """Return the pairs of the items, by name of their tensors."""
+    """Return the tensors of the items' pairs by name."""
     teacher, catalogue = work.teacher, work.catalogue
     rows = torch.tensor([row for row, _ in items])
     seeds = torch.tensor([seed for _, seed in items])

@@ -1,7 +1,7 @@
-"""Discriminator of patches of pictures, which makes a decoder draw detail as crisp as that of real pictures.
+"""Patch discriminator, which trains a decoder to produce detail as crisp as that of real pictures.
 
 Convolutions without norms over the pixels and their amplified differences: grain is a hundredth of a picture's range,
-and a network that normalises, or starts from the pixels alone, does not see it (docs/experiments.md).
+and a network with norms, or with the pixels alone as input, does not detect it (docs/experiments.md).
 """
 
 from dataclasses import dataclass
@@ -15,15 +15,15 @@ from distillation.training import checks
 from distillation.training.task import Trained
 
 NAME = "patches"  # of the discriminator among the networks of a task
-AMPLIFIED = 20.0  # differences of neighbouring pixels, so that grain is about as large as colours
+AMPLIFIED = 20.0  # factor of pixel differences, so that grain is about as large as colours
 
 
 @dataclass(frozen=True)
 class PatchesRecipe:
-    """weight: of the adversarial loss of the decoder. crop: pixels a side that the discriminator sees of each picture.
+    """weight: of the adversarial loss of the decoder. crop: side in pixels of the discriminator's crop of each picture.
 
-    start_step: of the discriminator. warmup_steps: it trains alone for so many before its loss counts.
-    r1_weight: of E‖∇D‖² at the real pictures, by noise of standard deviation r1_noise.
+    start_step: first step of the discriminator. warmup_steps: steps in which it is trained before its loss is added to
+    the decoder's. r1_weight: of E‖∇D‖² at the real pictures, by noise of standard deviation r1_noise.
     """
 
     weight: float = 0.005
@@ -64,7 +64,7 @@ class Discriminator(nn.Module):
 
 
 class Patches:
-    """Adversarial training of a decoder: its error, and the updates of the discriminator, which the task holds."""
+    """Adversarial training of a decoder: its loss, and the updates of the discriminator, a network of the task."""
 
     def __init__(
         self, recipe: PatchesRecipe, task: Trained, *, seed: int, device: torch.device
@@ -86,9 +86,9 @@ class Patches:
     def error(
         self, index: int, output: Tensor, real: Tensor, generator: Generator
     ) -> Tensor | None:
-        """Return the decoder's adversarial error in step `index` (from 0); None before it counts.
+        """Return the decoder's adversarial error in step `index` (from 0), a scalar; None before the warm-up is over.
 
-        output, real: [B, 3, H, W] in [−1, 1]; the same random crop of both is seen. It does not train the
+        output, real: [B, 3, H, W] in [−1, 1]; the same random crop of both is used. The error has no gradient in the
         discriminator.
         """
         height, width = real.shape[-2:]
@@ -105,7 +105,7 @@ class Patches:
         return error
 
     def learn(self, index: int, generator: Generator) -> dict[str, float]:
-        """Update the discriminator by the crops of the last `error`; return its loss, if it learns in this step."""
+        """Update the discriminator by the crops of the last `error` and return its loss; empty before `start_step`."""
         if self._crops is None or index < self.recipe.start_step:
             return {}
         (ours, real), recipe = self._crops, self.recipe

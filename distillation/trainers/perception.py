@@ -1,7 +1,7 @@
-"""Features for the perceptual loss of latents: maps of frozen networks that a run has already.
+"""Features for the perceptual loss of latents: maps of frozen networks that a run already has.
 
-The networks that judge a release (detector, CLIP) must not be used here: a judgement of what was trained on it would be
-worthless. Nothing is downloaded, so there is no LPIPS network.
+The networks that judge a release (detector, CLIP) must not be used here: their judgement of a student that was trained
+on them would be worthless. Nothing is downloaded, so there is no LPIPS network.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -21,10 +21,10 @@ from generation.engine.latents import decoded
 
 @dataclass(frozen=True)
 class PerceptionRecipe:
-    """features: of FEATURES; levels: how many of its resolutions are seen, in the order of its pass.
+    """features: one of FEATURES; levels: number of its resolutions that are used, in the order of its pass.
 
-    huber_weight, huber_c: of `losses.pairs.pair_regression`, c in the unit of the latents. Maps have no length, so the
-    weight is larger than with an LPIPS of pixels: it alone holds the strength of colours.
+    huber_weight, huber_c: of `losses.pairs.pair_regression`, c in the unit of the latents. The maps are normalised, so
+    only the Huber term constrains the strength of colours, and its weight is larger than with LPIPS on pixels.
     """
 
     features: str = "decoder"
@@ -41,14 +41,14 @@ class PerceptionRecipe:
 
 @dataclass(frozen=True)
 class Perception:
-    """decoder: latents → what is looked at; features: that → maps [B, C, H, W]. Both frozen, in fp32."""
+    """decoder: latents → input of `features`; features: that → maps [B, C, H, W]. Both frozen, in fp32."""
 
     recipe: PerceptionRecipe
     decoder: Callable[[Tensor], Tensor]
     features: Callable[[Tensor], Sequence[Tensor]]
 
     def regression(self, output: Tensor, target: Tensor) -> Tensor:
-        """`losses.pairs.pair_regression` of latents [B, C, h, w], the target a constant."""
+        """Return `losses.pairs.pair_regression` of latents [B, C, h, w], a scalar; the target is a constant."""
         return pair_regression(
             output,
             target,
@@ -62,9 +62,9 @@ class Perception:
 def _of_decoder(
     recipe: PerceptionRecipe, _teacher: Teacher, decoder: AutoencoderTiny
 ) -> Perception:
-    """Use maps of the tiny decoder before each of its enlargements; the expensive rest of it is not computed.
+    """Return a perception by maps of the tiny decoder before each upsampling; its expensive rest is not computed.
 
-    The decoder serves, so what changes these maps changes the picture.
+    This decoder is served, so a change of these maps is a change of the picture.
     """
     layers = decoder.decoder.layers
     enlarging = [
@@ -83,7 +83,7 @@ def _of_decoder(
 
 
 def _of_vae(recipe: PerceptionRecipe, teacher: Teacher, decoder: AutoencoderTiny) -> Perception:
-    """Use maps of the teacher's VAE encoder, of the tiny decoder's images. Eight times as slow, on the starter."""
+    """Return a perception by maps of the teacher's VAE encoder for the decoder's images: 8 × slower on the starter."""
     encoder = teacher.vae.encoder
     ends = _first([f"down_blocks.{level}" for level in range(len(encoder.down_blocks))], recipe)
 
@@ -102,7 +102,7 @@ def _of_vae(recipe: PerceptionRecipe, teacher: Teacher, decoder: AutoencoderTiny
 def _first(ends: list[str], recipe: PerceptionRecipe) -> list[str]:
     if recipe.levels > len(ends):
         raise RecipeRefused(
-            f"levels ({recipe.levels}): the {recipe.features} has {len(ends)} resolutions to look at. Give at most "
+            f"levels ({recipe.levels}): the {recipe.features} has {len(ends)} resolutions. Give at most "
             "that many."
         )
     return ends[: recipe.levels]
@@ -115,7 +115,7 @@ FEATURES: dict[str, Callable[[PerceptionRecipe, Teacher, AutoencoderTiny], Perce
 
 
 def make(recipe: PerceptionRecipe, *, teacher: Teacher, decoder: AutoencoderTiny) -> Perception:
-    """Make the perceptual loss. decoder: of the student's release; frozen, moved to the teacher's device.
+    """Return the perceptual loss. decoder: of the student's release; it is frozen and moved to the teacher's device.
 
     Raises RecipeRefused.
     """
@@ -124,7 +124,7 @@ def make(recipe: PerceptionRecipe, *, teacher: Teacher, decoder: AutoencoderTiny
 
 
 class _Enough(Exception):
-    """All maps are there: the rest of the pass is not needed."""
+    """All outputs are collected: the rest of the pass is not needed."""
 
 
 @contextmanager
@@ -135,10 +135,10 @@ def tapped(
     is_cut_short: bool = False,
     samples: Tensor | None = None,
 ) -> Iterator[dict[str, Tensor]]:
-    """Collect the outputs of the network's modules `names` in the dict that this yields, in the order of the pass.
+    """Yield a dict that collects the outputs of the network's modules `names`, in the order of the pass.
 
-    Of a module that returns several tensors the first is taken. is_cut_short: the pass, and the block, end as soon as
-    all are there. samples: int64, only these of the batch. Raises AttributeError for a module that the network lacks.
+    Of several outputs of a module the first is used. is_cut_short: end the pass, and the block, as soon as all outputs
+    are collected. samples: int64, the rows of the batch to keep. Raises AttributeError if the network lacks a module.
     """
     maps: dict[str, Tensor] = {}
 
@@ -159,4 +159,4 @@ def tapped(
         pass
     finally:
         for handle in handles:
-            handle.remove()  # else copies of the network, as averages are, would write here too
+            handle.remove()  # copies of the network, such as averages, would write here too

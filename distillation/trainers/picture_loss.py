@@ -1,4 +1,4 @@
-"""Loss of drawn pictures against the teacher's: pixels, detail, texture, and a discriminator of patches.
+"""Loss of decoded pictures against the teacher's: pixels, detail, texture, and a patch discriminator.
 
 The stages decoder and joint share it.
 """
@@ -19,8 +19,8 @@ from distillation.training.task import Trained, TrainingRecipe
 class PictureLossRecipe(TrainingRecipe):
     """Weights of the parts of the loss; that of pixels is 1. weight_decay: of the optimizer.
 
-    texture_weight: of `losses.texture`; patches: None trains without the discriminator. Without both, detail that the
-    latents do not hold is drawn smooth.
+    texture_weight: of `losses.texture`; patches: None trains without the discriminator. Without both, the decoder
+    smooths detail that the latents do not contain.
     """
 
     weight_decay: float = 0.0
@@ -66,7 +66,7 @@ class PictureLoss:
         return loss, errors
 
     def learn(self, index: int, generator: Generator) -> dict[str, float]:
-        """Update the discriminator by the pictures of this step; return its loss, if it learns in this step."""
+        """Update the discriminator by the pictures of this step and return its loss; empty without an update."""
         return {} if self._patches is None else self._patches.learn(index, generator)
 
 
@@ -75,9 +75,9 @@ def picture_errors(
 ) -> dict[str, Tensor]:
     """Return pixels: pseudo-Huber of the values; detail: that of the differences to the next pixel, right and below.
 
-    A mean of squares alone is content with blurred edges. Both are compared in the pictures and in their halves,
-    quarters …, `scales` sizes in all, the mean over them: what is wrong with a decoder without norms is for the most
-    part the colour of whole areas. output, target: [B, 3, H, W] in [−1, 1].
+    A pixel loss alone tolerates blurred edges. Both are means over `scales` sizes: the pictures, their halves, quarters
+    …, because most of the error of a decoder without norms is in the colour of whole areas. output, target:
+    [B, 3, H, W] in [−1, 1].
     """
     values, details = [], []
     ours, theirs = output, target

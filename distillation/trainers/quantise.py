@@ -1,8 +1,8 @@
-"""Stage `quantise`: a student's weights are brought onto the int8 grid of a release, and tuned there.
+"""Stage `quantise`: quantisation-aware fine-tuning of a student on the int8 grid of a release.
 
-Rounding moves every weight by up to half a level. A short training with rounded weights in each pass, whose gradient
-goes to the unrounded ones as if nothing were rounded (straight-through; Bengio et al., arXiv 1308.3432), lets them make
-up for each other. It is compared with the unrounded student.
+Rounding changes every weight by up to half a level. A short training with rounded weights in each pass and
+straight-through gradients (Bengio et al., arXiv 1308.3432) lets the weights compensate for each other's errors. The
+target is the unrounded student.
 """
 
 import copy
@@ -27,14 +27,14 @@ from generation.engine import folding, quantization
 from generation.engine.latents import decoded
 
 MEASURED = "measured.json"
-SCALE_BITS = 17  # times the 7 of a level they fill the 24 of fp32: no product is rounded
+SCALE_BITS = 17  # with the 7 bits of a level they fill the 24 of fp32, so products are exact
 
 
 @dataclass(frozen=True)
 class QuantiseRecipe(TrainingRecipe):
-    """steps: 0 rounds alone. The learning rate is small against a level, a hundredth of the largest weight.
+    """steps: 0 = rounding only. The learning rate is small compared with a level, a hundredth of the largest weight.
 
-    measured: images that tell how much rounding changes, of the seeds from 0; those of the pairs are others.
+    measured: number of images on which the effect of rounding is measured, with seeds from 0, which no pair has.
     """
 
     steps: int = 300
@@ -54,16 +54,16 @@ class QuantiseRecipe(TrainingRecipe):
 
 # --- the grid -------------------------------------------------------------------------------------
 def is_covered(name: str, tensor: Tensor) -> bool:
-    """Return whether a release stores this parameter of a U-Net as int8; what is folded into biases is not stored."""
+    """Return whether a release stores this parameter of a U-Net as int8; folded parameters are not stored."""
     is_folded = name.startswith(folding.TIME_EMBEDDING) or folding.TIME_PROJECTION in name
     return not is_folded and quantization.covers(name, tensor)
 
 
 def on_grid(weight: Tensor) -> Tensor:
-    """Return the nearest weight that a release gives back exactly, fp32. weight: [out, …].
+    """Return the nearest weight that a release reproduces exactly, fp32. weight: [out, …].
 
-    The scale is the release's own, max |w| ÷ 127 of an output channel, cut to SCALE_BITS: then 127 × scale is exact, so
-    that a second rounding finds the same scale.
+    The scale is that of the release, max |w| ÷ 127 of an output channel, rounded to SCALE_BITS: then 127 × scale is
+    exact, and a second rounding finds the same scale.
     """
     mantissa, exponent = torch.frexp(quantization.scales(weight))
     scale = torch.ldexp((mantissa * 2**SCALE_BITS).round() / 2**SCALE_BITS, exponent)
@@ -71,7 +71,7 @@ def on_grid(weight: Tensor) -> Tensor:
 
 
 def rounded(network: UNet2DConditionModel) -> UNet2DConditionModel:
-    """Return a frozen copy with weights on the grid; what a release stores in fp16 is rounded to that."""
+    """Return a frozen copy with weights on the grid; parameters that a release stores in fp16 are rounded to fp16."""
     result = copy.deepcopy(network).requires_grad_(False).eval()
     with torch.no_grad():
         for name, parameter in result.named_parameters():
@@ -93,7 +93,7 @@ class _StraightThrough(torch.autograd.Function):
 
 
 class _Rounding(nn.Module):
-    """A network that computes with rounded weights; its own stay as they are, and get the gradients."""
+    """A network that computes with rounded weights; its own weights stay unrounded and get the gradients."""
 
     def __init__(self, network: UNet2DConditionModel) -> None:
         super().__init__()
@@ -124,16 +124,16 @@ class _Rounding(nn.Module):
 
 # --- training -------------------------------------------------------------------------------------
 class QuantiseTask(Trained):
-    """The student under training with rounded weights, for `distillation.training.loop`."""
+    """Training of the student with rounded weights, for `distillation.training.loop`."""
 
     def __init__(self, recipe: QuantiseRecipe, inputs: TuningInputs) -> None:
-        """The inputs' student is the target, left as it is. Raises RecipeRefused."""
+        """The inputs' student is the target and is not changed. Raises RecipeRefused."""
         super().__init__()
         teacher = inputs.teacher
         self._timesteps = rollout.check(inputs.timesteps, teacher.schedule)
         self._recipe = recipe
         self._examples = Examples(teacher, pairs=inputs.pairs, catalogue=inputs.catalogue)
-        # What rounding does is smaller than what bf16 does: both are computed in fp32.
+        # The effect of rounding is smaller than that of bf16, so both networks compute in fp32.
         self._rollout = Rollout(replace(teacher, is_bf16=False), self._timesteps)
         self._target = inputs.student
         self.network = copy.deepcopy(inputs.student).requires_grad_(True)
@@ -143,7 +143,7 @@ class QuantiseTask(Trained):
 
     @property
     def averaged(self) -> UNet2DConditionModel:
-        """The student to round: the average of its weights."""
+        """Return the student to round, with averaged weights."""
         return self.emas["student"].module
 
     def step(self, index: int, generator: Generator) -> dict[str, float]:
@@ -154,7 +154,7 @@ class QuantiseTask(Trained):
         self._rounding.round()
         losses = []
         ours = theirs = noise
-        # Each network walks its own path, so that a later pass learns to make up for the ones before.
+        # Each network follows its own path, so that later passes learn to compensate for earlier ones.
         for number, timestep in enumerate(self._timesteps):
             times = torch.full((len(noise),), timestep, device=noise.device)
             with torch.no_grad():
@@ -177,7 +177,7 @@ class QuantiseTask(Trained):
 # --- measuring ------------------------------------------------------------------------------------
 @torch.no_grad()
 def measure(network: UNet2DConditionModel, inputs: TuningInputs, *, count: int) -> dict[str, float]:
-    """Compare the network's images with the student's, for the seeds 0 … count − 1 with prompts of all places.
+    """Return measures of the network's images against the student's, for seeds 0 … count − 1, over all prompts evenly.
 
     All in fp32. latents_psnr: dB, the mean over images; the peak is the range of all the student's latents, largest
     less smallest. latents_psnr_worst: the least. pictures_psnr: of the decoder's pictures, by the range of pixels.
@@ -209,16 +209,16 @@ def measure(network: UNet2DConditionModel, inputs: TuningInputs, *, count: int) 
 
 
 def _psnr(output: Tensor, target: Tensor, *, peak: float) -> Tensor:
-    """Return dB of each image, [n]."""
+    """Return the PSNR of each image in dB, [n]."""
     error = (output.double() - target.double()).square().flatten(1).mean(1)
     return 10 * torch.log10(peak**2 / error)
 
 
 def train(recipe: QuantiseRecipe, inputs: TuningInputs) -> UNet2DConditionModel:
-    """Tune (going on from the folder's checkpoint) and round; save the result in folder/unet and return it, frozen.
+    """Tune (resuming from the folder's checkpoint) and round; save the result in folder/unet and return it, frozen.
 
-    The student is left as it is. Writes folder/measured.json: `measure` of rounding alone ("before") and after tuning
-    ("after"), and which of them was nearer to the student and is kept. Raises RecipeRefused.
+    The student is not changed. Writes folder/measured.json: `measure` after rounding only ("before") and after tuning
+    ("after"), and which of them is closer to the student and is kept. Raises RecipeRefused.
     """
     folder = inputs.folder
     task = QuantiseTask(recipe, inputs)

@@ -1,4 +1,4 @@
-"""Accepted real pictures as latents, by prompt variant: the discriminator takes them for real."""
+"""Accepted real pictures as latents, by prompt variant: real samples of the discriminator."""
 
 import json
 from dataclasses import dataclass
@@ -43,7 +43,7 @@ class RealImages:
 
 
 def read(folder: Path, *, teacher: Teacher, catalogue: Catalogue) -> RealImages | None:
-    """Read a snapshot's pictures; None if it has none. Raises OSError, ValueError for a folder that is not whole."""
+    """Return a snapshot's pictures; None if it has none. Raises OSError, ValueError for an incomplete folder."""
     index = folder / EXAMPLES
     if not index.is_file():
         return None

@@ -1,7 +1,7 @@
-"""Stage `regression`: a student of one or few passes learns the teacher's final latents of the same noise.
+"""Stage `regression`: training of a student of one or few passes on the teacher's final latents for the same noise.
 
-The warm start of distribution matching (DMD2's ODE pairs, arXiv 2405.14867): it never diverges, keeps the seed's
-picture, and alone is a little soft. Pictures are never mirrored: noise and picture belong together.
+The warm start of distribution matching (DMD2's ODE pairs, arXiv 2405.14867): it never diverges and keeps the picture of
+each seed, but alone gives slightly soft pictures. Pictures are never mirrored, because they belong to their noise.
 """
 
 from dataclasses import dataclass, field
@@ -21,10 +21,10 @@ from distillation.training.errors import RecipeRefused
 
 @dataclass(frozen=True)
 class RegressionRecipe(WatchedRecipe):
-    """pass_weights: of the loss of each pass of the student, one for each of its timesteps.
+    """pass_weights: weights of the losses of the student's passes, one for each of its timesteps.
 
-    simulated: the share of what later passes get that the student's own earlier passes made; the rest are points of the
-    teacher's path. None for a student of one pass.
+    simulated: share of the inputs of later passes that come from the student's own earlier passes; the rest are points
+    of the teacher's path. None for a student of one pass.
     """
 
     steps: int = 1500
@@ -48,7 +48,7 @@ class RegressionRecipe(WatchedRecipe):
             )
         if len(self.pass_weights) > self.batch:
             raise ValueError(
-                f"batch ({self.batch}) must hold a row for each of the {len(self.pass_weights)} passes."
+                f"batch ({self.batch}) must have a row for each of the {len(self.pass_weights)} passes."
             )
         if (self.simulated is None) != (len(self.pass_weights) == 1):
             raise ValueError(
@@ -62,7 +62,7 @@ class RegressionTask(FewStepTask):
     """The student under training, for `distillation.training.loop`."""
 
     def __init__(self, recipe: RegressionRecipe, inputs: TuningInputs) -> None:
-        """Raises RecipeRefused where the recipe contradicts the timesteps or the pairs."""
+        """Raises RecipeRefused if the recipe contradicts the timesteps or the pairs."""
         super().__init__(inputs, pairs=inputs.pairs)
         self._recipe = recipe
         self._check(inputs.pairs)
@@ -104,7 +104,7 @@ class RegressionTask(FewStepTask):
         return measured | self._watch(index, recipe)
 
     def _latents(self, number: int, rows: Tensor) -> Tensor:
-        """Return what pass `number` gets for pairs `rows`, [B, C, h, w]: noise; later, simulated and path points."""
+        """Return the inputs of pass `number` for pairs `rows`, [B, C, h, w]: noise, or simulated and path points."""
         if number == 0:
             return self._examples.noise(rows)
         count = round((self._recipe.simulated or 0.0) * len(rows))
@@ -118,7 +118,7 @@ class RegressionTask(FewStepTask):
         return torch.cat(parts)
 
     def _losses(self, output: Tensor, targets: Tensor) -> list[Tensor]:
-        """Return one loss for each pass, of its part of the batch."""
+        """Return the loss of each pass on its part of the batch."""
         passes = len(self._timesteps)
         return [
             self._perception.regression(ours, theirs)
@@ -143,7 +143,7 @@ class RegressionTask(FewStepTask):
 
 
 def train(recipe: RegressionRecipe, inputs: TuningInputs) -> UNet2DConditionModel:
-    """Train (going on from the folder's checkpoint); save the averaged student in folder/unet and return it, frozen.
+    """Train (resuming from the folder's checkpoint); save the averaged student in folder/unet and return it, frozen.
 
     The student is changed in place; only accepted pairs are used. Raises RecipeRefused, TrainingDiverged,
     CheckpointUnusable.

@@ -1,11 +1,11 @@
 """Passes of a few-step student, from noise to clean latents, and the pairs that they start from.
 
-A student served in the timesteps t_1 > … > t_k gets pure noise at t_1, even where α(t_1) > 0. Every pass predicts what
-the teacher predicts, converted to x₀; DDIM (η = 0) leads to the next timestep, and after the last pass x₀ is the
-result: as the engine walks.
+A student with timesteps t_1 > … > t_k starts from pure noise at t_1, even if α(t_1) > 0. Every pass makes a prediction
+of the teacher's type, which is converted to x₀; a DDIM step (η = 0) leads to the next timestep, and the x₀ of the last
+pass is the result, as in the engine.
 
-What a later pass sees in training must be the student's own work (backward simulation; DMD2, arXiv 2405.14867, §4.5):
-noised latents of the teacher are not what it meets when it serves.
+In training, the inputs of later passes must come from the student itself (backward simulation; DMD2, arXiv 2405.14867,
+§4.5), because a served student does not get noised latents of the teacher.
 """
 
 from collections.abc import Sequence
@@ -26,7 +26,7 @@ WATCHED_AT_ONCE = 16
 
 
 def check(timesteps: Sequence[int], schedule: NoiseSchedule) -> tuple[int, ...]:
-    """Return the timesteps if a student can be served in them. Raises RecipeRefused."""
+    """Return the timesteps if a student can be served at them. Raises RecipeRefused."""
     if not timesteps or any(later >= earlier for earlier, later in pairwise(timesteps)):
         raise RecipeRefused(
             f"timesteps must be descending, at least one of them, not {tuple(timesteps)}."
@@ -38,19 +38,19 @@ def check(timesteps: Sequence[int], schedule: NoiseSchedule) -> tuple[int, ...]:
     if schedule.prediction_type == "epsilon" and schedule.alphas[timesteps[0]] <= 0:
         raise RecipeRefused(
             f"timesteps begins at {timesteps[0]}, where the teacher's schedule leaves no signal: a student that "
-            "predicts noise cannot determine the image there. Begin lower, or take a teacher that predicts v."
+            "predicts noise cannot determine the image there. Start lower, or use a teacher that predicts v."
         )
     return tuple(timesteps)
 
 
 class Examples:
-    """Accepted pairs with their prompts, in fp32 on the teacher's device. Rows, int64 [B] on the CPU, are of these."""
+    """Accepted pairs with their prompts, in fp32 on the teacher's device. `rows`, int64 [B] on the CPU, index them."""
 
     def __init__(self, teacher: Teacher, *, pairs: Pairs, catalogue: Catalogue) -> None:
         """Raises RecipeRefused if no pair was accepted, or if the pairs are of another catalogue."""
         if not pairs.accepted.any():
             raise RecipeRefused(
-                "pairs holds none that the detector accepted, so there is nothing to learn from."
+                "pairs has none that the detector accepted, so there is nothing to train on."
             )
         if int(pairs.prompts.max()) >= len(catalogue):
             raise RecipeRefused(
@@ -70,7 +70,7 @@ class Examples:
         return self._pairs.prompts.argsort(stable=True)[:count]
 
     def prompts(self, rows: Tensor) -> Tensor:
-        """Return int64 [B], rows of the catalogue."""
+        """Return the prompts of the pairs as rows of the catalogue, int64 [B]."""
         return self._pairs.prompts[rows]
 
     def embeds(self, rows: Tensor) -> Tensor:
@@ -79,19 +79,19 @@ class Examples:
 
     @property
     def latents(self) -> Tensor:
-        """All clean latents, as they are stored: fp16 [n, C, h, w]."""
+        """Return all clean latents as stored, fp16 [n, C, h, w]."""
         return self._pairs.latents
 
     def noise(self, rows: Tensor) -> Tensor:
-        """Return the noise that the teacher's trajectories begin with, [B, C, h, w]."""
+        """Return the initial noise of the teacher's trajectories, [B, C, h, w]."""
         return self._pairs.noise(rows).to(self._device)
 
     def targets(self, rows: Tensor) -> Tensor:
-        """Return the clean latents [B, C, h, w] that they end with."""
+        """Return the final clean latents of the trajectories, [B, C, h, w]."""
         return self._pairs.latents[rows].float().to(self._device)
 
     def path(self, rows: Tensor, timestep: int) -> Tensor:
-        """Return their latents at the timestep, one of the pairs' path_timesteps: [B, C, h, w]."""
+        """Return the latents of the trajectories at the timestep, one of the pairs' path_timesteps, [B, C, h, w]."""
         place = self._pairs.path_timesteps.index(timestep)
         return self._pairs.path[rows, place].float().to(self._device)
 
@@ -103,9 +103,9 @@ class Examples:
 
 @dataclass(frozen=True)
 class Rollout:
-    """Passes of a student that is served in these timesteps, descending.
+    """Passes of a student with these timesteps, descending.
 
-    Of all methods: latents, noise and results are [B, C, h, w], results fp32; prompt_embeds [B, tokens, width]; all on
+    In all methods latents, noise and results are [B, C, h, w], results fp32; prompt_embeds [B, tokens, width]; all on
     the teacher's device.
     """
 
@@ -115,7 +115,7 @@ class Rollout:
     def estimate(
         self, student: nn.Module, latents: Tensor, timesteps: Tensor, prompt_embeds: Tensor
     ) -> Tensor:
-        """Return x̂₀ of one pass at x_t, with its gradient where gradients are on. timesteps: int64 [B]."""
+        """Return x̂₀ of one pass at x_t, differentiable if gradients are enabled. timesteps: int64 [B]."""
         prediction = self.teacher.passed(student, latents, timesteps, prompt_embeds)
         return self.teacher.schedule.as_x0(prediction, latents, timesteps)
 
@@ -123,7 +123,7 @@ class Rollout:
     def arrive(
         self, student: nn.Module, noise: Tensor, prompt_embeds: Tensor, *, index: int
     ) -> Tensor:
-        """Return the latents that pass `index` (from 0) gets: the noise itself, or the result of the passes before."""
+        """Return the input latents of pass `index` (from 0): the noise itself, or the result of earlier passes."""
         latents = noise
         for now, following in pairwise(self.timesteps[: index + 1]):
             times = torch.full((len(noise),), now, device=noise.device)
@@ -136,7 +136,7 @@ class Rollout:
     def ended(
         self, student: nn.Module, noise: Tensor, prompt_embeds: Tensor, *, index: int
     ) -> Tensor:
-        """Return x̂₀ of pass `index`, with its gradient; those before it are simulated."""
+        """Return x̂₀ of pass `index`, differentiable; earlier passes have no gradient."""
         latents = self.arrive(student, noise, prompt_embeds, index=index)
         times = torch.full((len(noise),), self.timesteps[index], device=noise.device)
         return self.estimate(student, latents, times, prompt_embeds)
@@ -144,7 +144,7 @@ class Rollout:
     def one_pass(
         self, student: nn.Module, noise: Tensor, prompt_embeds: Tensor, generator: Generator
     ) -> Tensor:
-        """Return x̂₀ of one of the student's passes, drawn at random, with its gradient."""
+        """Return x̂₀ of a random one of the student's passes, differentiable."""
         index = int(torch.randint(len(self.timesteps), (), generator=generator))
         return self.ended(student, noise, prompt_embeds, index=index)
 
@@ -154,7 +154,7 @@ class Rollout:
         return self.ended(student, noise, prompt_embeds, index=len(self.timesteps) - 1)
 
     def watch(self, student: nn.Module, examples: Examples, *, count: int) -> dict[str, float]:
-        """Return `likeness` of the student's latents for `count` noises that the teacher solved, as `watched_…`."""
+        """Return `likeness` of the student's latents for the noise of `count` pairs, with names `watched_…`."""
         rows = examples.by_prompt(count)
         parts = [
             self.walk(student, examples.noise(part), examples.embeds(part))
@@ -165,7 +165,7 @@ class Rollout:
 
 
 def likeness(output: Tensor, target: Tensor, prompts: Tensor) -> dict[str, float]:
-    """Compare a student's clean latents with the teacher's of the same noise: a collapse shows here first.
+    """Return measures of a student's clean latents against the teacher's for the same noise: collapse shows here first.
 
     output, target [B, C, h, w]; prompts int64 [B]. `error`: root mean square of the difference. `std_ratio`: spread of
     the student's values ÷ the teacher's; above 1 is oversaturation. `diversity`: root mean square distance between

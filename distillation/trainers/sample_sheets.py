@@ -1,4 +1,4 @@
-"""Sample sheets, which show people the progress of a training: the student's pictures below the teacher's.
+"""Sample sheets, which show the progress of a training: the student's pictures below the teacher's.
 
 Prompts and noise are held out, and the same in all stages of a run, so that their sheets can be compared.
 """
@@ -62,7 +62,7 @@ class Samples:
         return pictures.float()
 
     def write(self, folder: Path, pictures: Tensor, progress: Progress) -> None:
-        """Write samples.webp, and samples.json with its step and its texts. pictures [B, 3, H, W] in [−1, 1]."""
+        """Write samples.webp, and samples.json with step and texts. pictures: the student's [B, 3, H, W] in [−1, 1]."""
         ours = _shown(pictures)
         letters = ours.shape[3] // PIXELS_A_LETTER
         captions = [textwrap.fill(text, letters) for text in self._texts]

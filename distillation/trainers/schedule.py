@@ -56,7 +56,7 @@ class NoiseSchedule:
         target: str,
         source: str | None = None,
     ) -> Tensor:
-        """Convert by `predictions.converted` at the timesteps; source: the schedule's own type if None."""
+        """Return `predictions.converted` at the timesteps, [B, C, h, w]. source: None = the schedule's own type."""
         alpha, sigma = self.coefficients(timesteps)
         return predictions.converted(
             prediction,
@@ -68,13 +68,13 @@ class NoiseSchedule:
         )
 
     def as_x0(self, prediction: Tensor, latents: Tensor, timesteps: Tensor) -> Tensor:
-        """Return the clean latents that a prediction for x_t stands for, fp32."""
+        """Return the clean latents that a prediction for x_t implies, fp32."""
         return self.converted(prediction, latents, timesteps, target="sample")
 
     def stepped(
         self, prediction: Tensor, latents: Tensor, timesteps: Tensor, following: Tensor
     ) -> Tensor:
-        """Step by DDIM (Song et al. 2020, arXiv 2010.02502, eq. 12, η = 0) from x_t to timesteps `following`, fp32."""
+        """Return x at timesteps `following` by a DDIM step (arXiv 2010.02502, eq. 12, η = 0) from x_t, fp32."""
         x0 = self.as_x0(prediction, latents, timesteps)
         noise = self.converted(prediction, latents, timesteps, target="epsilon")
         return self.noised(x0, noise, following)

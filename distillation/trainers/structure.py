@@ -1,6 +1,6 @@
-"""Stage `structure`: a student of fewer blocks or channels than its teacher learns from it, still in many steps.
+"""Stage `structure`: training of a student with fewer blocks or channels than its teacher, still with many steps.
 
-Later stages, which make it a student of one or two steps, start from its weights. The methods are in `objectives`.
+Later stages, which reduce the steps to one or two, start from its weights. The methods are in `objectives`.
 """
 
 from dataclasses import dataclass, field
@@ -27,14 +27,14 @@ from distillation.training.task import Trained, TrainingRecipe
 from generation.engine import sampling
 
 NAME = "unet"
-SHOWN_STEPS = 10  # in which a student of many steps makes its samples
+SHOWN_STEPS = 10  # of a student of many steps for the sample sheet
 WATCHED_SEED = 2**62
 WATCH_EVERY = 50  # steps; of the error that all methods have in common
 
 
 @dataclass(frozen=True)
 class StructureRecipe(Shares, TrainingRecipe):
-    """The method, and how long and on what it is trained.
+    """The method and the hyper-parameters of its training.
 
     The learning rate rises in `warmup` steps, then falls by half a cosine to zero. path_share, first_timestep_share,
     min_snr_gamma, weight_floor: see `objectives.batches`.
@@ -61,14 +61,14 @@ class StructureRecipe(Shares, TrainingRecipe):
             )
 
     def check(self) -> None:
-        """Raise RecipeRefused where the method lacks what only a person can give."""
+        """Raise RecipeRefused if the method lacks an input that has no default."""
         if isinstance(self.objective, EnsembleRecipe):
             self.objective.check()
 
     def check_fit(
         self, teacher: Teacher, student_recipe: StudentRecipe, *, has_paths: bool
     ) -> None:
-        """Raise RecipeRefused, TeacherRefused where the method or a batch contradicts teacher, student or pairs."""
+        """Raise RecipeRefused, TeacherRefused if the method or a batch contradicts teacher, student or pairs."""
         self.split(processes.share(self.batch), has_paths=has_paths)
         objective = self.objective
         if isinstance(objective, EnsembleRecipe):
@@ -80,7 +80,7 @@ class StructureRecipe(Shares, TrainingRecipe):
 
     @property
     def further_teachers(self) -> tuple[str, ...]:
-        """Folders of releases that the method learns from in addition to the teacher."""
+        """Return the folders of the releases of additional teachers."""
         return self.objective.teachers if isinstance(self.objective, EnsembleRecipe) else ()
 
 
@@ -109,18 +109,18 @@ class StructureTask(Trained):
 
     @property
     def averaged(self) -> UNet2DConditionModel:
-        """The student to save: the average of its weights, frozen, in evaluation mode."""
+        """Return the student to save: with averaged weights, frozen, in evaluation mode."""
         return self.emas[NAME].module
 
     def pictures(self, samples: Samples) -> Tensor:
-        """Return the averaged student's pictures in SHOWN_STEPS passes, drawn by the VAE: [B, 3, H, W] in [−1, 1]."""
+        """Return the averaged student's pictures after SHOWN_STEPS passes and the VAE, [B, 3, H, W] in [−1, 1]."""
         config = self._teacher.scheduler_config | {"timestep_spacing": "trailing"}
         timesteps = sampling.default_timesteps(config, SHOWN_STEPS)
         return self._teacher.decode(samples.walked(self.averaged, timesteps))
 
     @cached_property
     def _watched(self) -> tuple[Batch, Tensor]:
-        """A batch that stays the same, and the guided teacher's predictions of it."""
+        """Return a fixed batch, and the guided teacher's predictions for it, fp32 [B, C, h, w]."""
         batch = self._batches.draw(torch.Generator().manual_seed(WATCHED_SEED))
         target = self._teacher.predict(batch.latents, batch.timesteps, batch.prompt_embeds)
         return batch, target
@@ -148,7 +148,7 @@ class StructureTask(Trained):
 def train(
     recipe: StructureRecipe, inputs: StageInputs, *, student_recipe: StudentRecipe
 ) -> UNet2DConditionModel:
-    """Train (going on from the folder's checkpoint); save the averaged student in folder/unet and return it, frozen.
+    """Train (resuming from the folder's checkpoint); save the averaged student in folder/unet and return it, frozen.
 
     Raises RecipeRefused, TrainingDiverged, CheckpointUnusable.
     """
@@ -161,7 +161,7 @@ def train(
         catalogue=inputs.catalogue,
     )
     sources = Sources(inputs=inputs, student_recipe=student_recipe, batches=batches)
-    # Only the Bayesian method knows how well a weight is known, by which channels are chosen.
+    # Only the Bayesian method has a posterior, by which channels are then chosen.
     known = (
         recipe.objective.estimate(sources) if isinstance(recipe.objective, BayesRecipe) else None
     )

@@ -1,4 +1,4 @@
-"""Student network, made out of its teacher by a recipe."""
+"""Student network, derived from its teacher by a recipe."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -19,10 +19,10 @@ from distillation.training.errors import RecipeRefused
 
 @dataclass(frozen=True)
 class StudentRecipe:
-    """cut: of `cuts.CUTS`, or None to keep all blocks; width: the share of channels that stays, as a fraction.
+    """cut: one of `cuts.CUTS`, or None to keep all blocks; width: share of channels that are kept, as a fraction.
 
-    What the weights decide, the block that a `…-least` loses and the channels that stay, the method bayes decides by
-    the teacher's posterior, and other methods by the size of the weights alone.
+    The block that a `…-least` removes and the channels that are kept are chosen by the teacher's posterior with the
+    method bayes, and by the magnitude of the weights with other methods.
     """
 
     cut: str | None = "tiny"
@@ -47,7 +47,7 @@ class StudentRecipe:
 
 @dataclass(frozen=True)
 class Reduced:
-    """A student's shape and initial weights; prior: the teacher's posterior of these weights, None if none is known."""
+    """A student's shape and initial weights. prior: the teacher's posterior of these weights, None without one."""
 
     shape: UNetShape
     tensors: dict[str, Tensor]
@@ -55,10 +55,10 @@ class Reduced:
 
 
 def reduce(teacher: Teacher, recipe: StudentRecipe, *, posterior: Posterior | None) -> Reduced:
-    """Remove from the teacher what the recipe leaves out. Raises StudentRefused.
+    """Return the teacher without the blocks and channels that the recipe removes. Raises StudentRefused.
 
-    posterior: of the teacher's weights; decides which channels stay where the width is less than 1, and which block a
-    `…-least` loses. Without one all weights count as equally well known, and the largest stay.
+    posterior: of the teacher's weights; determines which channels are kept if the width is less than 1, and which block
+    a `…-least` removes. Without one all weights have the same variance, so the largest are kept.
     """
     shape = UNetShape(teacher.unet.config)
     tensors = dict(teacher.unet.state_dict())
@@ -69,9 +69,9 @@ def reduce(teacher: Teacher, recipe: StudentRecipe, *, posterior: Posterior | No
         shape = cuts.student_shape(shape, cut)
     if recipe.share < 1:
         scores = pruning.channel_scores(
-            posterior or _equally_known(tensors), channels.layout(shape)
+            posterior or _unit_variances(tensors), channels.layout(shape)
         )
-        # Where no choice of channels keeps the groups of the norms whole, training must make up for it.
+        # If no choice of channels keeps the groups of the norms whole, training must compensate for that.
         is_mixed = recipe.share not in widths.exact_shares(shape)
         plan = widths.plan(shape, recipe.share, scores=scores, may_mix_norms=is_mixed)
         tensors, shape = widths.narrow(tensors, plan), plan.student
@@ -80,15 +80,15 @@ def reduce(teacher: Teacher, recipe: StudentRecipe, *, posterior: Posterior | No
 
 
 def _cut(name: str, teacher: Teacher, posterior: Posterior | None = None) -> Cut:
-    """Return the cut with this name; for a `…-least`, the weights choose the further block to remove."""
+    """Return the cut with this name; for a `…-least`, with the additional block that the weights choose."""
     cut = cuts.cut_named(name)
     if not cut.loses_least:
         return cut
-    known = posterior or _equally_known(teacher.unet.state_dict())
+    known = posterior or _unit_variances(teacher.unet.state_dict())
     return pruning.without_least(cut, UNetShape(teacher.unet.config), known)
 
 
-def _equally_known(tensors: Mapping[str, Tensor]) -> Posterior:
+def _unit_variances(tensors: Mapping[str, Tensor]) -> Posterior:
     return Posterior(
         dict(tensors), {name: torch.ones_like(value) for name, value in tensors.items()}
     )
@@ -103,7 +103,7 @@ def make(
 ) -> UNet2DConditionModel:
     """Return the student with its teacher's weights (`reduce`), fp32, trainable. Raises RecipeRefused.
 
-    random_seed: of weights that are random instead.
+    random_seed: of random weights instead; None = the teacher's.
     """
     try:
         reduced = reduce(teacher, recipe, posterior=posterior)

@@ -24,7 +24,7 @@ from generation.engine.errors import EngineError
 from generation.engine.latents import latents_to_image, pixels_per_latent
 from generation.engine.release import ENCODER_FOLDERS, NEGATIVE_EMBEDS, Manifest
 
-# Of the latents, at most, for attention that keeps its matrix of places × places.
+# Largest number of latent positions for attention that stores its matrix of positions × positions.
 PLAIN_PLACES = 1024
 DECODED_PIXELS = 2 * 512 * 512  # in the VAE at once: activations take 0.8 GB for 512 × 512
 
@@ -38,11 +38,11 @@ class Teacher:
     unet: UNet2DConditionModel
     vae: AutoencoderKL
     schedule: NoiseSchedule
-    scheduler_config: dict[str, Any]  # diffusers', as the folder has it
+    scheduler_config: dict[str, Any]  # diffusers' scheduler_config.json
     negative: Tensor | None  # fp32 [1, tokens, width], of the empty text; None if unguided
     device: torch.device
     is_bf16: bool  # whether the device gains from bf16 in the networks' passes
-    # Where `vae_targets` keeps what the VAE draws, for further trainings on the same pairs; None: it keeps nothing.
+    # Folder in which `vae_targets` caches the VAE's pictures for other trainings on the same pairs; None = no cache.
     drawn: Path | None = None
 
     @property
@@ -55,7 +55,7 @@ class Teacher:
 
     @property
     def latent_shape(self) -> tuple[int, int, int]:
-        """(channels, height, width) at the release's first size."""
+        """Return (channels, height, width) at the release's first size."""
         width, height = self.manifest.image_sizes[0]
         factor = pixels_per_latent(self.vae.config)
         return self.unet.config.in_channels, height // factor, width // factor
@@ -63,8 +63,8 @@ class Teacher:
     def attention_processor(self) -> AttnProcessor | AttnProcessor2_0:
         """Return the attention processor that U-Nets are trained with at this size.
 
-        diffusers' plain one is the faster on a CPU, backwards, but keeps the attention of every place to every place,
-        which at 64 × 64 is 0.8 GB a layer and image. The fused one computes it again.
+        diffusers' plain one has the faster backward pass on a CPU, but stores the attention matrix, which takes 0.8 GB
+        per layer and image at 64 × 64. The fused one recomputes it.
         """
         _, height, width = self.latent_shape
         is_plain = self.device.type == "cpu" and height * width <= PLAIN_PLACES
@@ -84,8 +84,8 @@ class Teacher:
     ) -> Tensor:
         """Return the guided prediction, fp32 [B, C, h, w], of the teacher's own prediction type.
 
-        latents [B, C, h, w]; timesteps int64 [B]; prompt_embeds [B, tokens, width]. guidance_scale: the release's own
-        if None; at 1 one pass is made instead of two.
+        latents [B, C, h, w]; timesteps int64 [B]; prompt_embeds [B, tokens, width]. guidance_scale: None = the
+        release's own; 1 takes one pass instead of two.
         """
         scale = self.guidance_scale if guidance_scale is None else guidance_scale
         if scale == 1:
@@ -93,7 +93,7 @@ class Teacher:
         if self.negative is None:
             raise TeacherRefused(
                 f"{self.folder.name} was registered without guidance (guidance_scale 1), so it stores no embeddings of "
-                "the empty text. Register the teacher with --guidance, or ask for guidance_scale 1."
+                "the empty text. Register the teacher with --guidance, or use guidance_scale 1."
             )
         empty = self.negative.expand(len(latents), -1, -1).to(prompt_embeds)
         embeds = torch.cat([empty, prompt_embeds])
@@ -113,7 +113,7 @@ class Teacher:
 
     @property
     def decoded_at_once(self) -> int:
-        """How many latents of the release's first size the VAE decodes in one pass."""
+        """Return the number of latents of the release's first size that the VAE decodes in one pass."""
         width, height = self.manifest.image_sizes[0]
         return max(1, DECODED_PIXELS // (width * height))
 

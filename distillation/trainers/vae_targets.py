@@ -1,4 +1,4 @@
-"""Pictures that a teacher's VAE draws of latents: targets of the decoder and joint stages."""
+"""Pictures of a teacher's VAE for given latents: targets of the decoder and joint stages."""
 
 import hashlib
 from collections.abc import Sequence
@@ -13,7 +13,7 @@ from generation.engine.latents import as_uint8
 
 
 class VaePictures:
-    """Decoded when first needed and kept as uint8: 49 kB for a picture of 128 × 128, 786 kB at 512."""
+    """Pictures that are decoded when first needed and kept as uint8: 49 kB for one of 128 × 128, 786 kB at 512."""
 
     def __init__(self, teacher: Teacher, latents: Tensor) -> None:
         """latents: [n, C, h, w], scaled; on any device."""
@@ -22,7 +22,7 @@ class VaePictures:
         self._pictures: list[Tensor | None] = [None] * len(latents)
 
     def of(self, rows: Sequence[int]) -> Tensor:
-        """Return fp32 [B, 3, H, W] in [−1, 1], on the teacher's device."""
+        """Return the pictures of the rows, fp32 [B, 3, H, W] in [−1, 1], on the teacher's device."""
         for row in rows:
             if self._pictures[row] is None:
                 self._decode_around(row)
@@ -30,9 +30,10 @@ class VaePictures:
         return pictures.to(self._teacher.device).float().div_(127.5).sub_(1)
 
     def _decode_around(self, row: int) -> None:
-        """Decode the part of the latents that holds the row: always the same parts, since others round otherwise.
+        """Decode the fixed part of the latents that contains the row.
 
-        A resumed training, which needs them in another order, gets the same pictures so.
+        Other parts would be rounded differently; fixed ones give a resumed training, which needs the rows in another
+        order, the same pictures.
         """
         size = self._teacher.decoded_at_once
         start = row - row % size
@@ -40,7 +41,7 @@ class VaePictures:
         self._pictures[start : start + size] = list(self._drawn(part))
 
     def _drawn(self, latents: Tensor) -> Tensor:
-        """Return uint8 [B, 3, H, W], read from the teacher's folder `drawn` if an earlier training left it there."""
+        """Return the pictures, uint8 [B, 3, H, W], from the cache in `Teacher.drawn` if there is one."""
         folder = self._teacher.drawn
         if folder is None:
             return self._decoded(latents)

@@ -1,4 +1,4 @@
-"""Training state on disk: one file of torch, written whole or not at all, restored exactly.
+"""Training state on disk: one torch file, written atomically, restored exactly.
 
 It is read without pickled objects (`weights_only`), so loading it runs no code.
 """
@@ -28,7 +28,7 @@ def save(folder: Path, task: Task, progress: Progress) -> None:
 
 
 def settle(folder: Path) -> None:
-    """Remove what a killed process left half written."""
+    """Remove incomplete files that a killed process left."""
     for left in Path(folder).glob(f".{FILE}.*"):
         left.unlink()
 
@@ -45,7 +45,7 @@ def _state(task: Task) -> dict[str, Any]:
 def restore(folder: Path, task: Task) -> Progress | None:
     """Load the checkpoint in `folder` into `task`; None if there is none. Raises CheckpointUnusable.
 
-    A checkpoint that does not fit is refused before the task is touched.
+    A checkpoint that does not fit is refused before the task is changed.
     """
     path = Path(folder) / FILE
     if not path.exists():
@@ -75,7 +75,7 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _layout(state: Mapping[str, Any]) -> dict[tuple[str, ...], object]:
-    """Return what must agree with the task: the tensors' shapes and types, and the groups of parameters."""
+    """Return the layout that must equal the task's: shapes and dtypes of tensors, and groups of parameters."""
     found: dict[tuple[str, ...], object] = {
         (kind, name, key): (value.shape, value.dtype)
         for kind in ("modules", "averages")

@@ -1,6 +1,6 @@
 """Checks of a recipe's fields by name. Each raises ValueError, whose message begins with the field.
 
-A field that is None was not given, and passes.
+A field that is None passes.
 """
 
 import math

@@ -6,9 +6,9 @@ import torch
 
 
 class Ema:
-    """A frozen copy of `module` that follows it: copy ← d · copy + (1 − d) · module, with d = min(decay, (1+n)/(10+n)).
+    """A frozen, averaged copy of `module`: copy ← d · copy + (1 − d) · module, with d = min(decay, (1+n)/(10+n)).
 
-    The rate of the n-th update (Polyak averaging with the usual warm-up) lets the copy forget the random start quickly.
+    The lower decay of the first updates (the usual warm-up) quickly reduces the influence of the initial weights.
     """
 
     def __init__(self, module: torch.nn.Module, decay: float = 0.999) -> None:
@@ -21,7 +21,7 @@ class Ema:
 
     @torch.no_grad()
     def update(self) -> None:
-        """Follow the module by one step. Buffers (running statistics, tables) are copied, not averaged."""
+        """Update the average once. Buffers (running statistics, tables) are copied, not averaged."""
         self.updates += 1
         decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
         for average, value in zip(self.module.parameters(), self._source.parameters(), strict=True):

@@ -4,7 +4,7 @@ from pathlib import Path
 
 
 class TrainingError(Exception):
-    """A training cannot go on."""
+    """A training cannot continue."""
 
 
 class TrainingDiverged(TrainingError):
@@ -20,7 +20,7 @@ class TrainingDiverged(TrainingError):
 
 
 class CheckpointUnusable(TrainingError):
-    """A checkpoint that training cannot go on from; the message names the file."""
+    """A checkpoint that cannot be resumed; the message names the file."""
 
     def __init__(self, path: Path, reason: str) -> None:
         super().__init__(

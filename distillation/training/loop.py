@@ -1,7 +1,7 @@
-"""Training loop: steps, interruptions, checkpoints and the curve of the losses.
+"""Training loop: steps, interruptions, checkpoints and loss curves.
 
-Every training of the project runs in it. The caller gives a Task; an interrupted run that is started again in the
-same folder ends with the same weights as one that never stopped. Several processes (`accelerate launch`) train one Task
+All trainings of the project use it. The caller passes a Task; an interrupted training that is started again in the same
+folder ends with the same weights as one that never stopped. Several processes (`accelerate launch`) train one Task
 together: each draws its own share of the batch, all stop after the same step, and the main one writes the files.
 """
 
@@ -32,8 +32,11 @@ __all__ = ["Progress", "Task", "TrainingDiverged", "cosine", "run", "set_learnin
 
 METRICS = "metrics.jsonl"
 EVENTS = "tensorboard"
-FIRST_SHEET_SECONDS, SHEET_SECONDS = 10.0, 30.0  # into a session, and at least between two
-SHEET_SHARE = 0.01  # of the time, at most, goes into sheets of samples
+FIRST_SHEET_SECONDS, SHEET_SECONDS = (
+    10.0,
+    30.0,
+)  # from the start to the first sheet, and least interval
+SHEET_SHARE = 0.01  # largest share of the time for sample sheets
 Draw = Callable[[Progress], None]
 
 
@@ -55,8 +58,8 @@ def run(
     Writes `metrics.jsonl`: a line for every `log_every` steps and every checkpoint, with the step, the seconds trained
     and the means of the losses since the line before; and the same losses to `tensorboard/`. Ctrl-C and SIGTERM save a
     checkpoint after the running step, then raise KeyboardInterrupt or SystemExit, in all processes; a second one stops
-    at once. A watcher (`resumable.progress`) stops it likewise: SliceOver. draw: called in the main process now and
-    then, and at the end, to show people how far it is; it must leave what is trained as it is. Raises
+    at once. A watcher (`resumable.progress`) stops it likewise: SliceOver. draw: called in the main process at
+    intervals and at the end to show the progress; it must not change the state of the training. Raises
     TrainingDiverged, CheckpointUnusable.
     """
     if steps < 1 or log_every < 1:
@@ -71,7 +74,7 @@ def run(
     progress = begun
     sheets = _Sheets(draw if is_main else None, clock)
     bar = Bar(steps, title=title, unit="step", done=begun.step, is_shown=progress_bar and is_main)
-    # Dropout draws from the global generator: it is seeded step by step, and left as it was found.
+    # Dropout draws from the global generator, which is seeded in every step and restored at the end.
     with (
         bar,
         _Curve(folder, after=begun.step) as curve,
@@ -95,7 +98,7 @@ def run(
             sheets.draw(progress)
             if is_stopped:
                 break
-        # A process that ends early makes the launcher end the others: first the checkpoint is whole.
+        # If one process ends, the launcher ends the others, so the checkpoint must be complete first.
         processes.barrier()
         if processes.any_of(bool(received)):
             raise _exception_of(received[0] if received else signal.SIGTERM)
@@ -166,7 +169,7 @@ def cosine(index: int, *, steps: int, peak: float, warmup: int, floor: float = 0
 
 
 class Annealed(Protocol):
-    """A recipe whose rate rises to `learning_rate` and falls to nothing."""
+    """A recipe whose learning rate rises to `learning_rate` and falls to zero."""
 
     @property
     def steps(self) -> int: ...
@@ -177,7 +180,7 @@ class Annealed(Protocol):
 
 
 def anneal(optimizer: torch.optim.Optimizer, index: int, recipe: Annealed) -> None:
-    """Set the rate of step `index` (from 0) of the recipe's cosine."""
+    """Set the learning rate of step `index` (from 0) by the recipe's cosine schedule."""
     rate = cosine(index, steps=recipe.steps, peak=recipe.learning_rate, warmup=recipe.warmup)
     set_learning_rate(optimizer, rate)
 
@@ -189,13 +192,13 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, value: float) -> None:
 
 
 def _seed_of(seed: int, index: int, rank: int) -> int:
-    """Return 63 bits. A hash, because nearby seeds of torch's generator give similar draws."""
+    """Return a seed of 63 bits. It is a hash, because nearby seeds of torch's generator give similar draws."""
     text = f"{seed}:{index}:{rank}" if rank else f"{seed}:{index}"
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
 
 
 class _Sheets:
-    """Times at which the sample sheet is drawn: soon, at the end, and in between as often as its cost allows."""
+    """Draws the sample sheet soon after the start, at the end, and in between as often as its cost allows."""
 
     def __init__(self, draw: Draw | None, clock: Callable[[], float]) -> None:
         self._draw, self._clock = draw, clock
@@ -214,7 +217,7 @@ class _Curve:
     """`metrics.jsonl` and the events for TensorBoard, and the sums since their last line. The main process writes."""
 
     def __init__(self, folder: Path, *, after: int) -> None:
-        """Drops the lines beyond the step `after`, which will be written again, and a line that a kill cut short."""
+        """Remove lines beyond the step `after`, which will be written again, and a line that a kill truncated."""
         self._path = folder / METRICS
         self._sums: dict[str, float] = {}
         self._counts: dict[str, int] = {}
@@ -256,7 +259,7 @@ class _Curve:
 
 
 def _events(folder: Path, *, after: int) -> "SummaryWriter":
-    """Later readers drop what an interrupted session wrote beyond the step `after`."""
+    """Return TensorBoard's writer; readers drop events of an interrupted session beyond the step `after`."""
     try:
         from torch.utils.tensorboard.writer import (
             SummaryWriter,
@@ -276,7 +279,7 @@ def _whole_lines(path: Path) -> Iterator[dict[str, float]]:
         try:
             line = json.loads(text)
         except ValueError:
-            return  # cut short by a kill; nothing sound can follow
+            return  # truncated by a kill; nothing valid can follow
         if not isinstance(line, dict) or not isinstance(line.get("step"), int):
             return
         yield line
@@ -284,7 +287,7 @@ def _whole_lines(path: Path) -> Iterator[dict[str, float]]:
 
 @contextmanager
 def _signals() -> Iterator[list[int]]:
-    """Note the first SIGINT or SIGTERM in the list that this yields; a second raises at once."""
+    """Yield a list to which the first SIGINT or SIGTERM is added; a second raises at once."""
     received: list[int] = []
     if threading.current_thread() is not threading.main_thread() or is_watched():
         yield received  # only the main thread may install handlers; a watched one has its own

@@ -1,4 +1,4 @@
-"""A diffusers network as a folder: written whole or not at all, read frozen in fp32."""
+"""A diffusers network as a folder: written atomically, read frozen in fp32."""
 
 from pathlib import Path
 from typing import TypeVar
@@ -14,9 +14,9 @@ Network = TypeVar("Network", bound=ModelMixin)
 
 
 def save(network: ModelMixin, folder: Path) -> None:
-    """Write config.json and the weights in safetensors, in place of a folder that is there.
+    """Write config.json and the weights in safetensors, replacing an existing folder.
 
-    Of several processes the main one writes; all go on when it has.
+    Only the main process writes; the others wait for it.
     """
     if processes.is_main():
         atomic.make_folder(
@@ -26,9 +26,9 @@ def save(network: ModelMixin, folder: Path) -> None:
 
 
 def load(kind: type[Network], folder: Path) -> Network:
-    """Load a network in evaluation mode, frozen, fp32. Raises OSError if the folder holds no such network.
+    """Load a network in evaluation mode, frozen, fp32. Raises OSError if the folder contains no such network.
 
-    Raises ValueError for weights that lack a tensor: it would stay random.
+    Raises ValueError if the weights lack a tensor, which would stay random.
     """
     loaded: Network = load_stock(kind, folder, torch.float32)
     return loaded

@@ -35,8 +35,8 @@ def muon(
 ) -> torch.optim.Optimizer:
     """Return Muon for matrices and kernels (Jordan et al. 2024), AdamW for biases and norms, which do not decay.
 
-    A kernel counts as the matrix of its output channels against all else. Updates have the scale of AdamW's (Liu et al.
-    2025, arXiv 2502.16982), so one learning rate serves both.
+    A kernel is treated as a matrix [output channels, all other dimensions]. Updates have the scale of AdamW's (Liu et
+    al. 2025, arXiv 2502.16982), so one learning rate fits both.
     """
     from pytorch_optimizer import Muon  # imports the optimisers of the whole package
 
@@ -55,7 +55,7 @@ def muon(
 
 
 def update(optimizer: torch.optim.Optimizer, loss: torch.Tensor, *, clipped_norm: float) -> float:
-    """Make one update from the loss's mean over all processes; return the norm of its gradient before clipping."""
+    """Make one update by the loss's mean over all processes; return the norm of the gradient before clipping."""
     optimizer.zero_grad(set_to_none=True)
     loss.backward()
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]

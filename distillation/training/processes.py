@@ -1,10 +1,10 @@
 """Several processes of one training: their ranks, barriers and the mean of their gradients.
 
-`accelerate launch` starts the processes and numbers them in the environment; alone, a process is the main one.
+`accelerate launch` starts the processes and numbers them in the environment; a single process is the main one.
 Each has the same networks and the same optimisers, draws its own share of the batch, and applies the mean gradient.
 
-With GPUs: `accelerate launch --num_processes N …`. On CPUs: `accelerate launch --multi_gpu --num_processes N …`, for
-accelerate's `--cpu` starts one process, whatever number it is given, unless it goes through mpirun.
+GPUs: `accelerate launch --num_processes N …`. CPUs: `accelerate launch --multi_gpu --num_processes N …`, because
+accelerate's `--cpu` starts one process whatever the number, unless it uses mpirun.
 """
 
 import atexit
@@ -22,18 +22,18 @@ from distillation.training.errors import RecipeRefused, TrainingError
 # Variables in which a launcher, torch's or MPI's, gives the number of the process.
 RANK_VARIABLES = ("LOCAL_RANK", "RANK", "PMI_RANK", "OMPI_COMM_WORLD_RANK", "MV2_COMM_WORLD_RANK")
 PATIENCE = timedelta(days=1)  # the main process may judge pictures for hours while the others wait
-MESSAGE_BYTES = 64 * 2**20  # what is sent at once; it is in memory a second time
+MESSAGE_BYTES = 64 * 2**20  # size of a message, which is copied in memory
 
 
 @functools.cache
 def _state() -> PartialState:
-    """Return accelerate's state. Raises TrainingError where the launcher started one process in place of several."""
+    """Return accelerate's state. Raises TrainingError if the launcher started one process instead of several."""
     started = os.environ
     is_launched = {"ACCELERATE_MIXED_PRECISION", "MASTER_ADDR"} <= started.keys()  # for several
     if is_launched and not any(name in started for name in RANK_VARIABLES):
         raise TrainingError(
-            "accelerate launch --cpu was asked for several processes but starts one. Give --multi_gpu in place of "
-            "--cpu, also where there are only CPUs, or --num_processes 1."
+            "accelerate launch --cpu starts one process instead of several. Give --multi_gpu instead of --cpu, even "
+            "without GPUs, or --num_processes 1."
         )
     is_cpu = (
         not torch.cuda.is_available() or started.get("ACCELERATE_USE_CPU", "").lower() == "true"
@@ -44,8 +44,8 @@ def _state() -> PartialState:
 
 
 def _leave() -> None:
-    """End gloo's threads before the process ends; else C++ sometimes aborts it."""
-    # NCCL's end may wait for processes that have failed, and needs none of this.
+    """End gloo's threads before the process ends; otherwise C++ sometimes aborts it."""
+    # With NCCL this is not needed, and might wait for processes that have failed.
     if distributed.is_initialized() and distributed.get_backend() == "gloo":
         distributed.destroy_process_group()
 
@@ -71,7 +71,7 @@ def barrier() -> None:
 
 
 def share(batch: int) -> int:
-    """Return this process's part of a batch. Raises RecipeRefused where it cannot be cut evenly."""
+    """Return the size of this process's part of a batch. Raises RecipeRefused if it cannot be divided evenly."""
     if batch % count():
         raise RecipeRefused(
             f"batch: {batch} must be a multiple of the {count()} processes: give another batch, or start fewer."
@@ -99,7 +99,7 @@ def average_gradients(parameters: Iterable[torch.nn.Parameter]) -> None:
 
 @torch.no_grad()
 def spread(modules: Iterable[torch.nn.Module]) -> None:
-    """Send the main process's weights and buffers to all: training begins at one point."""
+    """Broadcast the main process's weights and buffers, so that all processes start from the same ones."""
     if count() == 1:
         return
     tensors = [tensor for module in modules for tensor in module.state_dict().values()]
@@ -110,7 +110,7 @@ def spread(modules: Iterable[torch.nn.Module]) -> None:
 
 
 def _messages(tensors: Iterable[Tensor]) -> Iterator[list[Tensor]]:
-    """Group tensors of one dtype into messages, since each costs a round; in one order in all processes."""
+    """Yield tensors of one dtype grouped into messages, to save round trips; in the same order in all processes."""
     part: list[Tensor] = []
     size = 0
     for tensor in tensors:
@@ -131,7 +131,7 @@ def _scatter(flat: Tensor, tensors: list[Tensor]) -> None:
 
 
 def mean(losses: Mapping[str, float]) -> dict[str, float]:
-    """Return each value's mean over the processes, so that all stop at the same one. All must give the same names."""
+    """Return each value's mean over the processes, so that all react alike. All must pass the same names."""
     if count() == 1:
         return dict(losses)
     names = sorted(losses)

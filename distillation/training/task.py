@@ -1,4 +1,4 @@
-"""The interface between the training loop and what it trains."""
+"""The interface between the training loop and a training."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -9,11 +9,11 @@ import torch
 from distillation.training import checks, optimizers
 from distillation.training.ema import Ema
 
-MOST_SEED = 2**63 - 1  # that torch's generator takes
+MOST_SEED = 2**63 - 1  # largest seed of torch's generator
 
 
 class Task(Protocol):
-    """What is trained. All that must survive an interruption is in `modules`, `optimizers` and `emas`."""
+    """A training. All state that must survive an interruption is in `modules`, `optimizers` and `emas`."""
 
     @property
     def modules(self) -> Mapping[str, torch.nn.Module]: ...
@@ -27,15 +27,15 @@ class Task(Protocol):
     def step(self, index: int, generator: torch.Generator) -> dict[str, float]:
         """Make one update; return the losses by name. `generator` (CPU) is seeded by the run's seed and `index` alone.
 
-        What is drawn must come from `generator`, or from torch's global generator (dropout does), which is seeded the
-        same way: a resumed run then draws what an uninterrupted one would have drawn.
+        Random draws must come from `generator`, or from torch's global generator (as dropout's do), which is seeded the
+        same way: a resumed run then draws the same as an uninterrupted one.
         """
         ...
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingRecipe:
-    """What all recipes of a training with an average set. learning_rate: the peak, after `warmup` steps."""
+    """Common fields of recipes of trainings with averaged weights. learning_rate: the peak, after `warmup` steps."""
 
     steps: int
     batch: int
@@ -56,7 +56,7 @@ class TrainingRecipe:
 
 
 class Trained:
-    """Networks under training by name, with their optimisers and averages: the state of a Task."""
+    """Trained networks by name, with their optimisers and averages: the state of a Task."""
 
     def __init__(self) -> None:
         self.modules: dict[str, torch.nn.Module] = {}
@@ -74,7 +74,7 @@ class Trained:
         ema_decay: float | None = None,
         is_muon: bool = False,
     ) -> None:
-        """Train the module by AdamW or by Muon, from the weights that it has. ema_decay: None keeps no average."""
+        """Add a module to train by AdamW or Muon, from its present weights. ema_decay: None = no average."""
         self.modules[name] = module
         self.optimizers[name] = (
             optimizers.muon(
@@ -101,7 +101,7 @@ class Trained:
         weight_decay: float,
         is_muon: bool = False,
     ) -> None:
-        """Train the module as the recipe sets it, with an average."""
+        """Add a module to train with the recipe's settings, with an average."""
         self.add(
             name,
             module,
@@ -122,7 +122,7 @@ class Trained:
 
 @dataclass(frozen=True)
 class Progress:
-    """step: updates made; steps: of how many; seconds: trained, in all sessions together."""
+    """step: updates made; steps: their total number; seconds: of training in all sessions."""
 
     step: int
     steps: int

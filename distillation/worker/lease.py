@@ -1,4 +1,4 @@
-"""Lease of the run that a process executes, shared by the thread that works and the one that renews it."""
+"""Lease of the run that a process executes, shared by the working thread and the one that renews the lease."""
 
 import threading
 import time
@@ -25,7 +25,7 @@ class Holding:
         self.hold = None
 
     def keep(self) -> None:
-        """Renew the lease in time, and note whether the run was taken away. Called in the heartbeat thread."""
+        """Renew the lease in time, and set `lost` if the hold is no longer valid. Called in the heartbeat thread."""
         hold, now = self.hold, time.monotonic()
         if hold is None:
             return

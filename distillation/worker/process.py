@@ -1,6 +1,6 @@
 """Distillation worker: the process that executes slices of runs and designs, and judges pictures of sources.
 
-It loads no tensor library while it is idle.
+It does not load torch while it is idle.
 """
 
 import structlog
@@ -22,7 +22,7 @@ holding = Holding()
 
 
 def begin() -> None:
-    """Begin the heartbeat, which renews the lease of a run."""
+    """Start the heartbeat, which also renews the lease of a run."""
     watchdog = Watchdog(
         is_work_waiting=is_work_waiting,
         send=notifications.wake,
@@ -43,13 +43,13 @@ def is_work_waiting() -> bool:
 
 def run() -> None:
     """Execute slices of the oldest queued run, else of the oldest queued design; then send a message for the next."""
-    curate()  # first: it is short beside a run, which may use what it accepts
+    curate()  # first: it is short compared with a run, which may use the newly accepted images
     if heartbeat.stopping.is_set() or not is_work_waiting():
         return
     if not Run.objects.filter(status=Run.Status.QUEUED).exists():
         _design()
         return
-    # The tensor libraries: an idle worker does without. Before the claim, since no lease is renewed while they load.
+    # Loads torch, which an idle worker does not need. Before the claim, since no lease is renewed while it loads.
     from distillation.worker import slices
 
     claimed = runs.claim(settings.WORKER_NAME)
@@ -72,7 +72,7 @@ def _design() -> None:
 
 
 def curate() -> None:
-    """Read the sources that wait, then judge the examples without a verdict of the active detector."""
+    """Read the waiting sources, then judge the examples without a verdict of the active detector."""
     if heartbeat.stopping.is_set() or not examples.waiting().exists():
         return
     from distillation.detector.errors import DetectorUnusable

@@ -1,7 +1,7 @@
-"""Execution of a run's slices: stages are built until the time is up, or the run was paused or canceled.
+"""Execution of a run's slices: stages are built until the time is up, or the run is paused or canceled.
 
-Generation comes first: while jobs wait or run, a slice pauses between two steps. When its time is up and nothing else
-waits, the same process goes on with the next slice and keeps its networks.
+Generation has priority: while jobs wait or run, a slice pauses between two steps. When its time is up and nothing else
+waits, the same process continues with the next slice and keeps its networks.
 """
 
 import time
@@ -45,7 +45,7 @@ def execute(run: Run, holding: Holding) -> None:
         stopped = heartbeat.stopping.is_set()
         give_back(Slice.Outcome.STOPPED if stopped else Slice.Outcome.OVER)
     except StageBusy as error:
-        # A worker that was taken for lost still locks the folder, until its process ends.
+        # A worker whose lease expired still locks the folder until its process ends.
         give_back(Slice.Outcome.FAILED, str(error), "stage_busy")
     except (TrainingError, StageError, DetectorUnusable) as error:
         give_back(Slice.Outcome.FAILED, str(error), runs.REFUSED)
@@ -58,7 +58,7 @@ def execute(run: Run, holding: Holding) -> None:
 
 
 def _build(run: Run, holding: Holding) -> None:
-    """Build the stages that are missing. Raises SliceOver when the run is to be given back, and what a stage raises."""
+    """Build the missing stages. Raises SliceOver when the slice ends, and the errors of stages."""
     chain = _chain(run, holding)
     watch = _Watch(holding, stages.status(chain.table(), folders.root()))
     with progress.watched(watch):
@@ -69,7 +69,7 @@ def _build(run: Run, holding: Holding) -> None:
 
 
 def _chain(run: Run, holding: Holding) -> Chain:
-    """Return the stages of the run. Its first slice decides what the row leaves open: catalogue, release to replace."""
+    """Return the stages of the run. Its first slice sets the catalogue and the release to be replaced in the row."""
     recipe = inputs.recipe_of(run.recipe)
     if run.begins_with is not None:
         recipe = recipes.warm(recipe)
@@ -113,13 +113,13 @@ class _Watch:
         self._stage = next((name for name in self._names if name not in self._finished), RELEASE)
         self._part = 0.0
         self._has_worked = (
-            False  # else slices that are shorter than it takes to begin would never end a run
+            False  # otherwise slices shorter than the start-up time would never finish a run
         )
         self._ends = time.monotonic() + settings.SLICE_SECONDS
         self._noted = self._looked = 0.0
 
     def enter(self, status: Status) -> None:
-        """Note that a stage begins, or that it is finished already."""
+        """Record that a stage begins or is already finished."""
         if status.state == "finished":
             self._has_worked |= status.name not in self._finished
             self._finished.add(status.name)
@@ -131,7 +131,7 @@ class _Watch:
             raise progress.SliceOver
 
     def __call__(self, title: str, done: int, total: int) -> bool:
-        """`distillation.resumable.progress.Watcher`, between two steps."""
+        """Return whether to stop. Called between two steps, as `distillation.resumable.progress.Watcher`."""
         self._part = max(self._part, done / max(1, total))  # a stage may have several bars
         self._has_worked = True
         now = time.monotonic()
@@ -151,7 +151,7 @@ class _Watch:
         return time.monotonic() >= self._ends and not self._renew()
 
     def _renew(self) -> bool:
-        """Begin the next slice, unless another run or a source waits. Returns whether it has begun."""
+        """Begin the next slice unless another run or a source waits. Return whether it has begun."""
         hold = self._holding.hold
         if hold is None or examples.waiting().exists():
             return False
@@ -170,7 +170,7 @@ class _Watch:
             self._holding.lost.set()
 
     def _check_space(self) -> None:
-        """Pause the run if the disk, which images share, is nearly full. More tries would not help."""
+        """Pause the run if the disk, which also stores images, is nearly full. Retries would not help."""
         hold = self._holding.hold
         free = folders.free_gib()
         if hold is None or free >= settings.DISTILLATION_FREE_GIB:

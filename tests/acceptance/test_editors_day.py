@@ -134,7 +134,7 @@ def test_twenty_new_prompts_are_covered_seen_and_served(
     page.goto("/admin/distillation/run/add/")
     page.get_by_role("radio", name=re.compile("^rehearsal")).check()
     page.get_by_label("Policy").select_option("manual")
-    page.get_by_role("button", name="Show what would begin").click()
+    page.get_by_role("button", name="Show the plan").click()
     plan = page.get_by_role("status").filter(has_text="Nothing was started")
     expect(plan).to_contain_text(f"for {KEPT + NEW} prompt variants, {NEW} of them new or changed")
     expect(page.get_by_role("radio", name=re.compile("^rehearsal"))).to_be_checked()

@@ -179,7 +179,7 @@ def _error_bars(
 
 
 def confusions(path: Path, matrices: Mapping[str, tuple[Sequence[str], Tensor]]) -> None:
-    """Draw four confusion matrices in per cent of what was asked for: by title, the words and int64 [words, words]."""
+    """Draw four confusion matrices in per cent of the wanted word: by title, the words and int64 [wanted, seen]."""
     figure, grid = plt.subplots(2, 2, figsize=(9, 8), layout="constrained")
     for axes, (title, (words, matrix)) in zip(grid.flat, matrices.items(), strict=True):
         shares = 100 * matrix.double() / matrix.sum(1, keepdim=True).clamp(min=1)

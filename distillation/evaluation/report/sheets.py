@@ -14,8 +14,8 @@ from distillation.evaluation.results import Evaluation
 from generation.engine.files import encode
 
 ROWS, SEEDS = 8, 4  # of the sheets of an evaluation
-KNOWN = 2  # rows at least of prompts that are not new
-GREY = 230  # of a picture that there is not
+KNOWN = 2  # least number of rows of prompts that are not new
+GREY = 230  # in place of a missing picture
 SPREAD, WORST = "sheet.webp", "worst.webp"
 GOLDEN = (5**0.5 - 1) / 2
 SIDE = 160  # pixels of a small picture, at most
@@ -132,7 +132,7 @@ def rows(
 
     The albums have the same prompts and seeds; None: the release does not cover them, and its places are grey; the
     first is not None. texts: of all prompts; numbers: the prompts that are shown; right: by name, [P, S], 0 marks a
-    picture as wrong; new: prompts that are called new.
+    picture as wrong; new: prompts that are labelled as new.
     """
     found = []
     for number in numbers:

@@ -94,7 +94,7 @@ class Changes:
         sentence: str,
         words: tuple[str, str],
     ) -> None:
-        """sentence: with places for both costs; words: of a student that costs less, and of one that costs more."""
+        """sentence: a format string for both costs; words: if the student costs less, if it costs more."""
         if abs(student / teacher - 1) > EQUAL:
             factor = form.times(max(student, teacher), min(student, teacher))
             costs = sentence.format(unit(student), unit(teacher))
@@ -102,7 +102,7 @@ class Changes:
 
 
 def opening(evaluation: Evaluation) -> str:
-    """Return what was tested and with which result, the worst outcome first."""
+    """Return sentences on what was tested and the results, the worst outcome first."""
     seeds = form.count(evaluation.seeds_each, "fresh seed" if evaluation.fresh_from else "seed")
     sentences = [f"{form.count(evaluation.prompts, 'prompt')} with {seeds} each."]
     if not evaluation.verdicts:
@@ -143,7 +143,7 @@ def _greatest_loss(evaluation: Evaluation) -> str:
 
 
 def changes(evaluation: Evaluation) -> Changes:
-    """Return what the means say, whether or not a margin was reached."""
+    """Return the changes of the means, whether or not a margin was reached."""
     found = Changes()
     right, score = evaluation.right.get(results.ALL), evaluation.clip_score
     if right:

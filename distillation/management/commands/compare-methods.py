@@ -74,14 +74,14 @@ class Command(DistillationCommand):
             default=[],
             dest="teachers",
             metavar="RELEASE|FOLDER",
-            help="a further teacher for the method ensemble, which is left out without one; repeatable",
+            help="an additional teacher for the method ensemble, which is left out without one; repeatable",
         )
         base.add_judged_teacher(parser)
         parser.add_argument(
             "--data",
             metavar="DIR",
             type=Path,
-            help="folder of the stages, of which it shares those that agree; default: that of distill",
+            help="folder of the stages; equal stages are shared; default: the folder of distill",
         )
 
     def work(self, options: dict[str, Any]) -> None:
@@ -128,6 +128,6 @@ class Command(DistillationCommand):
 
 
 def _release(given: str) -> Path:
-    """Return the folder of a release, given by itself or by the release's name."""
+    """Return the folder of a release, given as a path or by the release's name."""
     folder = Path(given)
     return folder.resolve() if folder.is_dir() else releases.folder(releases.named(given))

@@ -1,7 +1,7 @@
 """`manage.py design`: search for a student within limits of size, time, memory and quality.
 
-Resumes after an interruption if started with the same options; with more hours it goes on. Several processes with the
-same options work on one search.
+Resumes after an interruption if started with the same options, and continues if given more hours. Several processes
+with the same options work on one search.
 """
 
 import signal
@@ -111,7 +111,7 @@ class Command(DistillationCommand):
                     if Design.objects.get(pk=design.pk).is_open:
                         designs.leave(design)
                         raise SystemExit(self.stopped(design, stopped)) from None
-                    # Another process has ended it, or a person.
+                    # Another process or a person has ended it.
                 except BaseException as error:
                     if isinstance(error, Exception):
                         designs.fail(design, str(error) or repr(error))
@@ -154,7 +154,7 @@ class Command(DistillationCommand):
 
     def stopped(self, design: Design, signals: list[int]) -> int:
         self.stderr.write(
-            f"Stopped. The same command goes on with {design.name}.", lambda plain: plain
+            f"Stopped. The same command continues {design.name}.", lambda plain: plain
         )
         return 128 + signals[0] if signals else 1
 
@@ -170,7 +170,7 @@ class Command(DistillationCommand):
 
 @contextmanager
 def _stopping() -> Iterator[list[int]]:
-    """Yield a list that gets SIGINT or SIGTERM: the running step ends and is kept. A second one stops at once."""
+    """Yield a list to which SIGINT or SIGTERM is added: the current step is finished. A second signal exits at once."""
     received: list[int] = []
 
     def note(number: int, _frame: FrameType | None) -> None:

@@ -17,7 +17,7 @@ from distillation.models import Detector
 
 class Command(DistillationCommand):
     help = "Train, test, list, register and activate versions of the detector."
-    # ValueError: of a field of the recipe.
+    # ValueError: an invalid field of the recipe.
     refusals = (*DistillationCommand.refusals, LabelsUnusable, ValueError)
 
     def add_arguments(self, parser: ArgumentParser) -> None:
@@ -54,7 +54,7 @@ class Command(DistillationCommand):
             "--margin",
             type=float,
             default=0.3,
-            help="maximum likelihood ratio of another bit of a group to the wanted one (default: %(default)s)",
+            help="by how much another bit of a group may be more probable than the wanted one (default: %(default)s)",
         )
         train.add_argument(
             "--image-size", type=int, default=128, metavar="PIXELS", help="default: %(default)s"

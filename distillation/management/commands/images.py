@@ -107,7 +107,7 @@ class Command(DistillationCommand):
         from distillation.examples import verdicts
 
         detector = given or detectors.active()
-        if detector is None or (given is None and not verdicts.knows(detector)):
+        if detector is None or (given is None and not verdicts.can_judge(detector)):
             self.stdout.write("No suitable detector is active. Decide on the images in the admin.")
             return
         with self._bar(detector.name, " images") as on_progress:

@@ -46,7 +46,7 @@ class Command(DistillationCommand):
             "--policy", choices=Run.Policy.values, help="default: the setting PROMOTION"
         )
         start.add_argument(
-            "--dry-run", action="store_true", help="say what would begin, and start nothing"
+            "--dry-run", action="store_true", help="print the plan of the run without starting it"
         )
         commands.add_parser("consider", help="decide whether to start a run, as the schedule does")
         commands.add_parser("list", help="list the latest runs")
@@ -97,12 +97,12 @@ class Command(DistillationCommand):
         self.stdout.write(f"{run.name} is {run.status}. Watch it: manage.py run watch")
 
     def say_plan(self, plan: plans.Plan) -> None:
-        self.stdout.write(f"Would begin: {plan.sentence}")
+        self.stdout.write(f"Would start: {plan.sentence}")
         if plan.named:
             self.stdout.write(f"  new or changed: {plan.named}")
         self.stdout.write(f"  {plan.time}")
         for obstacle in (*plan.unfit, *plan.obstacles):
-            self.stdout.write(f"  against it: {obstacle}")
+            self.stdout.write(f"  obstacle: {obstacle}")
 
     def consider(self, _options: dict[str, Any]) -> None:
         decision = policy.consider()

@@ -1,4 +1,4 @@
-// Sliders over two pictures: the upper one is shown up to the slider's place. Without a script both halves stay.
+// Sliders over two pictures: the upper one is shown up to the slider's position. Without scripts half of each is shown.
 for (const figure of document.querySelectorAll(".rt-compared")) {
   const slider = figure.querySelector("input"), over = figure.querySelector(".rt-over");
   const cut = () => { over.style.clipPath = `inset(0 ${100 - slider.value}% 0 0)`; };

@@ -1,4 +1,4 @@
-// Parts of a page with data-live: the address of JSON {html, is_over}, asked for again until it is over.
+// Parts of a page with data-live: the URL of JSON {html, is_over}, polled until it is over.
 (() => {
   const PAUSE_MS = 5000;
   for (const place of document.querySelectorAll("[data-live]")) {
@@ -9,7 +9,7 @@
         const now = await answer.json();
         if (now.is_over) return location.reload();
         place.innerHTML = now.html; // of our own template
-      } catch { /* away for a moment: asked again */ }
+      } catch { /* unreachable for a moment: polled again */ }
       setTimeout(look, PAUSE_MS);
     };
     setTimeout(look, PAUSE_MS);

@@ -1,8 +1,8 @@
 """Discriminator: small heads on frozen features of the teacher's U-Net.
 
-The teacher sees noised latents with their prompt, so its features tell at every noise level what belongs to the prompt;
-only the heads are trained, which is cheap and keeps the game out of the fake score (as NVIDIA's FastGen does; DMD2,
-arXiv 2405.14867, puts its head on the fake score instead).
+The teacher's input is noised latents with their prompt, so its features depend on the prompt at every noise level. Only
+the heads are trained: this is cheap and keeps the adversarial loss out of the fake score (as in NVIDIA's FastGen; DMD2,
+arXiv 2405.14867, has its head on the fake score instead).
 """
 
 from collections.abc import Sequence
@@ -20,10 +20,10 @@ from distillation.training.errors import RecipeRefused
 
 @dataclass(frozen=True)
 class AdversarialRecipe:
-    """learn_after, gan_after: steps before the heads learn, and before their loss reaches the student.
+    """learn_after, gan_after: steps before the heads are trained, and before their loss is added to the student's.
 
-    layers: modules of the teacher's U-Net whose outputs the heads see. field_share: share of the real latents that are
-    of accepted real pictures, for prompt variants that have any.
+    layers: modules of the teacher's U-Net whose outputs are the heads' inputs. field_share: share of the real latents
+    that come from accepted real pictures, for prompt variants that have any.
     """
 
     learn_after: int = 50
@@ -40,7 +40,7 @@ class AdversarialRecipe:
         if not 0 <= self.learn_after <= self.gan_after:
             raise ValueError(
                 f"learn_after must lie from 0 to gan_after ({self.gan_after}), not {self.learn_after}: "
-                "the student would be trained by heads that have learnt nothing."
+                "the student would be trained by untrained heads."
             )
         checks.positive(self, "learning_rate", "r1_noise", "gan_weight")
         checks.not_negative(self, "r1_weight")
@@ -51,13 +51,13 @@ class AdversarialRecipe:
 
 
 class Heads(torch.nn.Module):
-    """One head per map: normalised, convolved, read at every place of it."""
+    """One head per feature map: normalisation and convolutions to one logit per position."""
 
     def __init__(self, channels: Sequence[int], width: int) -> None:
         super().__init__()
         self.heads = torch.nn.ModuleList(
             torch.nn.Sequential(
-                # One group: no channel is known to belong to another, and no width is divided.
+                # One group, which fits any number of channels.
                 torch.nn.GroupNorm(1, count),
                 torch.nn.Conv2d(count, width, 3, padding=1),
                 torch.nn.SiLU(),
@@ -67,7 +67,7 @@ class Heads(torch.nn.Module):
         )
 
     def forward(self, maps: Sequence[Tensor]) -> Tensor:
-        """Return logits fp32 [B, N], high for the teacher's: N values for all places of all maps [B, C_l, H_l, W_l]."""
+        """Return logits fp32 [B, N], high for the teacher's: N positions of all maps [B, C_l, H_l, W_l] together."""
         with torch.autocast(maps[0].device.type, enabled=False):
             logits = [
                 head(part.float()).flatten(1) for head, part in zip(self.heads, maps, strict=True)
@@ -139,7 +139,7 @@ def features(
 ) -> list[Tensor]:
     """Return the outputs of the `layers` for noised latents, in order; the pass ends with the last of them.
 
-    Shapes as `Teacher.predict`. The gradient goes into the latents, where gradients are on.
+    Shapes as in `Teacher.predict`. Differentiable with respect to the latents if gradients are enabled.
     """
     with tapped(teacher.unet, layers, is_cut_short=True) as maps, teacher.autocast():
         teacher.unet(latents, timesteps, encoder_hidden_states=prompt_embeds, return_dict=False)

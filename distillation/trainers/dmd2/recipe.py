@@ -13,15 +13,15 @@ FAKE_SCORES = ("teacher", "student")
 
 @dataclass(frozen=True)
 class MatchingRecipe(WatchedRecipe):
-    """batch, critic_batch: rows of an update of the student, and of the fake score, which has critic_updates each step.
+    """batch, critic_batch: rows of an update of the student, and of the fake score, which has critic_updates per step.
 
-    student_after: steps in which the fake score learns alone. It begins as the teacher without guidance; for a student
-    that has learnt from the guided teacher that amounts to still more guidance until it has learnt the student.
-    paired: how many rows of `batch` begin with the noise of a pair and are held to its latents as well.
-    fake_score: what it starts from, the teacher or the student of the structure stage.
-    guidance_scale: of the teacher's score; None is its own.
-    adversarial: None is no adversarial term. divergence: of `losses.distribution_matching.DIVERGENCES`, once the heads'
-    loss reaches the student; their logits give the ratio of the densities.
+    student_after: steps in which only the fake score is trained. It starts as the unguided teacher, which acts like
+    additional guidance on a student of the guided teacher until the fake score has adapted to the student.
+    paired: rows of `batch` that start from the noise of a pair and are regressed on its latents as well.
+    fake_score: the network it starts from, the teacher or the student of the structure stage.
+    guidance_scale: of the teacher's score; None = its own.
+    adversarial: None = no such term. divergence: one of `losses.distribution_matching.DIVERGENCES`, used once the
+    heads' loss is added to the student's, since their logits estimate the density ratio.
     """
 
     steps: int = 300
@@ -68,11 +68,11 @@ class MatchingRecipe(WatchedRecipe):
         checks.one_of(self, "divergence", distribution_matching.DIVERGENCES)
         if self.adversarial is None and self.divergence != "reverse_kl":
             raise ValueError(
-                f"divergence {self.divergence!r} weighs by the heads' logits, and adversarial is null: "
+                f"divergence {self.divergence!r} needs the heads' logits, and adversarial is null: "
                 "without it, give reverse_kl."
             )
 
     @property
     def needs_structure(self) -> bool:
-        """Whether the fake score starts from the student of the structure stage."""
+        """Return whether the fake score starts from the student of the structure stage."""
         return self.fake_score == "student"

@@ -1,8 +1,8 @@
-"""Stage `matching`: DMD2, which makes the student's pictures as likely to the teacher as to a score of its own.
+"""Stage `matching`: distribution matching by DMD2, with the teacher's score and a fake score of the student's pictures.
 
-Yin et al., arXiv 2405.14867, with what a bounded catalogue allows: the pairs stay as a small regression, and the
-teacher's accepted latents are the real ones of a light adversarial term. An update of the student comes after several
-of the fake score, which must know the student's distribution as it is now.
+Yin et al., arXiv 2405.14867, with two terms that a bounded catalogue allows: a small regression on the pairs, and a
+light adversarial loss whose real samples are the teacher's accepted latents. Every update of the student follows
+several of the fake score, which must track the student's present distribution.
 """
 
 import copy
@@ -73,7 +73,7 @@ class MatchingTask(FewStepTask):
 
     def step(self, index: int, generator: Generator) -> dict[str, float]:
         for left in reversed(range(self._recipe.critic_updates)):
-            # The heads are light: one update is enough for them. What may not lag behind is the fake score.
+            # One update is enough for the small heads; only the fake score must not lag behind the student.
             measured = self._update_critics(index, generator, with_heads=left == 0)
         if index >= self._recipe.student_after:
             measured |= self._update_student(index, generator)
@@ -125,7 +125,7 @@ class MatchingTask(FewStepTask):
         )
 
     def _real(self, recipe: AdversarialRecipe, rows: Tensor, generator: Generator) -> Tensor:
-        """Return the latents that the heads take for real: the teacher's, some replaced by accepted pictures."""
+        """Return the heads' real latents, [B, C, h, w]: the teacher's, some replaced by those of accepted pictures."""
         targets = self._examples.targets(rows)
         if self._real_images is None:
             return targets
@@ -134,10 +134,10 @@ class MatchingTask(FewStepTask):
         )
 
     def _wanted(self, x: Tensor, noise: Tensor, noised: Tensor, times: Tensor) -> Tensor:
-        """Return what the fake score should predict, as the teacher's prediction type: ε, v or x₀."""
+        """Return the target of the fake score, [B, C, h, w], in the teacher's prediction type: ε, v or x₀."""
         kind = self._teacher.schedule.prediction_type
         if kind == "epsilon":
-            return noise  # from x₀ it would be divided by σ, which is next to nothing at the lowest timesteps
+            return noise  # a conversion from x₀ would divide by σ, which is nearly 0 at the lowest timesteps
         return self._teacher.schedule.converted(x, noised, times, source="sample", target=kind)
 
     # --- the student ------------------------------------------------------------------------------
@@ -177,7 +177,7 @@ class MatchingTask(FewStepTask):
     def _matching(
         self, index: int, x: Tensor, noised: Tensor, times: Tensor, embeds: Tensor
     ) -> tuple[Tensor, dict[str, float]]:
-        """Return the loss of the distributions, with the adversarial term once it has begun; and its parts by name."""
+        """Return the matching loss, with the adversarial term from `gan_after` on, and its parts by name."""
         recipe, schedule = self._recipe, self._teacher.schedule
         gan = recipe.adversarial
         if gan is not None and index < gan.gan_after:
@@ -205,7 +205,7 @@ class MatchingTask(FewStepTask):
     def _judged(
         self, noised: Tensor, times: Tensor, embeds: Tensor, gan: AdversarialRecipe | None
     ) -> tuple[Tensor | None, Tensor]:
-        """Return the heads' logits of one pass, differentiable by `noised` (None without gan), and the teacher's x̂₀."""
+        """Return the heads' logits (None without gan), differentiable in `noised`, and the teacher's x̂₀ of one pass."""
         teacher, scale = self._teacher, self._guidance_scale
         still = noised.detach()
         if gan is None or self._heads is None:
@@ -237,7 +237,7 @@ class MatchingTask(FewStepTask):
 
 
 def train(recipe: MatchingRecipe, inputs: TuningInputs) -> UNet2DConditionModel:
-    """Train (going on from the folder's checkpoint); save the averaged student in folder/unet and return it, frozen.
+    """Train (resuming from the folder's checkpoint); save the averaged student in folder/unet and return it, frozen.
 
     The student, of the regression stage, is changed in place; only accepted pairs are used. Raises RecipeRefused,
     TrainingDiverged, CheckpointUnusable.

@@ -1,8 +1,8 @@
 """Batches of a structural training: noised latents of the pairs and points of the teacher's paths.
 
-Three kinds of samples. Noised: the teacher's x₀ with freshly drawn noise, x_t = α x₀ + σ ε. Not the noise that made the
-x₀: those two belong together, and of such couples the mean noise at x_t is not the score that the teacher has learned.
-Path: x_t as the teacher's solver passed through it. First: pure noise at the teacher's first timestep, as in serving.
+There are three kinds of samples. Noised: the teacher's x₀ with freshly drawn noise, x_t = α x₀ + σ ε. The noise from
+which x₀ was generated is not used: the two are dependent, so the mean noise at x_t would not be the score that the
+teacher has learned. Path: x_t on the teacher's path. First: pure noise at the teacher's first timestep, as in serving.
 """
 
 from dataclasses import dataclass, replace
@@ -22,7 +22,7 @@ from distillation.training.errors import RecipeRefused
 
 @dataclass(frozen=True)
 class Shares:
-    """What a batch consists of, and at which timesteps its latents are noised; see `density`."""
+    """Composition of a batch, and distribution of the timesteps of its noised samples; see `density`."""
 
     path_share: float = 0.3  # of the samples
     first_timestep_share: float = 0.1  # of the samples; the rest is noised
@@ -40,7 +40,7 @@ class Shares:
         checks.share(self, "weight_floor")
 
     def split(self, size: int, *, has_paths: bool) -> tuple[int, int, int]:
-        """Return how many samples of a batch are noised, points of the path, and pure noise. Raises RecipeRefused.
+        """Return the numbers of noised samples, path points and pure noise in a batch. Raises RecipeRefused.
 
         has_paths: whether the pairs hold points of the path.
         """
@@ -62,7 +62,7 @@ class Shares:
 class Batch:
     """latents: x_t, fp32 [B, C, h, w]; timesteps: int64 [B]; prompt_embeds: fp32 [B, tokens, width].
 
-    hard: fp32 [H, C, h, w], for the first H samples, the noised ones: what was drawn, as the teacher's prediction type.
+    hard: fp32 [H, C, h, w], hard targets of the first H samples, the noised ones, in the teacher's prediction type.
     """
 
     latents: Tensor
@@ -72,12 +72,12 @@ class Batch:
 
 
 class Batches:
-    """Draws batches of `size` samples; each depends on the generator alone."""
+    """Draws batches of `size` samples; each depends only on the generator."""
 
     def __init__(
         self, shares: Shares, *, size: int, teacher: Teacher, pairs: Pairs, catalogue: Catalogue
     ) -> None:
-        """Raises RecipeRefused where the pairs do not offer what the shares ask for."""
+        """Raises RecipeRefused if the pairs lack what the shares need."""
         self.noised, self._paths, self._firsts = shares.split(
             size, has_paths=bool(pairs.path_timesteps)
         )
@@ -115,7 +115,7 @@ class Batches:
         noise = torch.randn(clean.shape, generator=generator)
         schedule = self._teacher.schedule
         latents, timesteps = [schedule.noised(clean, noise, steps)], [steps]
-        # From x₀, not from the noise, which says nothing of v where α is 0.
+        # From x₀, because the noise does not determine v where α is 0.
         hard = schedule.converted(
             clean, latents[0], steps, source="sample", target=schedule.prediction_type
         )
@@ -138,10 +138,10 @@ class Batches:
 
 
 def density(schedule: NoiseSchedule, *, gamma: float, floor: float) -> Tensor:
-    """Return how often each timestep is noised to, fp64 [timesteps] of sum 1: ∝ max(min-SNR weight, floor).
+    """Return the sampling probability of each timestep, fp64 [timesteps], sum 1: ∝ max(min-SNR weight, floor).
 
-    Its expected gradient is that of min-SNR weights (Hang et al., arXiv 2303.09556) without work on samples that hardly
-    count. The floor keeps the noisiest steps, where the weight of v vanishes and every sampling starts.
+    The expected gradient is that of min-SNR weights (Hang et al., arXiv 2303.09556), without work on samples of little
+    weight. The floor keeps the noisiest steps, where the weight of v vanishes and where sampling starts.
     """
     weights = min_snr_weights(
         schedule.alphas, schedule.sigmas, prediction_type=schedule.prediction_type, gamma=gamma

@@ -1,7 +1,8 @@
-"""Method `bayes`: the student's prior is the teacher's posterior, cut to the student's structure.
+"""Method `bayes`: the student's prior is the teacher's posterior, restricted to the student's structure.
 
 After Grabovoy & Strijov, "Bayesian distillation of deep learning models", Automation and Remote Control 82(11), 2021.
-The posterior is Laplace's, of the teacher's own loss; removed weights are conditioned on zero (`students.pruning`).
+The posterior is a Laplace approximation with the teacher's own loss; removed weights are conditioned on zero
+(`students.pruning`).
 """
 
 from dataclasses import dataclass
@@ -22,19 +23,19 @@ from distillation.training import checks
 
 FORMS = ("point", "kl")
 INITIAL_VARIANCE = 1e-6  # of a weight; less where the prior is narrower
-SPEED = 30.0  # the logarithm of a variance moves so many times as fast as a weight, at one learning rate
+SPEED = 30.0  # factor of the learning rate of log variances relative to that of weights
 
 
 @dataclass(frozen=True)
 class BayesRecipe:
     """‖ε_w − ε_S‖² + 2τ²/d · (β/N) · (−log prior, or KL), the evidence bound per example in units of the first term.
 
-    form: "point", the student is one point; or "kl", a normal distribution of each weight, trained by reparametrised
-    draws, of which the means are kept. beta: β, 1 for Bayes' rule, which with far more weights than examples lets
-    little move (where the starter's tiny cut ends without a prior, its term would be 0.18 against an error of 0.009);
-    less to temper. examples: N, the number of pairs if None. fisher_batches, fisher_batch: how many batches of how many
-    samples the Fisher information is of; precision: λ of the teacher's prior. initial_variance: of "kl" alone, of each
-    weight. guidance_scale: w, the teacher's own if None.
+    form: "point", a point estimate; or "kl", a normal distribution of each weight, trained with the reparametrisation
+    trick, whose means are kept. beta: β, 1 for Bayes' rule, under which weights hardly change if there are far more of
+    them than examples (at the weights that the starter's tiny cut reaches without a prior, the prior's term would be
+    0.18, the error 0.009); less for a tempered prior. examples: N, None = the number of pairs. fisher_batches,
+    fisher_batch: number and size of the batches for the Fisher information; precision: λ of the teacher's prior.
+    initial_variance: of each weight, only for "kl". guidance_scale: w, None = the teacher's own.
     """
 
     method: str = "bayes"
@@ -54,10 +55,10 @@ class BayesRecipe:
         checks.at_least_1(self, "examples", "fisher_batches", "fisher_batch")
         checks.positive(self, "initial_variance", "guidance_scale")
         if self.form == "point" and self.initial_variance is not None:
-            raise ValueError("initial_variance is of the form kl; the form point has no variances.")
+            raise ValueError("initial_variance needs the form kl; the form point has no variances.")
 
     def estimate(self, sources: Sources) -> Estimate:
-        """Return the teacher's posterior, kept in the stage's folder: made by the first call, read by others."""
+        """Return the teacher's posterior; the first call stores it in the stage's folder, later ones read it."""
         return posteriors.estimate(
             PosteriorRecipe(
                 batches=self.fisher_batches, examples=self.examples, precision=self.precision

@@ -1,8 +1,8 @@
-"""Method `ensemble`: regression onto the mean of several teachers, weighted less where they disagree.
+"""Method `ensemble`: regression on the mean of several teachers, with less weight where they disagree.
 
-The members are different networks: the teacher, and further releases, such as one of an earlier moment of its training
-or one trained with another seed. One teacher at several guidance scales would be no ensemble: guidance is linear in its
-scale, so that their mean is the guided teacher itself.
+The members are different networks: the teacher, and additional releases, such as an earlier checkpoint of its training
+or one trained with another seed. One teacher at several guidance scales would not be an ensemble: guidance is linear in
+its scale, so their mean is the guided teacher itself.
 """
 
 from collections.abc import Sequence
@@ -27,9 +27,9 @@ from distillation.training.errors import RecipeRefused
 class EnsembleRecipe:
     """E[‖ε_S − ε̄‖² · τ² ÷ (τ² + v)], v the members' disagreement about the sample.
 
-    teachers: folders of releases, a member each besides the teacher, all at their own guidance scale. weights: of the
-    teacher, then of these, of sum 1; none is equal ones. variance: τ², of the student's own error, in squared units of
-    the prediction: the smaller, the less samples count about which the members disagree.
+    teachers: folders of the additional members' releases; each member has its own guidance scale. weights: of the
+    teacher, then of these, with sum 1; empty = equal weights. variance: τ², of the student's own error, in squared
+    units of the prediction; the smaller it is, the less weight have samples on which the members disagree.
     """
 
     method: str = "ensemble"
@@ -47,11 +47,11 @@ class EnsembleRecipe:
                 )
             if len(self.weights) != 1 + len(self.teachers):
                 raise ValueError(
-                    f"weights has {len(self.weights)} values for the teacher and {len(self.teachers)} further ones."
+                    f"weights has {len(self.weights)} values for the teacher and {len(self.teachers)} additional ones."
                 )
 
     def check(self) -> None:
-        """Raise RecipeRefused where there is one teacher alone."""
+        """Raise RecipeRefused if there is no additional teacher."""
         if not self.teachers:
             raise RecipeRefused(
                 "objective.teachers names no release, and one teacher is no ensemble. Give folders of releases with "

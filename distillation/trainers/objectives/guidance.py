@@ -1,6 +1,6 @@
-"""Method `guidance`: one pass of the student equals the guided teacher's two, its stages' outputs the teacher's.
+"""Method `guidance`: the student's pass is regressed on the guided teacher's two, its features on the teacher's.
 
-Meng et al., arXiv 2210.03142, for one scale; features as LAPTOP-Diff normalises them (arXiv 2404.11098).
+Meng et al., arXiv 2210.03142, for one guidance scale; features are normalised as in LAPTOP-Diff (arXiv 2404.11098).
 """
 
 from dataclasses import dataclass
@@ -22,9 +22,9 @@ from distillation.training.errors import RecipeRefused
 class GuidanceRecipe:
     """‖ε_w − ε_S‖² + hard_weight · ‖hard − ε_S‖² + feature_weight · Σ features.
 
-    guidance_scale: w, the teacher's own if None. hard_weight: λ_t, of what was drawn, 0 to 0.1: it pulls towards the
-    unguided. feature_weight: of all layers together; None is 1 where the student has layers of the teacher's shapes,
-    and 0 where it has none, as a narrower one.
+    guidance_scale: w, None = the teacher's own. hard_weight: λ_t, weight of the hard targets, 0 to 0.1: they pull
+    towards the unguided prediction. feature_weight: of all layers together; None = 1 if the student has layers of the
+    teacher's shapes, else 0, as for a narrower student.
     """
 
     method: str = "guidance"
@@ -56,7 +56,7 @@ class GuidanceRecipe:
 
 @dataclass(frozen=True)
 class ScratchRecipe(GuidanceRecipe):
-    """As GuidanceRecipe, of a student that begins with random weights: the others begin as their teacher."""
+    """GuidanceRecipe for a student with random initial weights; the other methods start from the teacher's weights."""
 
     method: str = "scratch"
     feature_weight: float | None = 0.0

@@ -1,7 +1,7 @@
 """Method `hinton`: soft targets of the teacher and hard ones of the data, averaged (arXiv 1503.02531).
 
-A diffusion network has no classes. Its d outputs of a sample are read as d logits, softened by a temperature; at a high
-temperature that is the regression of the outputs. Classes there are in its pictures: see `labels` of the stage `joint`.
+A diffusion network has no classes. Its d outputs of a sample are treated as d logits, softened by a temperature; at a
+high temperature this is regression on the outputs. For classes of the pictures see `labels` of the stage `joint`.
 """
 
 from dataclasses import dataclass
@@ -21,8 +21,8 @@ from distillation.training import checks
 class HintonRecipe:
     """soft_weight · soft + (1 − soft_weight) · hard.
 
-    soft: towards the guided teacher's outputs; hard: towards what was drawn, of the noised samples. temperature: T, in
-    the unit of the outputs, which have about 1. guidance_scale: of the teacher, its own if None.
+    soft: loss against the guided teacher's outputs; hard: loss against the hard targets of the noised samples.
+    temperature: T, in the unit of the outputs, whose scale is about 1. guidance_scale: None = the teacher's own.
     """
 
     method: str = "hinton"
@@ -60,9 +60,9 @@ class Hinton(StudentObjective):
 def softened_regression(prediction: Tensor, target: Tensor, *, temperature: float) -> Tensor:
     """Return 2 T² · KL of the softmax over the d outputs of a sample + (difference of their means)²; both are [B, ...].
 
-    The softmax does not see what is added to all outputs, so the means are regressed as well. Twice, because
-    T² · KL → ‖z − v‖² ÷ 2d of centred logits: then the whole tends to the mean squared difference. A low temperature
-    weighs the large outputs of the teacher more.
+    The softmax is invariant to a constant added to all outputs, so the means are regressed as well. The factor 2 is
+    there because T² · KL → ‖z − v‖² ÷ 2d of centred logits: the sum then tends to the mean squared difference. A low
+    temperature gives the teacher's large outputs more weight.
     """
     logits, wanted = prediction.flatten(1), target.flatten(1)
     soft = soft_loss(

@@ -1,4 +1,4 @@
-"""Method `mmd`: MMD between each layer of the student and the teacher's of similar depth, and the output's error.
+"""Method `mmd`: MMD between each layer of the student and the teacher's layers of similar depth, and the output error.
 
 Huang & Wang, arXiv 1707.01219. Layers: the outputs of all residual blocks, attentions and stages. Channels are the
 samples, so a student of any cut and any width has such pairs.
@@ -30,10 +30,10 @@ _LAYER = re.compile(
 class MmdRecipe:
     """‖ε_w − ε_S‖² + ½ mmd_weight · the mean over the student's layers of Σ_l ω_l MMD² to the teacher's layers l.
 
-    kernel: of KERNELS. reach: how far apart two layers may lie, as a share of the depth (`losses.mmd.depth_weights`).
-    nearest: of each student layer only so many of the teacher's layers, those of the largest ω; 0 is all, which costs
-    the most. samples: of a batch whose layers are compared, drawn in each step; MMD² is a mean over samples, so with
-    fewer it is noisier, not biased. guidance_scale: w, the teacher's own if None.
+    kernel: one of KERNELS. reach: distance of two layers, as a share of the depth (`losses.mmd.depth_weights`).
+    nearest: number of teacher layers per student layer, those of the largest ω; 0 = all, which costs the most.
+    samples: number of samples whose layers are compared, drawn from the batch in each step; MMD² is a mean over
+    samples, so fewer make it noisier, not biased. guidance_scale: w, None = the teacher's own.
     """
 
     method: str = "mmd"
@@ -77,7 +77,7 @@ class Mmd(StudentObjective):
 
 
 def nearest(weights: Tensor, count: int) -> Tensor:
-    """Keep each row's `count` largest values, made to sum to 1 again, the others 0; all for 0. weights [L_S, L_T]."""
+    """Return weights [L_S, L_T] with each row's `count` largest values normalised to sum 1, the others 0; 0 = all."""
     if not count or count >= weights.shape[1]:
         return weights
     values, places = weights.topk(count, dim=1)
@@ -86,7 +86,7 @@ def nearest(weights: Tensor, count: int) -> Tensor:
 
 @torch.no_grad()
 def _heights(network: UNet2DConditionModel, sources: Sources, probe: Batch) -> dict[str, int]:
-    """Return the height of each layer's map, in the order of the pass."""
+    """Return the height of each layer's feature map, in the order of the pass."""
     names = [name for name, _ in network.named_modules() if _LAYER.fullmatch(name)]
     with tapped(network, names) as outputs:
         passes.of_student(network, sources.teacher, probe)

@@ -1,7 +1,7 @@
-"""Estimate of the posterior of a teacher's weights, by gradients of its own loss on the pairs; kept in a file.
+"""Estimate of the posterior of a teacher's weights, by gradients of its own loss on the pairs; stored in a file.
 
-The likelihood of an example is a Gaussian around the teacher's unguided prediction of what was drawn, of the variance
-τ² that its errors have. Laplace: the curvature of that at the trained weights (`students.posterior`).
+The likelihood of an example is a Gaussian of the hard target around the teacher's unguided prediction, with the
+variance τ² of its errors. The Laplace approximation uses its curvature at the trained weights (`students.posterior`).
 """
 
 import copy
@@ -24,14 +24,14 @@ from distillation.training import checks, processes
 from distillation.training.errors import CheckpointUnusable
 
 FILE = "fisher.safetensors"
-KEPT_EVERY = 16  # batches; what an interruption costs at most
+KEPT_EVERY = 16  # batches: the most that an interruption loses
 
 
 @dataclass(frozen=True)
 class PosteriorRecipe:
-    """batches: of the transfer set, whose squared gradients are averaged; as many samples each as a training batch.
+    """batches: number of batches whose squared gradients are averaged.
 
-    examples: N, by which the likelihood counts; None is the number of pairs. precision: λ of the teacher's own prior,
+    examples: N, the number of training examples; None = the number of pairs. precision: λ of the teacher's own prior,
     its weight decay.
     """
 
@@ -60,11 +60,11 @@ class Estimate:
 
 @dataclass(frozen=True)
 class _Sums:
-    """Over the batches so far. squares: ∂(½ ‖error‖²) ÷ ∂w squared, the Fisher information times τ⁴ times `batches`."""
+    """Sums over the batches so far. squares: of ∂(½ ‖error‖²) ÷ ∂w: the Fisher information × τ⁴ × `batches`."""
 
     batches: int
     squares: dict[str, Tensor]
-    errors: float  # mean squared errors of the batches, added up
+    errors: float  # sum of the batches' mean squared errors
 
 
 def estimate(
@@ -76,9 +76,9 @@ def estimate(
     folder: Path,
     progress_bar: bool = True,
 ) -> Estimate:
-    """Estimate, going on with folder/fisher.safetensors if it is not complete. Raises CheckpointUnusable.
+    """Return the estimate, resuming from folder/fisher.safetensors if that is incomplete. Raises CheckpointUnusable.
 
-    batches: the noised samples of them count. examples: N if the recipe names none. One process estimates for all.
+    batches: only their noised samples are used. examples: N if the recipe has none. The main process computes for all.
     """
     path = Path(folder) / FILE
     if processes.is_main():
@@ -140,7 +140,7 @@ def _more(
     errors = []
 
     def gradients(batch: Batch) -> dict[str, Tensor]:
-        count = len(batch.hard)  # of the first samples it is known what was drawn
+        count = len(batch.hard)  # only the first samples have hard targets
         drawn = batch.latents[:count], batch.timesteps[:count], batch.prompt_embeds[:count]
         prediction = teacher.passed(network, *drawn)
         squares = (prediction - batch.hard).square().flatten(1)
@@ -162,7 +162,7 @@ def _more(
 
 
 def _generator(seed: int, index: int) -> torch.Generator:
-    """Return the batch's generator: the same however often the estimate was interrupted."""
+    """Return the batch's generator, which does not depend on interruptions of the estimate."""
     return torch.Generator().manual_seed((seed * 1_000_003 + index) * 0x9E3779B97F4A7C15 % 2**63)
 
 

@@ -18,7 +18,7 @@ from distillation.trainers.teacher import Teacher
 
 @dataclass(frozen=True)
 class Sources:
-    """Inputs of an objective. In the stage's folder it keeps what is estimated once."""
+    """Inputs of an objective, which may store estimates in the stage's folder."""
 
     inputs: StageInputs
     student_recipe: StudentRecipe
@@ -34,7 +34,7 @@ class Objective(Protocol):
 
     @property
     def modules(self) -> Mapping[str, nn.Module]:
-        """What is trained in addition to the student, by name; empty for most."""
+        """Return the modules that are trained in addition to the student, by name; empty for most objectives."""
         ...
 
     def losses(self, batch: Batch, generator: Generator) -> dict[str, Tensor]:
@@ -44,7 +44,7 @@ class Objective(Protocol):
 
 @dataclass(frozen=True)
 class Passed:
-    """prediction: the student's; guided: its error; outputs of the layers of student and teacher, in their order."""
+    """prediction: the student's; guided: its loss; ours, theirs: outputs of the layers of student and teacher."""
 
     prediction: Tensor
     guided: Tensor
@@ -67,7 +67,7 @@ class StudentObjective:
         self.student_layers: tuple[str, ...] = ()
 
     def _passed(self, batch: Batch, samples: Tensor | None = None) -> "Passed":
-        """Make a pass of the student and the passes of the guided teacher. samples: of the layers' outputs."""
+        """Return the passes of the student and the guided teacher. samples: rows whose layer outputs are kept."""
         with tapped(self._teacher.unet, self.teacher_layers, samples=samples) as theirs:
             text = passes.with_text(self._teacher, batch)
         without = text if self._scale == 1 else passes.without_text(self._teacher, batch)

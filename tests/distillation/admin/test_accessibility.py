@@ -283,7 +283,7 @@ def test_axe_finds_nothing_on_the_answers_to_forms(rows, visitor: Visitor):
     page.get_by_role("button", name="Change the tags").wait_for()
     examination.look("tags of several")
     page.goto("/admin/distillation/run/add/")
-    page.get_by_role("button", name="Show what would begin").click()
+    page.get_by_role("button", name="Show the plan").click()
     page.get_by_text("Nothing was started.").wait_for()
     examination.look("plan of a run")
     page.goto("/admin/generation/apikey/add/")

@@ -118,11 +118,11 @@ def test_a_plan_says_what_would_begin_and_begins_nothing(admin, ready):
     make_release(name="student-old", parent="teacher-1", steps=1, covered_variants=["another"])
     page = text(start(admin, _plan="1", recipe="rehearsal"))
     for part in (
-        "What would begin",
+        "Plan",
         "A run of the recipe rehearsal, continuing student-old, for 1 prompt variant, 1 of them new",
         "red-glass-vase",
-        "A person alone serves its release.",
-        "No former run like it",
+        "Only a person can activate its release.",
+        "No earlier run like it",
         "Nothing was started",
     ):
         assert part in page, part
@@ -264,7 +264,7 @@ def test_the_page_says_who_makes_each_prompt_before_and_after(admin, waiting):
     Run.objects.filter(pk=waiting.pk).update(gate=waiting.gate | {"prompts": prompts})
     page = " ".join(text(admin.get(url("change", waiting.pk))).split())
     for part in (
-        "1 would be made better, most of all red vase: active (1 of 4) → made (4 of 4); 0 worse.",
+        "1 would improve, most of all red vase: active (1 of 4) → made (4 of 4); 0 would get worse.",
         "1 prompt is hard: no student makes 50% of the pictures right.",
         '<th scope="row">red vase</th> <td>active</td> <td class="rt-nowrap">1 of 4</td> '
         '<td>made</td> <td class="rt-nowrap">4 of 4</td>',
@@ -275,14 +275,14 @@ def test_the_page_says_who_makes_each_prompt_before_and_after(admin, waiting):
 
 def test_the_page_says_in_a_sentence_what_the_gate_found_and_offers_decisions(admin, waiting):
     page = text(admin.get(url("change", waiting.pk)))
-    for part in ("waits for your decision", "Nothing tells whether the pictures show what they should",
+    for part in ("waits for your decision", "No judge measured whether the pictures show what they should",
                  "Compare it blindly", "second=made",
-                 "Serve anyway", "Canary", "Train on", "Discard"):  # fmt: skip
+                 "Serve anyway", "Canary", "Continue training", "Discard"):  # fmt: skip
         assert part in page, part
 
 
 def test_a_person_serves_what_did_not_pass_with_a_reason(admin, waiting):
-    assert "Say why it is served" in decide(admin, waiting, "serve")
+    assert "Give a reason to serve it" in decide(admin, waiting, "serve")
     assert "made is active." in decide(admin, waiting, "serve", reason="They are right.")
     assert Release.objects.get(name="made").status == "active"
     entry = AuditEntry.objects.get(action="release_activated")
@@ -319,7 +319,7 @@ def test_a_person_measures_again_what_seeds_would_decide(admin, waiting):
 def test_decisions_need_the_permission_and_a_post(waiting):
     viewer = person("view_run", "add_run")
     page = text(viewer.get(url("change", waiting.pk)))
-    assert "Train on" in page and "Serve anyway" not in page
+    assert "Continue training" in page and "Serve anyway" not in page
     for name in ("serve", "canary", "measure", "discard"):
         answer = viewer.post(url("decide", waiting.pk, name), {"reason": "x", "percent": "5"})
         assert answer.status_code == 403

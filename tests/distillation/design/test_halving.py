@@ -9,10 +9,8 @@ from distillation.design.limits import Limits
 from tests.distillation.design.people import candidate
 
 
-def next_of(
-    candidates, *, is_taking_in=True, limits=None, wish="best", may=lambda number, rung: True
-):
-    job = halving.next_job(candidates, limits or Limits(), wish, is_taking_in=is_taking_in, may=may)
+def next_of(candidates, *, is_adding=True, limits=None, wish="best", may=lambda number, rung: True):
+    job = halving.next_job(candidates, limits or Limits(), wish, is_adding=is_adding, may=may)
     return None if job is None else (job.candidate.number, job.rung)
 
 
@@ -29,7 +27,7 @@ def test_the_best_third_of_a_rung_goes_on_before_a_new_one_begins():
 def test_when_none_is_taken_in_the_best_go_on_to_the_top():
     found = [candidate(0, 0.5), candidate(1, 0.9)]
     rungs = []
-    while (job := next_of(found, is_taking_in=False)) is not None:
+    while (job := next_of(found, is_adding=False)) is not None:
         rungs.append(job)
         number, rung = job
         found[number] = candidate(number, *[0.9] * (rung + 1))

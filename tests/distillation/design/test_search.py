@@ -10,7 +10,7 @@ from distillation.design.candidates import Candidate, Choose, Judged
 from distillation.design.halving import SHARES
 from distillation.design.limits import Limits
 from distillation.design.rungs import Ladder
-from distillation.design.search import Order, Search
+from distillation.design.search import Search, SearchRequest
 from distillation.design.space import Space
 from distillation.pipeline.recipes import ONE_STEP
 from distillation.resumable.progress import SliceOver
@@ -91,8 +91,8 @@ def search(tmp_path: Path) -> Search:
     clock = Clock()
     ladder = Instant(SPACE, None, None, tmp_path, tmp_path, "design-1", clock, [], [])  # type: ignore[arg-type]
     first = replace(candidate(0), params=SPACE.first())
-    order = Order(Limits(size=8_000_000), "best", "cpu", "torch", hours=100)
-    return Search(order, ladder, Journal(first), clock, wait=lambda: ladder.busy.clear())
+    request = SearchRequest(Limits(size=8_000_000), "best", "cpu", "torch", hours=100)
+    return Search(request, ladder, Journal(first), clock, wait=lambda: ladder.busy.clear())
 
 
 def test_everything_is_tried_the_best_goes_to_the_top_and_what_diverges_is_left_out(search):
@@ -105,7 +105,7 @@ def test_everything_is_tried_the_best_goes_to_the_top_and_what_diverges_is_left_
 
 
 def test_the_search_ends_in_time_and_begins_nothing_that_would_not_end(search):
-    replace(search, order=replace(search.order, hours=1)).run()
+    replace(search, request=replace(search.request, hours=1)).run()
 
     # Four of 10 minutes, of which one diverged; then the best goes on, which takes 20.
     assert search.clock.seconds == pytest.approx(60 * MINUTE)
@@ -113,21 +113,21 @@ def test_the_search_ends_in_time_and_begins_nothing_that_would_not_end(search):
 
 
 def test_at_most_so_many_candidates_are_taken_in(search):
-    replace(search, order=replace(search.order, candidates=2)).run()
+    replace(search, request=replace(search.request, candidates=2)).run()
 
     assert len(search.journal.read()) == 2
 
 
 def test_what_is_over_the_limits_is_never_trained(search):
     limits = Limits(size=7_000_000)
-    replace(search, order=replace(search.order, limits=limits)).run()
+    replace(search, request=replace(search.request, limits=limits)).run()
 
     assert search.ladder.done == [] and len(search.journal.read()) == 4
 
 
 def test_a_hopeless_search_ends_early(search, monkeypatch):
     monkeypatch.setattr(searching, "HOPELESS", 2)
-    replace(search, order=replace(search.order, limits=Limits(size=7_000_000))).run()
+    replace(search, request=replace(search.request, limits=Limits(size=7_000_000))).run()
 
     assert len(search.journal.read()) == 2
 
@@ -140,7 +140,7 @@ def test_stages_of_another_process_are_waited_for(search):
 
 
 def test_a_candidate_of_another_process_is_left_to_it(search):
-    one = replace(search, order=replace(search.order, candidates=1))
+    one = replace(search, request=replace(search.request, candidates=1))
     with search._lock(0):
         waited: list[int] = []
 

@@ -86,13 +86,13 @@ def test_said_parts_are_kept(folder):
 @pytest.mark.parametrize(
     ("lines", "named"),
     [
-        (["a.png,rde"], r"line 2: 'rde' is no bit"),
+        (["a.png,rde"], r"line 2: 'rde' is not a bit"),
         (["a.png,red", "gone.png,red"], r"line 3: there is no file gone.png"),
         (["../a.png,red"], r"line 2: ../a.png lies outside"),
-        (['a.png,"red,green"'], r"line 2: green and red are of one group"),
-        (['a.png,"red,not-red"'], r"line 2: red is there and is not"),
-        (["a.png,red", "a.png,green"], r"line 3: a.png stands in line 2"),
-        (["a.png,red,logo"], r"line 2: not as many fields"),
+        (['a.png,"red,green"'], r"line 2: green and red belong to one group"),
+        (['a.png,"red,not-red"'], r"line 2: red is both present and absent"),
+        (["a.png,red", "a.png,green"], r"line 3: a.png is already in line 2"),
+        (["a.png,red,logo"], r"line 2: fields and columns differ"),
         ([], "names no picture"),
     ],
 )
@@ -104,7 +104,7 @@ def test_what_is_wrong_is_said_with_its_line(folder, lines, named):
 def test_columns_that_are_missing_or_unknown_are_named(folder):
     with pytest.raises(LabelsUnusable, match="column tags is missing"):
         labels.read(write(folder, "a.png", head="file"))
-    with pytest.raises(LabelsUnusable, match="'labels' is no column"):
+    with pytest.raises(LabelsUnusable, match="'labels' is not a column"):
         labels.read(write(folder, "a.png,red,x", head="file,tags,labels"))
 
 
@@ -121,8 +121,8 @@ def test_a_file_that_is_no_picture_is_named_when_it_is_read(folder):
         ("{", "bits.json"),
         ('{"groups": {"a": ["red", "red"]}}', "distinct"),
         ('{"groups": {"a": ["sharp"]}}', "sharp is learnt without labels"),
-        ('{"groups": {"a": ["not-red"]}}', "no name of a bit"),
-        ('{"groups": {"a": ["red"]}, "needed": []}', "needed is no field"),
+        ('{"groups": {"a": ["not-red"]}}', "cannot name a bit"),
+        ('{"groups": {"a": ["red"]}, "needed": []}', "needed is not a field"),
     ],
 )
 def test_bits_that_cannot_be_are_refused(folder, text, named):

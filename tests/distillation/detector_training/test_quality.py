@@ -86,7 +86,7 @@ def test_it_begins_with_a_detector_of_other_bits(pictures):
     task = QualityTask(RECIPE, CONFIG, images=images, bits=bits, begins_with=other)
     assert task.detector.stem[0].weight.equal(other.stem[0].weight)
     assert task.detector.head.weight[2].equal(other.head.weight[0])
-    with pytest.raises(ValueError, match="no beginning"):
+    with pytest.raises(ValueError, match="cannot initialise"):
         quality.take_over(task.detector, Detector(replace(CONFIG, widths=(4, 8))))
 
 

@@ -148,7 +148,7 @@ def test_an_evaluation_makes_no_picture_twice(done: tuple[Evaluation, Path], tmp
     assert again.right == found.right and again.spread == found.spread
     # What nobody measured is not in the report, and leaves the verdict open.
     text = (tmp_path / "report.md").read_text()
-    assert "KID" not in text and "pictures a second" not in text
+    assert "KID" not in text and "pictures per second" not in text
     assert re.search(r"Not measured: (attributes, )?CLIP score\.", text)
 
 
@@ -157,7 +157,7 @@ def test_an_evaluation_with_times_reports_them(tmp_path: Path):
     speed = SpeedRecipe(calls=2, warm_up=1, batches=(2,), rounds=1, threads=1)
     found = evaluate(tmp_path, detector=toys.detector_folder(), speed=speed)
     assert found.student.speed and found.teacher.speed and found.seconds["speed"] > 0
-    assert "pictures a second, 2 at once" in (tmp_path / "report.md").read_text()
+    assert "pictures per second, batches of 2" in (tmp_path / "report.md").read_text()
 
 
 def test_a_summary_for_the_manifest_is_small_and_has_the_outcome(timed: tuple[Evaluation, Path]):

@@ -51,7 +51,7 @@ def test_who_waits_is_enabled_and_read_by_nobody():
     lost = make_source(name="lost", asked_at=now, lease_expires_at=now - timedelta(minutes=1))
     older = make_source(name="older", asked_at=now - timedelta(hours=1))
     assert list(examples.waiting()) == [older, lost]
-    assert examples.ask(ImageSource.objects.all()) == 4
+    assert examples.request_ingestion(ImageSource.objects.all()) == 4
 
 
 def test_what_a_picture_must_show_are_the_tags_of_its_source_and_of_all_its_variants():
@@ -59,7 +59,7 @@ def test_what_a_picture_must_show_are_the_tags_of_its_source_and_of_all_its_vari
         tags=["winter", "not-blurred"],
         variants=[make_variant(tags=["vase"]), make_variant(tags=["red", "not-blue"])],
     )
-    assert examples.demands(source) == (["red", "vase", "winter"], ["blue", "blurred"])
+    assert examples.stated_bits(source) == (["red", "vase", "winter"], ["blue", "blurred"])
 
 
 # --- what people decide ---------------------------------------------------------------------------

@@ -99,5 +99,5 @@ def test_a_picture_whose_file_is_gone_is_left_out_and_the_others_are_judged(vers
 def test_what_is_shipped_judges_pictures_of_the_starter_alone():
     examples(count=1)
     make_release(name="other-teacher", kind="teacher")
-    assert not detectors.knows(detectors.active(), "other-teacher")
+    assert not detectors.can_judge(detectors.active(), "other-teacher")
     assert verdicts.judge_all() == 0

@@ -183,7 +183,7 @@ def test_contradictions_are_refused():
         matching_gradient(x, real[:1], fake)
     with pytest.raises(ValueError, match=r"weights must be \[3\]"):
         distribution_matching(x, real, fake, weights=torch.ones(2))
-    with pytest.raises(ValueError, match="'kl' is no divergence"):
+    with pytest.raises(ValueError, match="'kl' is not a divergence"):
         weights_of(drawn(3), "kl")
     with pytest.raises(ValueError, match="whole numbers"):
         weights_of(drawn(3), "forward_kl", torch.rand(3))

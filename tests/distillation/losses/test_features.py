@@ -64,7 +64,7 @@ def test_the_teacher_learns_nothing_and_the_derivative_is_right():
 
 
 def test_contradictions_are_refused():
-    with pytest.raises(ValueError, match="As many layers"):
+    with pytest.raises(ValueError, match="as many layers"):
         normalised_matching([drawn(1, 2)], [])
     with pytest.raises(ValueError, match="at least one"):
         normalised_matching([], [])

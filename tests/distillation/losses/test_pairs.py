@@ -119,7 +119,7 @@ def test_contradictions_are_refused():
         seen(output, output[:, :1])
     with pytest.raises(ValueError, match="c must be positive"):
         pseudo_huber(output, output, c=0.0)
-    with pytest.raises(ValueError, match="one at least"):
+    with pytest.raises(ValueError, match="at least 1"):
         perceptual(output, output, decoder=DECODER, features=lambda images: [])
     with pytest.raises(ValueError, match=r"\[B, C, H, W\]"):
         perceptual(output, output, decoder=DECODER, features=lambda images: [images.mean((2, 3))])

@@ -131,7 +131,7 @@ def test_other_contradictions_are_refused():
     latents, exact = all_types(ALPHA, SIGMA)
     good = {"alpha": ALPHA, "sigma": SIGMA, "source": "epsilon", "target": "sample"}
     for changed, named in (
-        ({"source": "flow"}, "'flow' is no prediction type"),
+        ({"source": "flow"}, "'flow' is not a prediction type"),
         ({"sigma": SIGMA * 0.9}, "alpha² \\+ sigma² must be 1"),
         ({"sigma": -SIGMA}, "must not be negative"),
         ({"alpha": ALPHA[:2]}, r"must be \[3\]"),

@@ -17,10 +17,10 @@ def test_a_dry_run_says_what_would_begin_and_begins_nothing():
     said = StringIO()
     call_command("run", "start", "--dry-run", "--recipe", "rehearsal", "--anew", stdout=said)
     for part in (
-        "Would begin: A run of the recipe rehearsal, from teacher-1, for 1 prompt variant, 1 of them new",
+        "Would start: A run of the recipe rehearsal, from teacher-1, for 1 prompt variant, 1 of them new",
         "green-mug",
-        "against it: The recipe is for teachers of 128 × 128 pixels",
-        "against it: 1 prompt variant is not encoded yet.",
+        "obstacle: The recipe is for teachers of 128 × 128 pixels",
+        "obstacle: 1 prompt variant is not encoded yet.",
     ):
         assert part in said.getvalue(), said.getvalue()
     assert not Run.objects.exists()

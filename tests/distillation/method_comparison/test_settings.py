@@ -40,5 +40,5 @@ def test_the_baseline_is_always_there_and_further_teachers_reach_the_ensemble():
     assert list(found) == [SQUARED, "ensemble"]
     assert [one.teachers for one in found["ensemble"]] == [("a", "b")] * 2
     assert "ensemble" not in settings.chosen([], trials=1, teachers=[])
-    with pytest.raises(RecipeRefused, match="of the method ensemble"):
+    with pytest.raises(RecipeRefused, match="Only the method ensemble"):
         settings.chosen(["mmd"], trials=1, teachers=["a"])

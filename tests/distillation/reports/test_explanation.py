@@ -26,12 +26,12 @@ def gate(*checks: dict[str, object]) -> dict[str, object]:
         (
             gate(check("attributes_right to teacher")),
             "the share of pictures with everything right is 79% of that of the teacher, and at least 93% is required.",
-            "Train it on",
+            "Continue its training",
         ),
         (
             gate(check("clip_score to active", found=-2.5, limit=-0.5)),
             "the CLIP score differs by -2.50 from the active release, and at least -0.50 is required.",
-            "Train it on",
+            "Continue its training",
         ),
         (
             gate(check("seconds to active", found=2.0, limit=1.5, low=None)),
@@ -55,7 +55,7 @@ def gate(*checks: dict[str, object]) -> dict[str, object]:
             "are too few; about 19 would decide it",
             "Measure it again with 19 seeds",
         ),
-        (gate(check("quality", found=None, decided=False)), "Nothing tells", "side by side"),
+        (gate(check("quality", found=None, decided=False)), "No judge measured", "side by side"),
         (
             gate(check("bytes at most", found=13.7e6, limit=12e6, low=None)),
             "the size on disk is 13.7 MB, and at most 12 MB is allowed.",
@@ -64,7 +64,7 @@ def gate(*checks: dict[str, object]) -> dict[str, object]:
         (
             gate(check("each variant", detail="2 lose: vase -0.80, mug -0.70.", low=None)),
             "single prompts got worse: 2 lose: vase -0.80, mug -0.70.",
-            "Train it on",
+            "Continue its training",
         ),
     ],
 )  # fmt: skip

@@ -47,7 +47,7 @@ def test_a_new_active_student_changes_every_prompt_whose_share_it_changes_the_wo
     ]
     assert (found["changed"], found["better"], found["worse"]) == (2, 1, 1)
     assert (
-        "1 would be made better, most of all red vase: main (2 of 4) → new (4 of 4); 1 worse"
+        "1 would improve, most of all red vase: main (2 of 4) → new (4 of 4); 1 would get worse"
         in (prompt_changes.sentences(found))
     )
 

@@ -66,7 +66,7 @@ def test_a_candidate_that_is_trained_on_waits_again_if_that_run_is_canceled():
 # --- deciding -------------------------------------------------------------------------------------
 def test_a_release_that_did_not_pass_is_served_with_a_reason_for_the_audit_log():
     run = candidate()
-    with pytest.raises(DistillationRefused, match="Say why"):
+    with pytest.raises(DistillationRefused, match="Give a reason"):
         approval.serve(run, reason="")
     assert Release.objects.get(name="active").status == "active"
 
@@ -159,7 +159,7 @@ def test_what_seeds_would_decide_is_measured_again_by_a_run_of_the_same_training
 def test_what_seeds_do_not_decide_is_not_measured_again(check):
     run = candidate(gate={"passed": False, "checks": [check]})
     assert not approval.can_measure_again(run)
-    with pytest.raises(DistillationRefused, match="Seeds do not decide"):
+    with pytest.raises(DistillationRefused, match="More seeds cannot decide"):
         approval.measure_again(run, seeds=19, by=None)
 
 
@@ -182,7 +182,7 @@ def test_people_get_one_mail_for_each_candidate_that_waits(settings):
         message.to == ["editor@example.org"] and "made waits for your decision" in message.subject
     )
     assert (
-        "Nothing tells whether the pictures show what they should" in message.body
+        "No judge measured whether the pictures show what they should" in message.body
         and "second=made" in message.body
     )
     assert f"/admin/distillation/run/{run.pk}/change/" in message.body

@@ -91,7 +91,7 @@ def test_a_slice_ends_while_a_source_waits_and_the_run_goes_on_after_it(
     seed_of = loop._seed_of
 
     def asking(*arguments: int) -> int:
-        examples.ask(ImageSource.objects.all())
+        examples.request_ingestion(ImageSource.objects.all())
         return seed_of(*arguments)
 
     monkeypatch.setattr(loop, "_seed_of", asking)
