@@ -87,7 +87,7 @@ def request_ingestion(sources: QuerySet[ImageSource]) -> int:
     """Request ingestion of the enabled sources by the distillation worker. Return their number."""
     asked = sources.order_by().filter(is_enabled=True).update(asked_at=timezone.now())
     if asked:
-        log.info("image_sources_asked", count=asked)
+        log.info("image_sources_requested", count=asked)
         transaction.on_commit(notifications.curate, robust=True)
     return asked
 

@@ -148,7 +148,7 @@ def measure_again(run: Run, *, seeds: int, by: Any) -> Run:
         reason=f"{run.name} is measured again with {seeds} seed{pluralize(seeds)} of each variant.",
         by=by,
     )
-    log.info("run_measured_again", run=run.name, by=started.name, seeds=seeds)
+    log.info("run_remeasured", run=run.name, by=started.name, seeds=seeds)
     return started
 
 
@@ -171,7 +171,7 @@ def train_on(run: Run, *, steps: int, by: Any) -> Run:
         reason=f"Training of {run.name} is continued by {steps} step{pluralize(steps)}.",
         by=by,
     )
-    log.info("run_trained_on", run=run.name, by=started.name, steps=steps)
+    log.info("run_continued", run=run.name, by=started.name, steps=steps)
     return started
 
 

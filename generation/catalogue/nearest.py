@@ -37,7 +37,7 @@ def answer_waiting() -> None:
         try:
             found = _answer(question)
         except Exception:
-            log.exception("question_failed")
+            log.exception("text_not_compared")
             found = Answer(failure="The encode worker failed; the reason is in its log.")
         match_requests.answer(asked, question, found)
 

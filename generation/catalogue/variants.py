@@ -282,6 +282,6 @@ def encode_again(variants: QuerySet[PromptVariant]) -> int:
         marked = Embedding.objects.filter(
             Q(pk__in=damaged) | Q(pk__in=rows.exclude(error="").values("pk"))
         ).update(data=None, error=ENCODE_AGAIN)
-        log.info("encode_again", marked=marked, damaged=len(damaged))
+        log.info("encoding_requested", marked=marked, damaged=len(damaged))
         publish_encode()
     return marked

@@ -30,7 +30,7 @@ def acquire() -> None:
     global _lock
     _lock = client().lock(NAME, timeout=LOCK_SECONDS, thread_local=False)
     if not _take(_lock):
-        log.info("beat_stands_by")
+        log.info("beat_standby")
         while not _take(_lock):
             time.sleep(POLL_SECONDS)
     log.info("beat_begins")

@@ -38,5 +38,5 @@ class WaitingConsumer(Consumer):
             while redis_client.refusal() is not None:
                 maybe_shutdown()  # raises WorkerShutdown after a signal
                 time.sleep(POLL_SECONDS)
-            log.info("redis_serves_again")
+            log.info("redis_recovered")
         return super().connect()

@@ -137,7 +137,7 @@ def end() -> None:
     try:
         Worker.objects.filter(name=settings.WORKER_NAME, pid=os.getpid()).delete()
     except django.db.Error as error:
-        log.warning("worker_row_left", error=str(error))
+        log.warning("worker_row_not_deleted", error=str(error))
 
 
 def is_served(queue: str) -> bool:

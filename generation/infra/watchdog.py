@@ -53,7 +53,7 @@ class Watchdog:
             self._waiting_since = now
         elif now - self._waiting_since > settings.DEAF_SECONDS:
             idle = round(now - self._waiting_since)
-            log.error("worker_deaf", worker=settings.WORKER_NAME, idle_seconds=idle)
+            log.error("worker_receives_nothing", worker=settings.WORKER_NAME, idle_seconds=idle)
             os._exit(EXIT_UNRESPONSIVE)  # an exception would not reach the main thread
         else:
             self._send()

@@ -153,7 +153,7 @@ class Hub:
                 is_pinged = False
                 if message["type"] == "psubscribe":
                     self._connected_at = time.monotonic()
-                    log.info("waiting_hub_hears")
+                    log.info("waiting_hub_subscribed")
                     self._wake_all()  # for changes while the hub was disconnected
                 elif message["type"] == "pmessage":
                     self._receive(message["channel"], message["data"])

@@ -60,7 +60,7 @@ class Health:
                 self._wait()
                 return False
             fault, self.fault = self.fault, None
-        log.info("worker_well", code=fault.code, probes=self.tries)
+        log.info("worker_recovered", code=fault.code, probes=self.tries)
         return True
 
     def _try(self) -> None:

@@ -80,7 +80,7 @@ def _publish(job_id: UUID, facts: Mapping[str, Any], pixels: Any) -> None:
         shown = {"format": files.PREVIEW_FORMAT, "b64_json": _base64(files.preview(pixels))}
         events.write([Event(job_id, "preview", {**facts, **shown})])
     except Exception:
-        log.exception("preview_not_told", job_id=str(job_id))
+        log.exception("preview_not_sent", job_id=str(job_id))
     finally:
         _room.release()
 

@@ -131,6 +131,6 @@ class Site:
                 cwd=ROOT, env=self.stack.manage_env(), stdout=log, stderr=log,
             )  # fmt: skip
         wait_for(
-            lambda: "beat_stands_by" in self.second_beat.read_text(), "the second beat is ready"
+            lambda: "beat_standby" in self.second_beat.read_text(), "the second beat is ready"
         )
         return process

@@ -41,7 +41,7 @@ def beats(redis_server) -> Iterator[list["subprocess.Popen[str]"]]:
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
         )  # fmt: skip
         found.append(process)
-        said(process, "beat_stands_by" if len(found) == 2 else "held")
+        said(process, "beat_standby" if len(found) == 2 else "held")
     yield found
     for process in found:
         process.kill()

@@ -289,7 +289,7 @@ def test_a_worker_that_receives_no_message_while_jobs_wait_ends_itself(served):
     )  # fmt: skip
 
     assert done.returncode == EXIT_UNRESPONSIVE, done.stderr[-2000:]
-    assert "worker_deaf" in done.stderr
+    assert "worker_receives_nothing" in done.stderr
     assert Worker.objects.get(name="deaf").release == served
 
 
