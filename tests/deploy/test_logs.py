@@ -66,7 +66,7 @@ def test_a_reader_that_ends_early_is_no_error(home: Home):
 
 def test_an_unknown_process_is_named_with_those_that_there_are(home: Home, capsys):
     assert launcher.main(["logs", "lihgt"]) == 1
-    assert "no log of lihgt. There are: light, web" in capsys.readouterr().err
+    assert "no log of lihgt. Existing logs: light, web" in capsys.readouterr().err
 
 
 def test_lines_that_are_written_later_follow(home: Home):

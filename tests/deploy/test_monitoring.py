@@ -62,7 +62,7 @@ def test_every_alarm_has_a_severity_and_says_what_to_do():
 
 def test_every_alarm_is_explained_and_has_a_test():
     names = {rule["alert"] for rule in RULES}
-    table = OPERATIONS.read_text().split("## Alarms", 1)[1].split("\n## ", 1)[0]
+    table = OPERATIONS.read_text().split("## Alerts", 1)[1].split("\n## ", 1)[0]
     assert set(re.findall(r"`(Retort\w+)`", table)) == names
     tests = (MONITORING / "rules.test.yml").read_text()
     assert set(re.findall(r"\bRetort\w+", tests)) == names

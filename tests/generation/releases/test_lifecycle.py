@@ -169,7 +169,7 @@ def test_a_rollback_goes_back_step_by_step(root: Path) -> None:
         "retired",
         "retired",
     )
-    with pytest.raises(ReleaseRefused, match="replaced nothing"):
+    with pytest.raises(ReleaseRefused, match="replaced no release"):
         releases.rollback("teacher")
     assert status_of(first) == "active"
 
