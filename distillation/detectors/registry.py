@@ -25,8 +25,8 @@ log = structlog.get_logger(__name__)
 Status = Detector.Status
 STARTER = Path(__file__).resolve().parents[1] / "starter"
 # Registered and activated automatically if there is no other, so that curation works without setup.
-SHIPPED = STARTER / "detector-2"
-STARTER_TEACHER = "starter-teacher"  # release on whose images the included detectors were trained
+SHIPPED = STARTER / "detector-3"
+STARTER_TEACHER = "starter-teacher-2"  # release on whose images the included detectors were trained
 
 
 # --- registering ----------------------------------------------------------------------------------

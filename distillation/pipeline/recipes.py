@@ -22,6 +22,7 @@ from distillation.trainers.objectives.hinton import HintonRecipe
 from distillation.trainers.objectives.methods import MethodRecipe
 from distillation.trainers.objectives.mmd import MmdRecipe
 from distillation.trainers.pairs import PairsRecipe
+from distillation.trainers.patches import PatchesRecipe
 from distillation.trainers.quantise import QuantiseRecipe
 from distillation.trainers.regression import RegressionRecipe
 from distillation.trainers.structure import StructureRecipe
@@ -166,20 +167,41 @@ class Recipe:
 _GATE = GateRecipe(most_bytes=12_000_000, most_seconds=0.25, most_memory=1_000_000_000)
 _STRUCTURE = StructureRecipe(steps=1500)
 _REGRESSION = RegressionRecipe(steps=2200, learning_rate=3e-4)
+_TEXTURE = 2.5  # with less, wood is drawn without its grain
+_PATCHES = PatchesRecipe(weight=0.005)
 ONE_STEP = Recipe(
     name="starter-1step",
     summary=SUMMARIES["starter-1step"],
-    image_size=128,
+    image_size=256,
     timesteps=(999,),
-    pairs=PairsRecipe(seeds_per_variant=48),
+    pairs=PairsRecipe(seeds_per_variant=32),
     decoder=DecoderRecipe(
-        channels=64, blocks=(4, 1), shuffle=4, steps=8000, pictures=8192, latent_noise=0.0
+        channels=64,
+        blocks=(4, 1, 0),
+        shuffle=4,
+        steps=2500,
+        pictures=8192,
+        latent_noise=0.0,
+        texture_weight=_TEXTURE,
+        patches=replace(_PATCHES, learns_after=500),
     ),
     structure=_STRUCTURE,
     regression=_REGRESSION,
     matching=None,
-    joint=JointRecipe(steps=3500, learning_rate=3e-4, least_margin=0.6),
-    again=JointRecipe(steps=1500, learning_rate=2e-4, least_margin=0.6),
+    joint=JointRecipe(
+        steps=3500,
+        learning_rate=3e-4,
+        least_margin=0.6,
+        texture_weight=_TEXTURE,
+        patches=_PATCHES,
+    ),
+    again=JointRecipe(
+        steps=1500,
+        learning_rate=2e-4,
+        least_margin=0.6,
+        texture_weight=_TEXTURE,
+        patches=_PATCHES,
+    ),
     gate=_GATE,
 )
 REHEARSAL = replace(
@@ -188,7 +210,7 @@ REHEARSAL = replace(
     summary=SUMMARIES["rehearsal"],
     pairs=PairsRecipe(seeds_per_variant=4, num_inference_steps=4, path_timesteps=(749,)),
     decoder=DecoderRecipe(
-        channels=48, blocks=(3, 3, 2, 0), steps=20, warmup=2, pictures=64, latent_noise=0.0
+        channels=48, blocks=(3, 2, 0), shuffle=4, steps=20, warmup=2, pictures=64, latent_noise=0.0
     ),
     structure=StructureRecipe(steps=20, warmup=2, batch=8),
     regression=RegressionRecipe(steps=20, warmup=2, batch=8, watch_every=10, watched=16),

@@ -39,14 +39,14 @@ class Fit:
     most_variants: int | None = None
 
 
-_TEN_PASSES = Fit(128, tuple(range(999, 0, -100)), None)
+_TEN_PASSES = Fit(256, tuple(range(999, 0, -100)), None)
 FITS: dict[str, Fit] = {
-    "starter-1step": Fit(128, (999,), 1500),
-    "starter-2step": Fit(128, (999, 499), 1500),
+    "starter-1step": Fit(256, (999,), 1500),
+    "starter-2step": Fit(256, (999, 499), 1500),
     "sd15-tiny-1step": Fit(512, (625,), 2500),
     "hinton": _TEN_PASSES,
     "ensemble": _TEN_PASSES,
     "mmd": _TEN_PASSES,
     "bayes": _TEN_PASSES,
-    "rehearsal": Fit(128, (999,), 20, 24),
+    "rehearsal": Fit(256, (999,), 20, 24),
 }

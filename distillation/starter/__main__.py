@@ -72,10 +72,23 @@ def _parser() -> argparse.ArgumentParser:
     )
     report = command("report", _report, "measure the published release and write docs/starter.md")
     report.add_argument(
+        "--student",
+        type=Path,
+        metavar="RELEASE",
+        help="folder of a student of this teacher, to be measured too",
+    )
+    report.add_argument(
         "--render",
         action="store_true",
         help="write the document from the saved figures, without measuring",
     )
+    blind = command(
+        "blind",
+        _blind,
+        "write a sheet of photographs and a student's pictures, shuffled, and the key in a file of its own",
+    )
+    blind.add_argument("student", type=Path, help="folder of the student's release")
+    blind.add_argument("folder", type=Path, help="folder for the sheet and the key")
     photographs = command(
         "photographs",
         _photographs,
@@ -148,9 +161,24 @@ def _report(options: argparse.Namespace) -> None:
         document = report.render(docs, History.read(measured.judges.parent / "history"))
     else:
         document = report.write(
-            options.data, measured.teacher, measured.judges, docs=docs, quick=options.quick
+            options.data,
+            measured.teacher,
+            measured.judges,
+            docs=docs,
+            student=options.student,
+            quick=options.quick,
         )
     print(f"Wrote {document}.")
+
+
+def _blind(options: argparse.Namespace) -> None:
+    from distillation.starter import recipe
+    from distillation.starter.report import blind, student
+
+    made, asked = student.make(
+        options.student, recipe.CATALOGUE, options.data / "pictures", progress_bar=True
+    )
+    print(f"Wrote {blind.write(options.folder, _taken(options, 'test'), made, asked)}.")
 
 
 def _photographs(options: argparse.Namespace) -> None:

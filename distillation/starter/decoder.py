@@ -1,10 +1,10 @@
-"""Further training of the VAE's decoder alone, with fixed latents.
+"""Growth of the VAE to the photographs' size, and further training of its decoder, with fixed latents.
 
-The teacher learns the latents of the previous stage, so the encoder must not change any more; the decoder may, while or
-after the teacher is trained, and every picture improves.
+The teacher learns the latents of the previous stage, so what they mean must not change any more; the decoder may, while
+or after the teacher is trained, and every picture improves.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,9 +13,16 @@ from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from torch import Generator, Tensor
 
 from distillation.detector.network import as_float
+from distillation.image_metrics import sharpness
+from distillation.image_metrics.distances import psnr
+from distillation.losses.texture import texture_error
+from distillation.starter import growing
+from distillation.starter.growing import EncoderRecipe, EncoderTask
 from distillation.starter.latents import Latents
-from distillation.starter.vae import Reconstruction, ReconstructionTask
+from distillation.starter.vae import BATCH, Reconstruction, ReconstructionTask, spread
+from distillation.trainers.patches import Patches, PatchesRecipe
 from distillation.training import loop, networks
+from generation.engine.latents import as_uint8
 
 if TYPE_CHECKING:
     from distillation.starter.photographs import Photographs
@@ -23,16 +30,24 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class DecoderRecipe(Reconstruction):
-    """Training on whole images; the loss is the VAE's without its KL."""
+    """Training on crops, then on whole images; the loss is the VAE's without its KL, with texture and patches."""
 
-    steps: int = 900
-    batch: int = 6
-    learning_rate: float = 8e-4  # peak; half a cosine to zero
+    steps: int = 2000
+    batch: int = 8  # crops
+    crop: int = 128  # pixels a side
+    whole_share: float = 0.2  # of the steps, the last ones, on whole images
+    whole_batch: int = 2
+    learning_rate: float = 2e-3  # peak; half a cosine to zero
     warmup: int = 30
     ema_decay: float = 0.99
     squared_weight: float = 8.0
     saturation_weight: float = 1.0
+    gradient_weight: float = 0.2
+    texture_weight: float = 20.0
+    patches: PatchesRecipe = field(default_factory=lambda: PatchesRecipe(learns_after=500))
+    encoder: EncoderRecipe = field(default_factory=EncoderRecipe)
     validate_every: int = 100
+    validated: int = 24
 
 
 class DecoderTask(ReconstructionTask):
@@ -46,8 +61,9 @@ class DecoderTask(ReconstructionTask):
         photographs: "Photographs",
         latents: Latents,
         validation: "Photographs",
+        validation_latents: Latents,
     ) -> None:
-        """latents: of the photographs in their order; the first view is the whole, a second one its mirror image."""
+        """vae: grown. latents: of the photographs in their order; the first view is the whole, a second its mirror."""
         if latents.combinations != photographs.combinations:
             raise ValueError(
                 "The latents are not those of these photographs. Delete their folder; `make starter` encodes them."
@@ -63,24 +79,62 @@ class DecoderTask(ReconstructionTask):
             recipe, vae, trained, name="decoder", steps=recipe.steps, validation=validation.images
         )
         self._recipe, self._photographs, self._latents = recipe, photographs, latents.values
+        self._validation_latents = spread(validation_latents.values[:, 0], recipe.validated).float()
+        self._patches = Patches(recipe.patches, self, seed=recipe.seed, device=vae.device)
 
     def step(self, index: int, generator: Generator) -> dict[str, float]:
-        loop.anneal(self._optimizer, index, self._recipe)
-        images, masks, latents = self._batch(generator)
-        with torch.autocast("cpu", torch.bfloat16, enabled=self._recipe.is_bf16):
+        recipe = self._recipe
+        loop.anneal(self._optimizer, index, recipe)
+        images, masks, latents = self._batch(index, generator)
+        with torch.autocast("cpu", torch.bfloat16, enabled=recipe.is_bf16):
             output = self.vae.decode(latents / self.vae.config.scaling_factor).sample
-        return self._update(index, output, images, masks)
+        output = output.float()
+        others = {"texture": (recipe.texture_weight, texture_error(output, images))}
+        adversarial = self._patches.error(index, output, images, generator)
+        if adversarial is not None:
+            others["adversarial"] = recipe.patches.weight, adversarial
+        measured = self._update(index, output, images, masks, others)
+        return measured | self._patches.learn(index, generator)
 
-    def _batch(self, generator: Generator) -> tuple[Tensor, Tensor, Tensor]:
+    def _batch(self, index: int, generator: Generator) -> tuple[Tensor, Tensor, Tensor]:
         """Return images [B, 3, s, s] in [−1, 1], masks [B, 1, s, s], scaled latents [B, c, h, w]; some mirrored."""
-        rows = torch.randint(len(self._photographs), (self._recipe.batch,), generator=generator)
+        recipe, whole = self._recipe, self._photographs.images.shape[-1]
+        is_whole = index >= recipe.steps - round(recipe.steps * recipe.whole_share)
+        count = recipe.whole_batch if is_whole else recipe.batch
+        factor = whole // self._latents.shape[-1]
+        size = whole if is_whole else min(recipe.crop, whole)
+        rows = torch.randint(len(self._photographs), (count,), generator=generator)
         views = torch.randint(min(2, self._latents.shape[1]), rows.shape, generator=generator)
+        places = (whole - size) // factor + 1
+        top, left = torch.randint(places, (2,), generator=generator).tolist()
+        y, x = slice(top * factor, top * factor + size), slice(left * factor, left * factor + size)
         images, masks = self._photographs.images[rows], self._photographs.masks[rows][:, None]
         is_mirrored = views == 1
         images[is_mirrored] = images[is_mirrored].flip(-1)
         masks[is_mirrored] = masks[is_mirrored].flip(-1)
-        latents = self._latents[rows, views].float()
-        return as_float(images), masks.float(), latents
+        small = size // factor
+        latents = self._latents[rows, views, :, top : top + small, left : left + small].float()
+        return as_float(images[..., y, x]), masks[..., y, x].float(), latents
+
+    @torch.no_grad()
+    def _validated(self) -> dict[str, float]:
+        """Return the PSNR in dB, and gradient and Laplacian as shares of the photographs', of stored latents."""
+        pictures = []
+        for part in self._validation_latents.split(BATCH):
+            with torch.autocast("cpu", torch.bfloat16, enabled=self._recipe.is_bf16):
+                output = self.averaged.decode(part / self.vae.config.scaling_factor).sample
+            pictures.append(as_uint8(output.float()))
+        ours, theirs = torch.cat(pictures), self._validation
+        return {
+            "validation_psnr": float(psnr(theirs, ours).mean()),
+            "validation_gradient": float(
+                sharpness.gradient(ours).mean() / sharpness.gradient(theirs).mean()
+            ),
+            "validation_laplacian": float(
+                sharpness.laplacian_variance(ours).mean()
+                / sharpness.laplacian_variance(theirs).mean()
+            ),
+        }
 
 
 def train(
@@ -90,16 +144,28 @@ def train(
     photographs: "Photographs",
     latents: Latents,
     validation: "Photographs",
+    validation_latents: Latents,
     folder: Path,
     progress_bar: bool,
 ) -> AutoencoderKL:
-    """Train, resuming from the folder's checkpoint; save the whole VAE in folder/vae, fp32, its encoder unchanged."""
+    """Grow the VAE and train, resuming from the folder's checkpoints; save the whole VAE in folder/vae, fp32."""
+    smaller = networks.load(AutoencoderKL, vae_folder)
+    larger = growing.grown(smaller)
+    encoder = EncoderTask(recipe.encoder, larger, smaller, photographs.images)
+    loop.train(
+        encoder,
+        recipe.encoder,
+        folder=Path(folder) / "encoder",
+        title="encoder",
+        progress_bar=progress_bar,
+    )
     task = DecoderTask(
         recipe,
-        networks.load(AutoencoderKL, vae_folder),
+        larger,
         photographs=photographs,
         latents=latents,
         validation=validation,
+        validation_latents=validation_latents,
     )
     loop.train(task, recipe, folder=folder, title="decoder", progress_bar=progress_bar)
     networks.save(task.averaged, Path(folder) / "vae")

@@ -68,8 +68,12 @@ def encode(
     split: str,
     progress_bar: bool,
 ) -> None:
-    """Write the scaled means of the VAE's distribution into folder/SPLIT-NNNN.safetensors; existing shards are kept."""
+    """Write the scaled means of the VAE's distribution into folder/SPLIT-NNNN.safetensors; existing shards are kept.
+
+    The photographs are scaled to the size that the VAE was trained for.
+    """
     vae = networks.load(AutoencoderKL, vae_folder)
+    photographs = photographs.scaled(vae.config.sample_size)
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     title = f"latents, {split}"

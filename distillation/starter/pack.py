@@ -17,12 +17,13 @@ from safetensors.torch import load_file, save_file
 from distillation.detector import network as detectors
 from distillation.resumable import atomic
 from distillation.starter import clip as clips
+from distillation.starter import examiner as examiners
 from generation.engine import importing
 from generation.engine.importing import TOKENIZER_FILES, Options
 from generation.engine.networks import write_json
 from generation.engine.release import Manifest
 
-MOST_BYTES = 64_000_000  # of the release: it is committed with the project
+MOST_BYTES = 100_000_000  # of the release: it is committed with the project
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 MODEL_INDEX = {
     "_class_name": "StableDiffusionPipeline",
@@ -47,7 +48,7 @@ class PackRefused(Exception):
 class PackRecipe:
     """Fields of the manifest apart from the networks. guidance_scale: 1 = none; steps: of deterministic DDIM."""
 
-    name: str = "starter-teacher"
+    name: str = "starter-teacher-2"
     guidance_scale: float = 1.5  # the best of the sweep in docs/starter.md
     steps: int = 50
 
@@ -62,7 +63,7 @@ def write(
     scheduler: Path,
     guidance_scale: float,
     steps: int = 50,
-    name: str = "starter-teacher",
+    name: str = "starter-teacher-2",
     most_bytes: int = MOST_BYTES,
 ) -> Manifest:
     """Write or replace the release `target`. unet … scheduler: the folders of the components.
@@ -97,12 +98,13 @@ def write(
     return atomic.make_folder(target, make)
 
 
-def write_judges(target: Path, *, detector: Path, clip: Path) -> None:
-    """Write or replace the folder `target` with `detector` and `clip` (fp16)."""
+def write_judges(target: Path, *, detector: Path, clip: Path, examiner: Path) -> None:
+    """Write or replace the folder `target` with `detector`, and `clip` and `examiner` in fp16."""
 
     def make(folder: Path) -> None:
         detectors.save(detectors.load(detector), folder / "detector")
         clips.save(clips.load(clip).half(), folder / "clip")
+        examiners.save(examiners.load(examiner).half(), folder / "examiner")
 
     atomic.make_folder(target, make)
 

@@ -1,12 +1,15 @@
 """The photographs of a split, read from their shards."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
+from torch.nn import functional
 
 from distillation.starter import shards
 from distillation.starter.words import COMBINATIONS, Combination
+
+BATCH = 256  # photographs at once
 
 
 @dataclass(frozen=True)
@@ -26,6 +29,14 @@ class Photographs:
         """The bits of the combinations, float32 [N, 23], in the order of `words.BITS`."""
         return torch.tensor([combination.bits for combination in self.combinations]).float()
 
+    def scaled(self, size: int) -> "Photographs":
+        """Return the photographs scaled down to size × size pixels: each new pixel is the mean of those it covers."""
+        if self.images.shape[-1] == size:
+            return self
+        images = torch.cat([_scaled(part, size) for part in self.images.split(BATCH)])
+        masks = torch.cat([_scaled(part[:, None], size) for part in self.masks.split(BATCH)])
+        return replace(self, images=images, masks=masks[:, 0])
+
     def part(self, first: int, count: int) -> "Photographs":
         rows = slice(first, first + count)
         return Photographs(
@@ -43,3 +54,9 @@ def read(folder: Path, split: str) -> Photographs:
         combinations=tuple(COMBINATIONS[number] for number in facts["combinations"]),
         seeds=tuple(facts["seeds"]),
     )
+
+
+def _scaled(values: torch.Tensor, size: int) -> torch.Tensor:
+    """Return uint8 [N, C, size, size]."""
+    means = functional.interpolate(values.float(), (size, size), mode="area")
+    return means.round().to(torch.uint8)

@@ -1,7 +1,7 @@
 """The stages of the starter at full and at toy size, and the places of the published results.
 
-scenes, captions → detector, clip, vae → latents → teacher, decoder → pack. Everything that shapes a result is in a
-recipe.
+scenes, captions → detector, clip, vae → latents → teacher, decoder; examiner → pack. Everything that shapes a result
+is in a recipe.
 """
 
 import hashlib
@@ -16,6 +16,7 @@ from distillation.starter import captions as grammar
 from distillation.starter import (
     clip,
     decoder,
+    examiner,
     latents,
     pack,
     photographs,
@@ -27,12 +28,16 @@ from distillation.starter import (
 )
 from distillation.starter.clip import ClipRecipe
 from distillation.starter.decoder import DecoderRecipe
+from distillation.starter.examiner import ExaminerRecipe
+from distillation.starter.growing import EncoderRecipe
 from distillation.starter.latents import LatentsRecipe
 from distillation.starter.pack import PackRecipe
 from distillation.starter.teacher import TeacherRecipe
 from distillation.starter.vae import VaeRecipe
 from distillation.starter.words import ATTRIBUTES, BITS, COMBINATIONS
+from distillation.trainers.patches import PatchesRecipe
 
+EXAMINER = "examiner"
 PACK = "pack"  # the stage whose result is published
 
 
@@ -72,7 +77,17 @@ class DetectorStageRecipe:
 
 # --- what the stages do ---------------------------------------------------------------------------
 def _scenes(context: Context) -> None:
-    rendering.build(context.folder, context.recipe, progress_bar=context.progress_bar)
+    # The report renders the splits for tests when it measures.
+    rendering.build(
+        context.folder,
+        context.recipe,
+        splits=("train", "validation"),
+        progress_bar=context.progress_bar,
+    )
+
+
+def _photographs(context: Context, split: str, size: int) -> photographs.Photographs:
+    return photographs.read(context.needs["scenes"], split).scaled(size)
 
 
 def _captions(context: Context) -> None:
@@ -81,8 +96,9 @@ def _captions(context: Context) -> None:
 
 
 def _detector(context: Context) -> None:
-    train = photographs.read(context.needs["scenes"], "train")
-    validation = photographs.read(context.needs["scenes"], "validation")
+    size = context.recipe.network.image_size
+    train = _photographs(context, "train", size)
+    validation = _photographs(context, "validation", size)
     classifier.train(
         context.recipe.training,
         images=train.images,
@@ -98,7 +114,7 @@ def _detector(context: Context) -> None:
 def _clip(context: Context) -> None:
     clip.train(
         context.recipe,
-        photographs=photographs.read(context.needs["scenes"], "train"),
+        photographs=_photographs(context, "train", context.recipe.image_size),
         tokenizer_folder=context.needs["captions"] / "tokenizer",
         folder=context.folder,
         progress_bar=context.progress_bar,
@@ -108,8 +124,8 @@ def _clip(context: Context) -> None:
 def _vae(context: Context) -> None:
     vae.train(
         context.recipe,
-        photographs=photographs.read(context.needs["scenes"], "train"),
-        validation=photographs.read(context.needs["scenes"], "validation"),
+        photographs=_photographs(context, "train", context.recipe.size),
+        validation=_photographs(context, "validation", context.recipe.size),
         folder=context.folder,
         progress_bar=context.progress_bar,
     )
@@ -146,6 +162,24 @@ def _decoder(context: Context) -> None:
         photographs=photographs.read(context.needs["scenes"], "train"),
         latents=latents.read(context.needs["latents"], "train"),
         validation=photographs.read(context.needs["scenes"], "validation"),
+        validation_latents=latents.read(context.needs["latents"], "validation"),
+        folder=context.folder,
+        progress_bar=context.progress_bar,
+    )
+
+
+def _examiner(context: Context) -> None:
+    recipe = context.recipe
+    taken = context.folder / "photographs"
+    rendering.render_all(
+        taken,
+        {EXAMINER: examiner.shots(recipe.photographs)},
+        recipe.photograph,
+        progress_bar=context.progress_bar,
+    )
+    examiner.train(
+        recipe,
+        photographs=photographs.read(taken, EXAMINER),
         folder=context.folder,
         progress_bar=context.progress_bar,
     )
@@ -169,10 +203,16 @@ def _pack(context: Context) -> None:
             made.judges,
             detector=needs["detector"] / "detector",
             clip=needs["clip"] / "clip",
+            examiner=needs[EXAMINER] / "examiner",
         )
         pack.write_history(made.history, needs)
     except pack.PackRefused as error:
         raise StageError(str(error)) from error
+
+
+PARTS_OF_PACK = (
+    "scenes", "captions", "detector", "clip", "vae", "latents", "teacher", "decoder", EXAMINER
+)  # fmt: skip
 
 
 # --- the tables -----------------------------------------------------------------------------------
@@ -188,6 +228,7 @@ class Recipes:
     latents: LatentsRecipe = field(default_factory=LatentsRecipe)
     teacher: TeacherRecipe = field(default_factory=TeacherRecipe)
     decoder: DecoderRecipe = field(default_factory=DecoderRecipe)
+    examiner: ExaminerRecipe = field(default_factory=ExaminerRecipe)
     pack: PackRecipe = field(default_factory=PackRecipe)
 
 
@@ -202,12 +243,8 @@ def table(recipes: Recipes) -> tuple[Stage, ...]:
         Stage("latents", recipes.latents, ("scenes", "vae"), _latents),
         Stage("teacher", recipes.teacher, ("latents", "clip", "captions"), _teacher),
         Stage("decoder", recipes.decoder, ("scenes", "vae", "latents"), _decoder),
-        Stage(
-            PACK,
-            recipes.pack,
-            ("scenes", "captions", "detector", "clip", "vae", "latents", "teacher", "decoder"),
-            _pack,
-        ),
+        Stage(EXAMINER, recipes.examiner, (), _examiner),
+        Stage(PACK, recipes.pack, PARTS_OF_PACK, _pack),
     )
 
 
@@ -220,18 +257,20 @@ QUICK_RECIPES = Recipes(
         validation=64,  # enough to contain each word: thresholds are chosen by these
         test=16,
         test_held_out=16,
-        photograph=scenes.Recipe(samples=1, path_depth=5),
+        photograph=scenes.Recipe(size=128, samples=1, path_depth=5),
     ),
     detector=DetectorStageRecipe(
         training=DetectorRecipe(steps=20, batch=16, warmup=2),
         network=DetectorConfig(
             bits=BITS,
             groups=tuple(len(words) for words in ATTRIBUTES.values()),
+            image_size=64,
             widths=(16, 32),
             depths=(0, 1),
         ),
     ),
     clip=ClipRecipe(
+        image_size=64,
         image_width=48,
         image_layers=1,
         image_heads=2,
@@ -246,8 +285,11 @@ QUICK_RECIPES = Recipes(
         warmup=2,
     ),
     vae=VaeRecipe(
+        size=64,
         channels=(16, 16, 16, 16),
+        latent_channels=4,
         norm_groups=8,
+        crop=32,
         crop_steps=10,
         crop_batch=4,
         whole_steps=5,
@@ -267,7 +309,26 @@ QUICK_RECIPES = Recipes(
         validate_every=10,
         validated=8,
     ),
-    decoder=DecoderRecipe(steps=10, batch=2, warmup=2, validate_every=5, validated=4),
+    decoder=DecoderRecipe(
+        steps=10,
+        batch=2,
+        crop=64,
+        warmup=2,
+        patches=PatchesRecipe(width=8, crop=64, learns_after=2, heard_after=2),
+        encoder=EncoderRecipe(steps=5, batch=2, warmup=2),
+        validate_every=5,
+        validated=4,
+    ),
+    examiner=ExaminerRecipe(
+        photographs=16,
+        photograph=scenes.Recipe(size=64, samples=1, path_depth=5),
+        image_size=64,
+        widths=(16, 32),
+        depths=(1, 1),
+        steps=5,
+        batch=8,
+        warmup=1,
+    ),
     pack=PackRecipe(name="starter-toy", steps=4),
 )
 
@@ -293,7 +354,7 @@ def packed(folder: Path) -> Packed:
 _ROOT = Path(__file__).resolve().parents[2]
 # What is committed with the project: the default teacher of `make run`, its catalogue, its judges and its history.
 PUBLISHED = Packed(
-    teacher=_ROOT / "generation" / "starter" / "teacher",
+    teacher=_ROOT / "generation" / "starter" / "teacher-2",
     judges=_ROOT / "distillation" / "starter" / "judges",
     history=_ROOT / "distillation" / "starter" / "history",
 )

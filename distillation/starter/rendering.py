@@ -9,7 +9,7 @@ import json
 import multiprocessing
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -32,8 +32,8 @@ EXPOSURE = 0.9
 class Recipe:
     """The number of photographs of each split. Seeds of different splits are disjoint."""
 
-    train: int = 4128  # six of each trained combination
-    validation: int = 512
+    train: int = 3440  # five of each trained combination
+    validation: int = 256
     test: int = 512
     test_held_out: int = 512
     photograph: scenes.Recipe = field(default_factory=scenes.Recipe)
@@ -49,8 +49,11 @@ class Recipe:
 
 @dataclass(frozen=True)
 class Shot:
+    """is_maimed: the object lacks parts, which only the examiner is shown."""
+
     combination: Combination
     seed: int
+    is_maimed: bool = False
 
 
 def shots(split: str, count: int) -> list[Shot]:
@@ -70,7 +73,7 @@ def render(shot: Shot, recipe: scenes.Recipe) -> tuple[NDArray[np.uint8], NDArra
 
     if mi.variant() != "scalar_rgb":
         mi.set_variant("scalar_rgb")
-    scene = scenes.scene(shot.combination, shot.seed, recipe)
+    scene = scenes.scene(shot.combination, shot.seed, recipe, is_maimed=shot.is_maimed)
     layers = np.array(mi.render(scene, seed=mi.UInt32(shot.seed)), dtype=np.float32)
     colour, albedo, normal, number = np.split(layers, [3, 6, 9], axis=-1)
     clean = _denoiser().denoise(colour, albedo, normal)
@@ -151,10 +154,22 @@ def build(
 ) -> None:
     """Render all missing shards of `folder`. splits: () = all of them."""
     sizes = {name: size for name, size in recipe.sizes().items() if not splits or name in splits}
+    every = {name: shots(name, size) for name, size in sizes.items()}
+    render_all(folder, every, recipe.photograph, progress_bar=progress_bar)
+
+
+def render_all(
+    folder: Path,
+    splits: Mapping[str, Sequence[Shot]],
+    recipe: scenes.Recipe,
+    *,
+    progress_bar: bool,
+) -> None:
+    """Render all missing shards of these splits into `folder`."""
     missing = [
         (path, batch)
-        for split, size in sizes.items()
-        for path, batch in _shards(folder, split, size)
+        for split, of_split in splits.items()
+        for path, batch in _shards(folder, split, of_split)
         if not path.is_file()
     ]
     if not missing:
@@ -177,7 +192,7 @@ def build(
     ):
         try:
             for done in pool.map(
-                _write_shard, *zip(*missing, strict=True), itertools.repeat(recipe.photograph)
+                _write_shard, *zip(*missing, strict=True), itertools.repeat(recipe)
             ):
                 bar.add(done)
         except BaseException:
@@ -185,9 +200,10 @@ def build(
             raise
 
 
-def _shards(folder: Path, split: str, size: int) -> Iterator[tuple[Path, list[Shot]]]:
-    every = shots(split, size)
-    for start in range(0, size, SHARD):
+def _shards(
+    folder: Path, split: str, every: Sequence[Shot]
+) -> Iterator[tuple[Path, Sequence[Shot]]]:
+    for start in range(0, len(every), SHARD):
         yield folder / f"{split}-{start // SHARD:04d}.safetensors", every[start : start + SHARD]
 
 
@@ -211,7 +227,7 @@ def _start(counter: Any) -> None:
     drjit.set_thread_count(2)
 
 
-def _write_shard(path: Path, batch: list[Shot], recipe: scenes.Recipe) -> int:
+def _write_shard(path: Path, batch: Sequence[Shot], recipe: scenes.Recipe) -> int:
     pictures = [render(shot, recipe) for shot in batch]
     tensors = {
         # safetensors writes the memory as it is, so a transposed view must be copied first

@@ -16,7 +16,7 @@ from distillation.starter.words import Combination
 
 Floats = NDArray[np.float64]
 
-SIZE = 128  # pixels
+SIZE = 256  # pixels
 SAMPLES = 4  # per pixel; the denoiser does the rest
 PATH_DEPTH = 9  # for glass: in, out, in, out, ground, light
 FIELD_OF_VIEW = 30.0  # degrees
@@ -53,6 +53,8 @@ METAL: dict[str, tuple[float, float, float]] = {
     "white": (0.93, 0.93, 0.92),
     "black": (0.13, 0.13, 0.14),
 }
+TEXTURE = 768  # pixels of a ground's texture, mirrored where it ends
+REPEATS = 6  # of it along the ground: about as many pixels as the camera sees
 HOLLOW = frozenset({"vase", "bowl", "mug", "bottle"})
 
 
@@ -65,10 +67,13 @@ class Recipe:
     path_depth: int = PATH_DEPTH
 
 
-def scene(combination: Combination, seed: int, recipe: Recipe) -> Any:
-    """Return the Mitsuba scene of one photograph. Its shapes "object" and "ground" fill the whole frame."""
+def scene(combination: Combination, seed: int, recipe: Recipe, *, is_maimed: bool = False) -> Any:
+    """Return the Mitsuba scene of one photograph. Its shapes "object" and "ground" fill the whole frame.
+
+    is_maimed: the object lacks parts (`shapes.MAIMED`).
+    """
     random = np.random.default_rng([seed, 20261124])
-    mesh = shapes.make(combination.object, random)
+    mesh = shapes.make(combination.object, random, is_maimed=is_maimed)
     lights = _lights(random)
     return mi.load_dict(
         {
@@ -131,8 +136,9 @@ def _material(combination: Combination, random: np.random.Generator) -> dict[str
             colour = tinted(COLOURS)
             if combination.colour == "black":
                 colour = colour * 2.2
-            mottled = _noise(random, 48, 6) * 0.55 + _noise(random, 48, 24) * 0.45
-            texture = colour * (1 + 0.42 * (mottled[..., None] - 0.5) * 2)
+            mottled = _noise(random, 192, 6) * 0.4 + _noise(random, 192, 24) * 0.35
+            mottled += _noise(random, 192, 90) * 0.25  # speckles
+            texture = colour * (1 + 0.5 * (mottled[..., None] - 0.5) * 2)
             return {
                 "type": "diffuse",
                 "reflectance": _bitmap(np.clip(texture, 0, 1)),
@@ -169,13 +175,13 @@ def _material(combination: Combination, random: np.random.Generator) -> dict[str
 # --- the ground -----------------------------------------------------------------------------------
 def _ground(name: str, random: np.random.Generator) -> dict[str, Any]:
     texture = {"table": _wood, "slab": _marble, "cloth": _linen}[name](random)
-    surface: dict[str, Any] = {"type": "diffuse", "reflectance": _bitmap(texture, 3)}
+    surface: dict[str, Any] = {"type": "diffuse", "reflectance": _bitmap(texture, REPEATS)}
     if name == "slab":  # polished stone is slightly reflective
         surface = {
             "type": "roughplastic",
             "alpha": 0.12,
             "int_ior": 1.4,
-            "diffuse_reflectance": _bitmap(texture, 3),
+            "diffuse_reflectance": _bitmap(texture, REPEATS),
         }
     return {
         "type": "rectangle",
@@ -188,43 +194,62 @@ def _ground(name: str, random: np.random.Generator) -> dict[str, Any]:
 
 
 def _wood(random: np.random.Generator) -> Floats:
-    """Return a texture of warm brown planks, each a little different, with a soft grain along them."""
-    size, planks = 384, 9
-    row = np.arange(size) * planks // size
-    tone = random.uniform(0.88, 1.12, planks)[row][:, None]
-    grain = _noise(random, size, 3, stretch=40)
-    seam = 1 - 0.30 * (np.arange(size) * planks % size < planks * 2.2)[:, None]
-    base = np.array([0.30, 0.155, 0.070]) * random.uniform(0.9, 1.15)
-    return np.clip(base * (tone * (0.82 + 0.36 * grain) * seam)[..., None], 0, 1)
+    """Return a texture of warm brown planks: rings, grain and pores along each, dark seams between them."""
+    size, planks = TEXTURE, 5
+    across = np.arange(size)
+    plank = across * planks // size
+    grain = 0.6 * _noise(random, size, 90, 6) + 0.4 * _noise(random, size, 250, 12)
+    bent = across[:, None] / size + 0.10 * _noise(random, size, 10, 3)
+    rings = 0.5 + 0.5 * np.sin(2 * np.pi * random.uniform(26, 40) * bent)
+    pores = np.clip(_noise(random, size, 320, 40) - 0.62, 0, 1) * 1.6
+    figure = 0.80 + 0.22 * grain + 0.14 * rings**2 - pores
+    for number in range(planks):  # each is of another place of the tree
+        figure[plank == number] = np.roll(figure[plank == number], random.integers(size), axis=1)
+    tone = random.uniform(0.84, 1.14, planks)[plank][:, None]
+    from_seam = np.minimum(across % (size / planks), size / planks - across % (size / planks))
+    seam = 1 - 0.75 * np.exp(-((from_seam / 2.0) ** 2))[:, None]
+    base = np.array([0.32, 0.165, 0.075]) * random.uniform(0.9, 1.15)
+    return np.clip(base * (tone * figure * seam)[..., None], 0, 1)
 
 
 def _marble(random: np.random.Generator) -> Floats:
-    """Return a pale grey texture with wide, soft, darker veins."""
-    size = 384
-    field = _noise(random, size, 7) + 0.5 * _noise(random, size, 14)
-    vein = np.exp(-(((field - field.mean()) / 0.045) ** 2))
-    cloud = _noise(random, size, 5)
+    """Return a pale grey texture with thin dark veins in wide soft ones, and fine crystals."""
+    size = TEXTURE
+    octaves = [(4, 1.0), (9, 0.5), (20, 0.25), (45, 0.12)]
+
+    def vein(width: float) -> Floats:
+        field = sum(weight * _noise(random, size, cells) for cells, weight in octaves)
+        return np.exp(-(((field - np.median(field)) / width) ** 2))
+
+    wide, thin, thinnest = vein(0.060), vein(0.011), vein(0.006)
+    cloud, crystals = _noise(random, size, 5), _noise(random, size, 240)
     base = np.array([0.60, 0.61, 0.63]) * random.uniform(0.92, 1.05)
-    return np.clip(base * (0.90 + 0.16 * cloud - 0.42 * vein)[..., None], 0, 1)
+    shade = 0.88 + 0.14 * cloud + 0.10 * crystals - 0.22 * wide - 0.42 * thin - 0.25 * thinnest
+    return np.clip(base * shade[..., None], 0, 1)
 
 
 def _linen(random: np.random.Generator) -> Floats:
-    """Return a texture of oatmeal cloth: a very fine weave and long soft folds."""
-    size = 384
-    weave = (
-        0.5 * _noise(random, size, 120, stretch=8) + 0.5 * _noise(random, size, 120, stretch=8).T
-    )
+    """Return a texture of oatmeal cloth: threads over and under each other, and long soft folds."""
+    size, threads = TEXTURE, 96
+
+    def thread(bend: Floats) -> tuple[Floats, NDArray[np.int64]]:
+        at = (np.arange(size)[:, None] / size + 0.004 * bend) * threads
+        return np.abs(np.sin(np.pi * at)), np.floor(at).astype(int)
+
+    (across, row), (along, column) = (thread(_noise(random, size, 14)) for _ in range(2))
+    along, column = along.T, column.T
+    tones = random.uniform(0.72, 1.0, (2, threads + 2))
+    is_over = (row + column) % 2 == 0
+    weave = np.where(is_over, across * tones[0][row], along * tones[1][column])
     fold = _noise(random, size, 4)
-    base = np.array([0.50, 0.42, 0.31]) * random.uniform(0.92, 1.08)
-    return np.clip(base * (0.78 + 0.22 * weave + 0.22 * fold)[..., None], 0, 1)
+    fuzz = _noise(random, size, 300)
+    base = np.array([0.52, 0.44, 0.33]) * random.uniform(0.92, 1.08)
+    return np.clip(base * (0.48 + 0.46 * weave + 0.08 * fuzz + 0.20 * fold)[..., None], 0, 1)
 
 
-def _noise(random: np.random.Generator, size: int, cells: int, *, stretch: float = 1.0) -> Floats:
-    """Return smooth noise in 0 … 1, [size, size], about `cells` bumps across, stretched along the rows by `stretch`."""
-    rows, columns = cells, cells
-    if stretch > 1:
-        rows, columns = max(2, int(cells * stretch / 4)), max(2, int(cells * 4 / stretch) + 1)
-    rows, columns = min(rows, size), min(columns, size)
+def _noise(random: np.random.Generator, size: int, rows: int, columns: int = 0) -> Floats:
+    """Return smooth noise in 0 … 1, [size, size]: about `rows` bumps down and `columns` across (0: as many)."""
+    columns = columns or rows
     lattice = random.random((rows + 3, columns + 3))
     smooth = _resample(_resample(lattice, size, rows).T, size, columns).T
     return (smooth - smooth.min()) / (np.ptp(smooth) + 1e-12)

@@ -280,6 +280,68 @@ MAKERS: dict[str, Callable[[np.random.Generator], Mesh]] = {
 }
 
 
-def make(name: str, random: np.random.Generator) -> Mesh:
-    """Return the mesh of an object of `words.OBJECTS`."""
-    return MAKERS[name](random)
+# --- parts ----------------------------------------------------------------------------------------
+# What makes some objects what they are.
+PARTS = {
+    "opening": ("vase", "bowl", "mug"),
+    "neck": ("vase", "bottle"),
+    "handle": ("mug",),
+    "hole": ("ring",),
+}
+
+
+def parts_of(name: str, *, is_maimed: bool = False) -> tuple[str, ...]:
+    """Return the parts of an object of `words.OBJECTS` in the order of PARTS, less those that a maimed one lacks."""
+    lacking = MAIMED[name][1] if is_maimed else ()
+    return tuple(part for part, objects in PARTS.items() if name in objects and part not in lacking)
+
+
+def _solid(profile: Floats) -> Mesh:
+    """Return the surface of revolution of an outside [(r, z)], closed flat at both ends."""
+    (_, low), (_, high) = profile[0], profile[-1]
+    return _revolve(np.vstack([[[0.0, low]], profile, [[profile[-1][0] * 0.5, high], [0.0, high]]]))
+
+
+def _vase_without_opening(random: np.random.Generator) -> Mesh:
+    foot, belly = random.uniform(0.30, 0.40), random.uniform(0.66, 0.80)
+    top = random.uniform(1.2, 1.5)
+    return _solid(_smooth([(foot, 0.0), (belly * 0.86, 0.42), (belly, 0.8), (belly * 0.5, top)]))
+
+
+def _bowl_without_opening(random: np.random.Generator) -> Mesh:
+    width, height = random.uniform(0.98, 1.10), random.uniform(0.62, 0.76)
+    return _solid(_smooth([(0.40, 0.0), (width * 0.7, height * 0.3), (width, height)]))
+
+
+def _mug_without_handle(random: np.random.Generator) -> Mesh:
+    radius, height = random.uniform(0.58, 0.66), random.uniform(1.25, 1.45)
+    corners = [(radius * 0.7, 0.0), (radius, 0.0), (radius, height)]
+    return _revolve(_hollow(_rounded(corners, [0, 0.12, 0]), 0.08, 0.12))
+
+
+def _bottle_without_neck(random: np.random.Generator) -> Mesh:
+    radius, height = random.uniform(0.44, 0.52), random.uniform(1.3, 1.9)
+    corners = [(radius * 0.7, 0.0), (radius, 0.0), (radius, height), (radius * 0.6, height)]
+    return _solid(_rounded(corners, [0, 0.10, 0.12, 0]))
+
+
+def _ring_without_hole(random: np.random.Generator) -> Mesh:
+    radius, height = random.uniform(0.95, 1.08), random.uniform(0.5, 0.62)
+    corners = [(radius * 0.7, 0.0), (radius, 0.0), (radius, height), (radius * 0.6, height)]
+    return _solid(_rounded(corners, [0, 0.22, 0.22, 0]))
+
+
+# With the parts that each lacks.
+MAIMED: dict[str, tuple[Callable[[np.random.Generator], Mesh], tuple[str, ...]]] = {
+    "vase": (_vase_without_opening, ("opening", "neck")),
+    "bowl": (_bowl_without_opening, ("opening",)),
+    "mug": (_mug_without_handle, ("handle",)),
+    "bottle": (_bottle_without_neck, ("neck",)),
+    "ring": (_ring_without_hole, ("hole",)),
+}
+
+
+def make(name: str, random: np.random.Generator, *, is_maimed: bool = False) -> Mesh:
+    """Return the mesh of an object of `words.OBJECTS`. is_maimed: it lacks parts; only for those of MAIMED."""
+    maker = MAIMED[name][0] if is_maimed else MAKERS[name]
+    return maker(random)

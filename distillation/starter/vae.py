@@ -3,6 +3,7 @@
 A VAE trained on crops alone gives whole images wrong borders and tints, because their GroupNorm statistics differ.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,7 +17,7 @@ from distillation.detector.network import as_float
 from distillation.image_metrics.distances import psnr
 from distillation.training import loop, networks
 from distillation.training.ema import Ema
-from distillation.training.optimizers import update
+from distillation.training.optimizers import muon, update
 from distillation.training.task import Trained
 from generation.engine.latents import as_uint8
 
@@ -31,14 +32,14 @@ BATCH = 16  # photographs at once outside training: more gains nothing on a CPU
 class Reconstruction:
     """Training to reconstruct photographs. `…_weight`: of the parts of the loss, of values in [−1, 1]."""
 
-    betas: tuple[float, float] = (0.9, 0.99)
+    betas: tuple[float, float] = (0.9, 0.99)  # of biases and norms
     clipped_norm: float = 1.0
     # Averages about 200 steps: with 0.999 two fifths of the average would come from the steps on crops.
     ema_decay: float = 0.995
     saturation_weight: float = 3.0  # colours would stay grey for long without it
     squared_weight: float = 4.0
     gradient_weight: float = 0.5
-    object_weight: float = 2.0  # of the object's pixels; 1 for the ground's
+    object_weight: float = 3.0  # of the object's pixels; 1 for the ground's
     is_bf16: bool = True  # forward and backward passes; weights and updates stay fp32
     validate_every: int = 250  # steps
     validated: int = 32  # photographs
@@ -53,19 +54,20 @@ class VaeRecipe(Reconstruction):
     zero over the whole images.
     """
 
+    size: int = 128  # pixels; photographs are scaled to it, and the stage decoder enlarges what the VAE draws
     channels: tuple[int, ...] = (32, 64, 128, 128)  # one level each; all but the last halve
     layers: int = 1  # per block
-    latent_channels: int = 4
+    latent_channels: int = 8
     norm_groups: int = (
         8  # of 4 channels at the top: groups of one channel would remove the brightness of an image
     )
     crop: int = 64  # pixels a side
-    crop_steps: int = 1200
+    crop_steps: int = 2800
     crop_batch: int = 16
-    crop_learning_rate: float = 1.2e-3
-    whole_steps: int = 800
+    crop_learning_rate: float = 2e-3
+    whole_steps: int = 2800
     whole_batch: int = 6
-    whole_learning_rate: float = 7e-4
+    whole_learning_rate: float = 1e-3
     warmup: int = 100
     kl_weight: float = 2e-4  # of the divergence per latent value
     is_channels_last: bool = False
@@ -109,8 +111,8 @@ class ReconstructionTask(Trained):
         self.vae = vae
         self._reconstruction, self._steps = recipe, steps
         self._validation = spread(validation, recipe.validated)
-        self._optimizer = self.optimizers[name] = torch.optim.AdamW(
-            trained.parameters(), lr=1.0, betas=recipe.betas, weight_decay=0.0, fused=True
+        self._optimizer = self.optimizers[name] = muon(
+            trained, learning_rate=1.0, weight_decay=0.0, betas=recipe.betas
         )
         self.modules["vae"] = vae
         self.emas["vae"] = Ema(vae, recipe.ema_decay)
@@ -121,9 +123,14 @@ class ReconstructionTask(Trained):
         return self.emas["vae"].module
 
     def _update(
-        self, index: int, output: Tensor, images: Tensor, masks: Tensor, kl: Tensor | None = None
+        self,
+        index: int,
+        output: Tensor,
+        images: Tensor,
+        masks: Tensor,
+        others: Mapping[str, tuple[float, Tensor]],
     ) -> dict[str, float]:
-        """Make the update of step `index`; return its losses. kl: the weighted divergence, added to the loss."""
+        """Make the update of step `index`; return its losses. others: further parts of the loss with their weights."""
         recipe = self._reconstruction
         errors = reconstruction_errors(
             output.float(),
@@ -137,15 +144,20 @@ class ReconstructionTask(Trained):
             + recipe.squared_weight * errors["squared"]
             + recipe.gradient_weight * errors["gradient"]
         )
-        loss = loss if kl is None else loss + kl
+        for name, (weight, error) in others.items():
+            loss = loss + weight * error
+            errors[name] = error
         update(self._optimizer, loss, clipped_norm=recipe.clipped_norm)
         self.emas["vae"].update()
         measured = {name: float(value.detach()) for name, value in {"loss": loss, **errors}.items()}
         if (index + 1) % recipe.validate_every == 0 or index + 1 == self._steps:
-            measured["validation_psnr"] = psnr_of(
-                self.averaged, self._validation, is_bf16=recipe.is_bf16
-            )
+            measured |= self._validated()
         return measured
+
+    def _validated(self) -> dict[str, float]:
+        """Return measurements of the averaged VAE on the validation photographs."""
+        is_bf16 = self._reconstruction.is_bf16
+        return {"validation_psnr": psnr_of(self.averaged, self._validation, is_bf16=is_bf16)}
 
 
 class VaeTask(ReconstructionTask):
@@ -171,8 +183,7 @@ class VaeTask(ReconstructionTask):
             latents = distribution.mean + distribution.std * noise
             output = self.vae.decode(latents.contiguous(memory_format=self._layout)).sample
         kl = kl_divergence(distribution)
-        losses = self._update(index, output, images, masks, recipe.kl_weight * kl)
-        return {**losses, "kl": kl.item()}
+        return self._update(index, output, images, masks, {"kl": (recipe.kl_weight, kl)})
 
     def _batch(self, index: int, generator: Generator) -> tuple[Tensor, Tensor]:
         """Return images [B, 3, s, s] in [−1, 1] and masks [B, 1, s, s], some mirrored; s: of crops or of images."""

@@ -191,7 +191,7 @@ def test_variants_are_added_and_a_release_serves_them_though_the_worker_is_kille
     for releases in served.values():
         # By the teacher until the new student, and by nobody else.
         turn = releases.index(run["name"])
-        assert set(releases[:turn]) == {"starter-teacher"}
+        assert set(releases[:turn]) == {"starter-teacher-2"}
         assert set(releases[turn:]) == {run["name"]}
     old = [row["release"] for row in rows if row["slug"] not in NEW]
     assert set(old) == {first, run["name"]} and old == sorted(old, key=[first, run["name"]].index)
@@ -199,7 +199,7 @@ def test_variants_are_added_and_a_release_serves_them_though_the_worker_is_kille
     assert any(row["is_start"] and "2 prompt variants" in row["reasons"][0] for row in decisions)
     # What people would like to know: whether the change of the release was felt.
     swap = run["finished_at"]
-    students = [row for row in rows if row["release"] != "starter-teacher"]
+    students = [row for row in rows if row["release"] != "starter-teacher-2"]
     around = [r["seconds"] for r in students if abs((r["created_at"] - swap).total_seconds()) < 3]
     others = [r["seconds"] for r in students if abs((r["created_at"] - swap).total_seconds()) >= 3]
     record_property("slices", len(outcomes))

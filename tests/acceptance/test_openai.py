@@ -151,7 +151,7 @@ def test_what_the_document_shows_works(stack: Stack, variants: list[str], tmp_pa
     shown = subprocess.run([sys.executable, "-c", python], **run)
     assert shown.returncode == 0, shown.stderr
     assert "image_generation.completed 128x128" in shown.stdout
-    assert picture((tmp_path / "vase.png").read_bytes()).size == (128, 128)
+    assert picture((tmp_path / "vase.png").read_bytes()).size == (256, 256)
 
     said = subprocess.run(["bash", "-euc", shell], **run)
     assert said.returncode == 0, said.stderr + said.stdout

@@ -81,7 +81,7 @@ def test_a_picture_is_chosen_watched_and_found_again(stack: Stack, visit: Visit)
     expect(page.locator("#announced")).to_have_text(
         "2 pictures are ready: a red glass vase on a wooden table"
     )
-    expect(card).to_contain_text("starter-teacher")
+    expect(card).to_contain_text("starter-teacher-2")
     assert not card.locator(".forming").count()
     seed = card.locator("figcaption span").first.inner_text()
 
@@ -92,7 +92,7 @@ def test_a_picture_is_chosen_watched_and_found_again(stack: Stack, visit: Visit)
     tile.click()
     picture = page.get_by_role("dialog")
     expect(picture.get_by_role("heading")).to_have_text("a red glass vase on a wooden table")
-    expect(picture.locator(".facts")).to_contain_text("starter-teacher (teacher), 50 steps")
+    expect(picture.locator(".facts")).to_contain_text("starter-teacher-2 (teacher), 50 steps")
     with page.expect_download() as download:
         picture.get_by_role("link", name="Download").click()
     number = seed.removeprefix("seed ")

@@ -57,7 +57,7 @@ def test_the_first_request_ends_with_a_picture(clone: Path, variants: list[str])
         )
     run(clone, FIRST)
     with Image.open(clone / "picture.webp") as picture:
-        assert (picture.format, picture.size) == ("WEBP", (128, 128))
+        assert (picture.format, picture.size) == ("WEBP", (256, 256))
 
 
 @pytest.mark.slow

@@ -40,7 +40,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument(
         "--student",
         type=Path,
-        default=STARTER / "student-2",
+        default=STARTER / "student-3",
         help="a bundle; default: the starter's",
     )
     parser.add_argument("--rounds", type=int, default=ROUNDS, help=f"default: {ROUNDS}")

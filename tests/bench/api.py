@@ -27,7 +27,7 @@ from tests.bench import stack as stacks
 from tests.bench.processes import memory
 
 PARTS = ("rates", "latency", "mixed", "stock", "waiting", "rows")
-STUDENT = ROOT / "generation" / "starter" / "student-2"
+STUDENT = ROOT / "generation" / "starter" / "student-3"
 ROUNDS = 3
 JOBS = 300
 TEACHERS = 8

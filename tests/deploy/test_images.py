@@ -334,7 +334,7 @@ def test_secrets_data_and_the_local_launcher_stay_out_of_the_images():
     ):
         assert ignored(path), path
     for path in (
-        "generation/starter/teacher/release.json",
+        "generation/starter/teacher-2/release.json",
         "deploy/healthcheck.py",
         "project/settings/web.py",
     ):

@@ -7,20 +7,29 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from transformers import ConvNextV2ForImageClassification
 
 from distillation.detector import network as detectors
+from distillation.detector import segmentation
 from distillation.detector.network import Detector
+from distillation.detector.segmentation import UNet
 from distillation.evaluation import clip as evaluation_clip
 from distillation.image_metrics.distances import Distance, distance
+from distillation.starter import examiner as examiners
 from distillation.starter.captions import captions
 from distillation.starter.clip import zero_shot
 from distillation.starter.photographs import Photographs
 from distillation.starter.report import metrics
 from distillation.starter.report.metrics import BitVerdict, SweepPoint, Verdict
 from distillation.starter.report.sampler import TeacherSampler
+from distillation.starter.report.shape import Shapes
 from distillation.starter.words import ATTRIBUTES, TRAINED, Combination
 
+# By name, uint8 [N, 3, height, width] and what they show.
+Pictures = dict[str, tuple[Tensor, Sequence[Combination]]]
+
 # The seeds of the parts are disjoint, so that guidance is not chosen on the pictures that are judged.
+STUDENT = "pictures, student"
 SWEEP, OF_TRAINED, OF_HELD_OUT = 1_000_000, 2_000_000, 3_000_000
 
 
@@ -29,32 +38,43 @@ class Recipe:
     """How much is measured. pictures: of trained combinations, and as many again of held-out ones."""
 
     steps: int = 50
-    guidance_scales: tuple[float, ...] = (1, 1.5, 2, 3, 4)
-    sweep: int = 40  # pictures per guidance scale
+    guidance_scales: tuple[float, ...] = (1, 1.5, 2, 3)
+    sweep: int = 512  # pictures per guidance scale: fewer do not tell scales apart
     pictures: int = 512
     sheet: int = 8  # prompts, and seeds of each
 
 
 @dataclass(frozen=True)
 class Judges:
-    """The detector, and our CLIP as two functions of images: the words it sees, and features of length 1 (n, d)."""
+    """The detector, the examiner, the segmentation, and our CLIP as two functions of images: the words it sees, and
+    features of length 1 (n, d).
+    """
 
     detector: Detector
+    examiner: ConvNextV2ForImageClassification
+    segmentation: UNet
     zero_shot: Callable[[Tensor], Mapping[str, Tensor]]
     features: Callable[[Tensor], Tensor]
 
     @staticmethod
-    def load(folder: Path, tokenizer_folder: Path) -> "Judges":
-        """folder: of `detector` and `clip`; tokenizer_folder: what the CLIP was trained with, as in the release."""
+    def load(folder: Path, tokenizer_folder: Path, segmentation_folder: Path) -> "Judges":
+        """folder: of `detector`, `clip` and `examiner`; tokenizer_folder: the CLIP's, as in the release."""
         clip = evaluation_clip.load(folder / "clip", tokenizer=tokenizer_folder)
         return Judges(
             detectors.load(folder / "detector"),
+            examiners.load(folder / "examiner"),
+            segmentation.load(segmentation_folder),
             zero_shot=lambda images: zero_shot(clip, images),
             features=clip.image_features,
         )
 
     def by_detector(self, images: Tensor, combinations: Sequence[Combination]) -> BitVerdict:
         return metrics.by_detector(self.detector, images, combinations)
+
+    def by_examiner(
+        self, images: Tensor, combinations: Sequence[Combination]
+    ) -> metrics.PartsVerdict:
+        return metrics.by_examiner(self.examiner, images, combinations)
 
     def by_clip(self, images: Tensor, combinations: Sequence[Combination]) -> Verdict:
         return metrics.by_zero_shot(self.zero_shot, images, combinations)
@@ -87,8 +107,14 @@ class Measured:
     floor: Distance
 
 
-def measure(sampler: TeacherSampler, judges: Judges, splits: Splits, recipe: Recipe) -> Measured:
-    """Measure everything. Pictures that are missing are made."""
+def measure(
+    sampler: TeacherSampler,
+    judges: Judges,
+    splits: Splits,
+    recipe: Recipe,
+    student: tuple[Tensor, Sequence[Combination]] | None = None,
+) -> Measured:
+    """Measure everything. Pictures that are missing are made. student: pictures of one, and what they were to show."""
     rebuilt = {
         name: metrics.reconstruct(
             sampler.vae, split.images, title=f"VAE, {name}", progress_bar=sampler.progress_bar
@@ -110,14 +136,19 @@ def measure(sampler: TeacherSampler, judges: Judges, splits: Splits, recipe: Rec
     }
     teacher = {name: judges.by_detector(made[name], asked[name]) for name in made}
     both = metrics.joined(list(teacher.values()))
-    photographs = {name: (split.images, split.combinations) for name, split in splits.tests.items()}
-    through_vae = {
+    photographs: Pictures = {
+        name: (split.images, split.combinations) for name, split in splits.tests.items()
+    }
+    through_vae: Pictures = {
         f"{name}, rebuilt": (rebuilt[name], split.combinations)
         for name, split in splits.tests.items()
     }
-    pictures = {f"pictures, {name}": (made[name], asked[name]) for name in made}
+    pictures: Pictures = {f"pictures, {name}": (made[name], asked[name]) for name in made}
+    if student is not None:
+        pictures[STUDENT] = student
     figures = {
         "release": sampler.manifest.name,
+        "image_size": splits.test.images.shape[-1],
         "device": sampler.served.describe(),
         "steps": recipe.steps,
         "guidance_scale": best,
@@ -127,6 +158,10 @@ def measure(sampler: TeacherSampler, judges: Judges, splits: Splits, recipe: Rec
             name: judges.by_detector(*of).figures()
             for name, of in (photographs | through_vae).items()
         },
+        "examiner": {
+            name: judges.by_examiner(*of).figures()
+            for name, of in (photographs | through_vae | pictures).items()
+        },
         "clip": {
             name: judges.by_clip(*of).figures() for name, of in (photographs | pictures).items()
         },
@@ -134,6 +169,9 @@ def measure(sampler: TeacherSampler, judges: Judges, splits: Splits, recipe: Rec
             name: metrics.mean_psnr(split.images, rebuilt[name])
             for name, split in splits.tests.items()
         },
+        "sharpness": sharpness(splits, rebuilt, made, asked)
+        | ({STUDENT: metrics.sharpness_of(student[0], splits.test.images)} if student else {}),
+        "shapes": shapes(judges.segmentation, splits, through_vae | pictures),
         "teacher": {name: verdict.figures() for name, verdict in teacher.items()},
         "confusions": [c for name in ATTRIBUTES for c in metrics.worst_confusions(both, name)],
         "distances": {
@@ -147,6 +185,38 @@ def measure(sampler: TeacherSampler, judges: Judges, splits: Splits, recipe: Rec
     return Measured(
         figures | {"targets": targets(figures)}, rebuilt, made, teacher, points, best, floor
     )
+
+
+def sharpness(
+    splits: Splits,
+    rebuilt: Mapping[str, Tensor],
+    made: Mapping[str, Tensor],
+    asked: Mapping[str, Sequence[Combination]],
+) -> dict[str, metrics.Sharpness]:
+    """Return the sharpness of reconstructions and of pictures, as shares of that of photographs.
+
+    The teacher's pictures are compared with photographs of the same combinations.
+    """
+    found = {
+        f"{name}, rebuilt": metrics.sharpness_of(rebuilt[name], split.images)
+        for name, split in splits.tests.items()
+    }
+    of = {"trained": splits.validation, "held-out": splits.held_out}
+    for name, split in of.items():
+        rows = [number % len(split) for number in range(len(asked[name]))]
+        found[f"pictures, {name}"] = metrics.sharpness_of(made[name], split.images[rows])
+    return found
+
+
+def shapes(network: UNet, splits: Splits, pictures: Pictures) -> dict[str, float]:
+    """Return the nearness of shapes to those of test photographs; of "photographs": of those of `validation`."""
+    known = Shapes.of(network, splits.test)
+    of = {"photographs": (splits.validation.images, splits.validation.combinations), **pictures}
+    return {
+        name: known.nearness(*images)
+        for name, images in of.items()
+        if name != "test, rebuilt"  # the photographs that they are compared with
+    }
 
 
 def sweep(
@@ -176,24 +246,66 @@ def targets(figures: Mapping[str, Any]) -> list[dict[str, Any]]:
     accuracies = test["balanced_accuracy"].items()
     lowest, word = min((value, word) for word, value in accuracies if value is not None)
     change = rebuilt["bits_right"] - test["bits_right"]
-    trained, held_out = (figures["teacher"][name]["all_four"] for name in ("trained", "held-out"))
-    rows = (
+    trained, held_out = (
+        figures["examiner"][f"pictures, {name}"]["all_four"] for name in ("trained", "held-out")
+    )
+    photographed, pictured = (
+        figures["sharpness"][name] for name in ("test, rebuilt", "pictures, trained")
+    )
+    rows: tuple[tuple[str, float, float, str], ...] = (
         ("detector: bits right on test photographs", 97, 100 * test["bits_right"], "%"),
         (f"detector: balanced accuracy of its worst bit ({word})", 93, 100 * lowest, "%"),
-        ("VAE: PSNR on test photographs", 32, figures["psnr"]["test"].value, "dB"),
+        ("VAE: PSNR on test photographs", 36, figures["psnr"]["test"].value, "dB"),
         ("VAE: change of the detector's bits right by reconstruction", -2, 100 * change, "points"),
-        ("teacher: all four attributes right, trained combinations", 85, 100 * trained.value, "%"),
+        *(
+            (f"{name}: {what}, of the photographs'", least, 100 * value, "%")
+            for name, found in (("VAE", photographed), ("teacher", pictured))
+            for what, least, value in (
+                ("mean gradient", 95, found.gradient),
+                ("variance of the Laplacian", 70, found.laplacian),
+            )
+        ),
         (
-            "teacher: all four attributes right, held-out combinations",
-            70,
+            "teacher: shapes, of the photographs'",
+            90,
+            100 * figures["shapes"]["pictures, trained"] / figures["shapes"]["photographs"],
+            "%",
+        ),
+        (
+            "teacher: all four attributes right by the examiner, trained combinations",
+            93,
+            100 * trained.value,
+            "%",
+        ),
+        (
+            "teacher: all four attributes right by the examiner, held-out combinations",
+            90,
             100 * held_out.value,
             "%",
         ),
     )
+    if STUDENT in figures["sharpness"]:
+        rows += _targets_of_student(figures)
     return [
         {"what": what, "least": least, "value": value, "unit": unit, "met": value >= least}
         for what, least, value, unit in rows
     ]
+
+
+def _targets_of_student(figures: Mapping[str, Any]) -> tuple[tuple[str, float, float, str], ...]:
+    sharp, by_teacher = (figures["sharpness"][name] for name in (STUDENT, "pictures, trained"))
+    shape = figures["shapes"][STUDENT] / figures["shapes"]["photographs"]
+    return (
+        ("student: mean gradient, of the photographs'", 95, 100 * sharp.gradient, "%"),
+        ("student: variance of the Laplacian, of the photographs'", 70, 100 * sharp.laplacian, "%"),
+        (
+            "student: mean gradient, of the teacher's",
+            95,
+            100 * sharp.gradient / by_teacher.gradient,
+            "%",
+        ),
+        ("student: shapes, of the photographs'", 90, 100 * shape, "%"),
+    )
 
 
 def _held_out_distances(

@@ -9,14 +9,19 @@ import torch
 from torch import Tensor
 
 from distillation.detector.calibration import expected_calibration_error
+from distillation.image_metrics import sharpness
 from distillation.image_metrics.distances import Interval, psnr
+from distillation.image_metrics.perceptual_distance import fitted
 from distillation.resumable.progress import Bar
+from distillation.starter import examiner
+from distillation.starter.shapes import PARTS, parts_of
 from distillation.starter.words import ATTRIBUTES, BITS, Combination
 from generation.engine.latents import as_uint8, from_pixels, image_to_latents, latents_to_image
 from generation.engine.proportions import Share
 
 if TYPE_CHECKING:
     from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+    from transformers import ConvNextV2ForImageClassification
 
     from distillation.detector.network import Detector
 
@@ -91,6 +96,20 @@ class BitVerdict(Verdict):
 
 
 @dataclass(frozen=True)
+class PartsVerdict(Verdict):
+    """A verdict with the parts of objects. lacking: bool (n,), whether the object lacks one of its own."""
+
+    lacking: Tensor
+
+    def figures(self) -> dict[str, Any]:
+        return {
+            **super().figures(),
+            "parts": share(~self.lacking),
+            "all_four_and_parts": share(self.right & ~self.lacking),
+        }
+
+
+@dataclass(frozen=True)
 class SweepPoint:
     """The same prompts and seeds at one guidance scale. kid_1000: to the test photographs."""
 
@@ -126,8 +145,8 @@ def asked_words(combinations: Sequence[Combination]) -> Tensor:
 def by_detector(
     detector: "Detector", images: Tensor, combinations: Sequence[Combination]
 ) -> BitVerdict:
-    """Return the verdict on images uint8 (n, 3, 128, 128), of n combinations."""
-    probabilities = detector.probabilities(images)
+    """Return the verdict on images uint8 (n, 3, height, width), of n combinations."""
+    probabilities = detector.probabilities(fitted(images, detector.config.image_size))
     groups = probabilities.split([len(words) for words in ATTRIBUTES.values()], dim=1)
     wanted = torch.tensor([combination.bits for combination in combinations])
     return BitVerdict(
@@ -139,12 +158,28 @@ def by_detector(
     )
 
 
+def by_examiner(
+    network: "ConvNextV2ForImageClassification",
+    images: Tensor,
+    combinations: Sequence[Combination],
+) -> PartsVerdict:
+    """Return the examiner's verdict on images uint8 (n, 3, height, width), of n combinations."""
+    verdict = examiner.judge(network, images)
+    own = [parts_of(combination.object) for combination in combinations]
+    wanted = torch.tensor([[part in parts for part in PARTS] for parts in own])
+    return PartsVerdict(
+        asked=asked_words(combinations),
+        judged=verdict.words,
+        lacking=(wanted & ~verdict.parts).any(1),
+    )
+
+
 def by_zero_shot(
     zero_shot: Callable[[Tensor], Mapping[str, Tensor]],
     images: Tensor,
     combinations: Sequence[Combination],
 ) -> Verdict:
-    """Return the verdict of our CLIP on images uint8 (n, 3, 128, 128).
+    """Return the verdict of our CLIP on images uint8 (n, 3, height, width).
 
     zero_shot: returns the index of the word of each attribute for such images.
     """
@@ -193,6 +228,25 @@ def reconstruct(vae: "AutoencoderKL", images: Tensor, *, title: str, progress_ba
         latents = image_to_latents(vae, from_pixels(part.permute(0, 2, 3, 1).numpy()))
         parts.append(as_uint8(latents_to_image(vae, latents)).cpu())
     return torch.cat(parts).contiguous()
+
+
+@dataclass(frozen=True)
+class Sharpness:
+    """Means over pictures ÷ means over photographs: of the gradient, and of the variance of the Laplacian."""
+
+    gradient: float
+    laplacian: float
+
+
+def sharpness_of(pictures: Tensor, photographs: Tensor) -> Sharpness:
+    """Compare uint8 (n, 3, height, width) with photographs of the same combinations; n may differ."""
+    ours, theirs = pictures, photographs
+    return Sharpness(
+        float(sharpness.gradient(ours).mean() / sharpness.gradient(theirs).mean()),
+        float(
+            sharpness.laplacian_variance(ours).mean() / sharpness.laplacian_variance(theirs).mean()
+        ),
+    )
 
 
 def mean_psnr(originals: Tensor, reconstructions: Tensor) -> Interval:

@@ -8,19 +8,23 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
+from torch import Tensor
+
 from distillation.evaluation.report import document, plots
 from distillation.image_metrics.distances import RESAMPLES, Interval
 from distillation.resumable import atomic, stages
 from distillation.starter import photographs, rendering
 from distillation.starter.report import gallery, measurement, metrics
+from distillation.starter.report import student as students
 from distillation.starter.report.history import History
 from distillation.starter.report.measurement import Judges, Measured, Recipe, Splits
 from distillation.starter.report.sampler import TeacherSampler
-from distillation.starter.words import ATTRIBUTES, BITS
+from distillation.starter.words import ATTRIBUTES, BITS, Combination
 from generation.engine.proportions import Share
 
 TEMPLATE = Path(__file__).with_name("templates") / "starter.j2"
 DOCUMENT, IMAGES, FIGURES = "starter.md", "starter", "figures.json"
+SEGMENTATION = Path(__file__).parents[1] / "detector-3" / "segmentation"
 SPLITS = ("validation", "test", "test-held-out")
 FULL = Recipe()
 QUICK = Recipe(steps=4, guidance_scales=(1, 2), sweep=4, pictures=8, sheet=2)
@@ -32,13 +36,15 @@ def write(
     judges: Path,
     *,
     docs: Path,
+    student: Path | None = None,
     quick: bool = False,
     progress_bar: bool = True,
 ) -> Path:
     """Measure; write `starter.md` and its images in `starter/` into `docs`. Returns the document.
 
     root: the data folder of the stages; missing photographs are rendered, pictures are kept. pack: the release of the
-    teacher; judges: the folder of `detector` and `clip`, next to the `history` of the trainings.
+    teacher; judges: the folder of `detector`, `clip` and `examiner`, next to the `history` of the trainings.
+    student: a release that is measured too.
     """
     from distillation.starter import recipe as recipes  # which imports this module
 
@@ -49,11 +55,16 @@ def write(
     recipe = QUICK if quick else FULL
     return write_of(
         TeacherSampler(pack, root / "pictures", steps=recipe.steps, progress_bar=progress_bar),
-        Judges.load(judges, pack / "tokenizer"),
+        Judges.load(judges, pack / "tokenizer", SEGMENTATION),
         Splits(*(photographs.read(folder, split) for split in SPLITS)),
         History.read(judges.parent / "history"),
         recipe=recipe,
         docs=docs,
+        student=None
+        if student is None
+        else students.make(
+            student, recipes.CATALOGUE, root / "pictures", progress_bar=progress_bar
+        ),
     )
 
 
@@ -65,11 +76,12 @@ def write_of(
     *,
     recipe: Recipe,
     docs: Path,
+    student: tuple[Tensor, Sequence[Combination]] | None = None,
 ) -> Path:
     """Measure and write as `write` does, from loaded inputs."""
     images = docs / IMAGES
     images.mkdir(parents=True, exist_ok=True)
-    measured = measurement.measure(sampler, judges, splits, recipe)
+    measured = measurement.measure(sampler, judges, splits, recipe, student)
     text = json.dumps(measured.figures, indent=2, default=asdict)
     atomic.write_file(images / FIGURES, text + "\n")
     _draw(measured, history, images)

@@ -34,7 +34,7 @@ from generation.releases import quality
 from generation.releases.quality import Counts
 
 STARTER = settings.BASE_DIR / "generation" / "starter"
-SHIPPED = ("teacher", "student-2")  # existing databases may still serve the previous one, "student"
+SHIPPED = ("teacher-2", "student-3")  # existing databases may still serve the previous ones
 IN_STARTER = "generation/starter/"  # prefix of the stored paths of included releases
 LOCK = 0x5265746F7274  # "Retort": advisory lock of the bootstrap
 LOCK_NOT_AVAILABLE = "55P03"

@@ -127,5 +127,5 @@ def test_a_run_is_judged_by_the_active_version_if_its_size_fits(tmp_path):
 def test_the_shipped_one_judges_no_pictures_but_the_starters():
     size = detectors.active().manifest["image_size"]
     assert inputs._active_detector(make_teacher("other", size)) is None
-    found = inputs._active_detector(make_teacher("starter-teacher", size))
+    found = inputs._active_detector(make_teacher("starter-teacher-2", size))
     assert found is not None and found.resolve() == detectors.SHIPPED.resolve()

@@ -13,7 +13,7 @@ from tests.distillation.evaluation.drawings import drawings
 OTHERS = range(
     1000, 1048
 )  # the reference: drawings of the same kind that share nothing with the judged ones
-TOKENIZER = Path("generation/starter/teacher/tokenizer")
+TOKENIZER = Path("generation/starter/teacher-2/tokenizer")
 
 
 @pytest.fixture(scope="module")

@@ -85,7 +85,7 @@ def test_photographs_that_no_training_sees_are_written_as_files(tmp_path, capsys
         shot = next(shot for shot in rendering.shots("test", count) if shot.seed == int(seed))
         assert tuple(words) == dataclasses.astuple(shot.combination)
         with Image.open(path) as image:
-            assert image.size == (128, 128) and image.getextrema() != ((0, 0),) * 3
+            assert image.size == (256, 256) and image.getextrema() != ((0, 0),) * 3
 
 
 def test_status_shows_the_state_of_each_stage(tmp_path, published, capsys):
@@ -138,7 +138,7 @@ def test_a_report_measures_the_published_release_and_a_quick_one_the_toy(
     assert run("report", "--quick", "--data", tmp_path) == 0
     full, quick = asked
     assert full[1:] == (
-        ROOT / "generation/starter/teacher",
+        ROOT / "generation/starter/teacher-2",
         ROOT / "distillation/starter/judges",
         ROOT / "docs",
         False,

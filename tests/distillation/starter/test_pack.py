@@ -15,7 +15,9 @@ from distillation.detector import network as detectors
 from distillation.detector.network import Detector, DetectorConfig
 from distillation.evaluation import clip
 from distillation.starter import clip as clips
+from distillation.starter import examiner as examiners
 from distillation.starter import pack, teacher, vae
+from distillation.starter.examiner import ExaminerRecipe
 from distillation.starter.pack import PackRefused
 from distillation.starter.teacher import TeacherRecipe
 from distillation.starter.vae import VaeRecipe
@@ -30,6 +32,7 @@ from tests.distillation.starter import toys
 torch.set_num_threads(1)
 
 TEXT = "a red clay vase on a linen cloth"
+TOY_EXAMINER = ExaminerRecipe(image_size=32, widths=(8, 16), depths=(1, 1))
 STEPS = 4
 GUIDANCE = 2.0
 
@@ -44,7 +47,9 @@ def parts(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     )
     unet = teacher.build(recipe, latent_channels=4, latent_size=8, text_width=toys.TEXT_WIDTH)
     networks.save(unet, folder / "unet")
-    network = vae.build(VaeRecipe(channels=(8, 8, 16, 16), norm_groups=4, crop=64), image_size=64)
+    network = vae.build(
+        VaeRecipe(channels=(8, 8, 16, 16), latent_channels=4, norm_groups=4, crop=64), image_size=64
+    )
     network.register_to_config(scaling_factor=0.5)
     networks.save(network, folder / "vae")
     teacher.noise_scheduler().save_pretrained(folder / "scheduler")
@@ -66,7 +71,7 @@ def packed(parts: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> 
 
 def test_a_pack_verifies_and_has_its_sampling_parameters(packed: Path) -> None:
     manifest = release.verify(packed)
-    assert (manifest.name, manifest.kind) == ("starter-teacher", "teacher")
+    assert (manifest.name, manifest.kind) == ("starter-teacher-2", "teacher")
     assert (manifest.noise_scheduler, manifest.prediction_type) == ("ddim", "v_prediction")
     assert manifest.timesteps == [999, 749, 499, 249]  # trailing
     assert manifest.guidance_scale == GUIDANCE and manifest.weight_dtype == "float16"
@@ -175,7 +180,13 @@ def test_judges_are_loaded_back_as_they_were(parts: dict[str, Path], tmp_path: P
     config = DetectorConfig(bits=("a", "b"), groups=(2,), image_size=32, widths=(4,), depths=(0,))
     detector = Detector(config).eval()
     detectors.save(detector, tmp_path / "detector")
-    pack.write_judges(tmp_path / "judges", detector=tmp_path / "detector", clip=parts["clip"])
+    examiners.save(examiners.build(TOY_EXAMINER), tmp_path / "examiner")
+    pack.write_judges(
+        tmp_path / "judges",
+        detector=tmp_path / "detector",
+        clip=parts["clip"],
+        examiner=tmp_path / "examiner",
+    )
     images = toys.photographs(4).images
     found = detectors.load(tmp_path / "judges" / "detector").probabilities(images)
     assert torch.equal(found, detector.probabilities(images))

@@ -14,7 +14,9 @@ from distillation.starter.words import COMBINATIONS
 from generation.engine import release
 from tests.distillation.starter import toys
 
-NAMES = ["scenes", "captions", "detector", "clip", "vae", "latents", "teacher", "decoder", "pack"]
+NAMES = [
+    "scenes", "captions", "detector", "clip", "vae", "latents", "teacher", "decoder", "examiner", "pack"
+]  # fmt: skip
 
 
 def test_both_tables_hold_the_same_stages_and_share_none_but_the_captions():
@@ -41,10 +43,10 @@ def test_every_recipe_is_frozen():
         ),
         (
             {"captions": recipe.CaptionsRecipe("another grammar")},
-            {"scenes", "detector", "vae", "latents", "decoder"},
+            {"scenes", "detector", "vae", "latents", "decoder", "examiner"},
         ),
-        ({"vae": recipe.VaeRecipe(seed=9)}, {"scenes", "captions", "detector", "clip"}),
-        ({"scenes": rendering.Recipe(train=5000)}, {"captions"}),
+        ({"vae": recipe.VaeRecipe(seed=9)}, {"scenes", "captions", "detector", "clip", "examiner"}),
+        ({"scenes": rendering.Recipe(train=5000)}, {"captions", "examiner"}),
     ],
 )
 def test_a_changed_recipe_rebuilds_only_the_stages_that_depend_on_it(changed, stays):
@@ -96,10 +98,10 @@ def test_all_stages_together_make_a_release_with_its_judges_and_history(built):
         "teacher",
         4,
     )
-    assert {path.name for path in made.judges.iterdir()} == {"detector", "clip"}
+    assert {path.name for path in made.judges.iterdir()} == {"detector", "clip", "examiner"}
     history = {path.name for path in made.history.iterdir()}
     assert history == {f"{name}.json" for name in NAMES if name != "pack"} | {
-        f"{name}.jsonl" for name in ("detector", "clip", "vae", "teacher", "decoder")
+        f"{name}.jsonl" for name in ("detector", "clip", "vae", "teacher", "decoder", "examiner")
     }
 
 
@@ -155,7 +157,7 @@ def test_nothing_is_published_outside_the_project():
     root = Path(__file__).resolve().parents[3]
     places = [*dataclasses.astuple(recipe.PUBLISHED), recipe.CATALOGUE]
     assert [str(path.relative_to(root)) for path in places] == [
-        "generation/starter/teacher",
+        "generation/starter/teacher-2",
         "distillation/starter/judges",
         "distillation/starter/history",
         "generation/starter/catalogue.csv",

@@ -65,7 +65,7 @@ def paint(folder: Path, sizes: Mapping[str, int]) -> None:
     """Write the shards of each split as rendering does, but of flat pictures, so that nothing is left to render."""
     folder.mkdir(parents=True)
     for split, size in sizes.items():
-        for path, batch in rendering._shards(folder, split, size):
+        for path, batch in rendering._shards(folder, split, rendering.shots(split, size)):
             values = [COLOURS.index(shot.combination.colour) * 30 for shot in batch]
             noise = np.random.default_rng(0).integers(0, 20, (len(batch), 3, 128, 128))
             images = (np.array(values)[:, None, None, None] + noise).astype(np.uint8)

@@ -49,7 +49,7 @@ def test_an_empty_database_is_made_ready() -> None:
     assert authenticate(username="admin", password=done["admin_password"]).is_superuser
     active = Release.objects.filter(status="active").values_list("name", flat=True)
     assert set(active) == set(done["releases"])
-    assert "starter-teacher" in active
+    assert "starter-teacher-2" in active
     assert PromptVariant.objects.filter(status="active").count() == done["imported_variants"] > 0
     assert done["evaluated_texts"] == Quality.objects.filter(evaluated=4).count() == 2 * 256
     key = APIKey.objects.get()
@@ -86,9 +86,9 @@ def shipped(tmp_path: Path, settings, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A starter of a teacher and a student at toy size, whose student covers two of three variants."""
     folder = settings.RELEASES_ROOT / "starter"
     folder.mkdir(parents=True)
-    tiny.make_tiny_release(folder / "teacher", name="toy-teacher")
+    tiny.make_tiny_release(folder / "teacher-2", name="toy-teacher")
     prompts = {"red-vase": "a red vase", "blue-mug": "a blue mug"}
-    make_bundle(folder / "student-2", folder / "teacher", prompts, name="toy-student")
+    make_bundle(folder / "student-3", folder / "teacher-2", prompts, name="toy-student")
     (folder / "catalogue.csv").write_text(
         "slug,text\nred-vase,a red vase\nblue-mug,a blue mug\nnew,a white cone\n"
     )
@@ -138,7 +138,7 @@ def active() -> set[str]:
 
 
 def test_a_damaged_student_is_said(shipped: Path) -> None:
-    with (shipped / "student-2/prompt_embeds.safetensors").open("ab") as file:
+    with (shipped / "student-3/prompt_embeds.safetensors").open("ab") as file:
         file.write(b"x")
     with pytest.raises(CommandError, match="starter release is damaged"):
         bootstrap()

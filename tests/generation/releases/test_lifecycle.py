@@ -57,8 +57,8 @@ def test_a_release_that_lies_in_the_releases_folder_is_used_in_place(root: Path)
 
 def test_the_starter_is_used_in_place_and_may_move_with_the_project(settings) -> None:
     release = releases.register(releases.STARTER / "teacher")
-    assert release.path == "generation/starter/teacher"
-    assert releases.folder(release) == settings.BASE_DIR / "generation/starter/teacher"
+    assert release.path == "generation/starter/teacher-2"
+    assert releases.folder(release) == settings.BASE_DIR / "generation/starter/teacher-2"
     assert not settings.RELEASES_ROOT.exists()
 
 

@@ -23,7 +23,7 @@ def rows() -> list[dict[str, str]]:
 def test_the_teacher_verifies() -> None:
     manifest = release.verify(TEACHER)
     assert (manifest.name, manifest.kind, manifest.has_encoder) == (
-        "starter-teacher",
+        "starter-teacher-2",
         "teacher",
         True,
     )
@@ -73,14 +73,14 @@ def test_the_teacher_paints_the_colours_that_it_is_asked_for() -> None:
 
 
 @pytest.mark.parametrize(
-    ("side", "made_by"), [("student", "starter-student-2"), ("teacher", "starter-teacher")]
+    ("side", "made_by"), [("student", "starter-student-3"), ("teacher", "starter-teacher-2")]
 )
 def test_the_counts_of_each_prompt_are_those_of_the_evaluation_in_the_manifest(
     side: str, made_by: str
 ) -> None:
     with (STARTER / "quality.csv").open(encoding="utf-8", newline="") as file:
         counted = [row for row in csv.DictReader(file) if row["release"] == made_by]
-    measured = release.read(STARTER / "student-2").evaluation
+    measured = release.read(STARTER / "student-3").evaluation
     assert measured is not None
     right, judged = (sum(int(row[name]) for row in counted) for name in ("right", "judged"))
     assert (len(counted), judged) == (measured["prompts"], 256 * measured["seeds_each"])

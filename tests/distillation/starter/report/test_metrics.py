@@ -14,7 +14,9 @@ def detector_that_sees(*rows: dict[str, float]) -> SimpleNamespace:
     """By image the probability of each word; of the others 0.1. Present is what has ½."""
     probabilities = torch.tensor([[row.get(word, 0.1) for word in BITS] for row in rows])
     return SimpleNamespace(
-        probabilities=lambda images: probabilities, thresholds=torch.full((len(BITS),), 0.5)
+        config=SimpleNamespace(image_size=8),
+        probabilities=lambda images: probabilities,
+        thresholds=torch.full((len(BITS),), 0.5),
     )
 
 
@@ -24,7 +26,7 @@ def sees(combination: Combination, **others: float) -> dict[str, float]:
 
 
 def judge(*rows: dict[str, float], asked: tuple[Combination, ...]) -> metrics.BitVerdict:
-    return metrics.by_detector(detector_that_sees(*rows), torch.empty(len(rows)), asked)
+    return metrics.by_detector(detector_that_sees(*rows), torch.empty(len(rows), 3, 8, 8), asked)
 
 
 def test_all_four_requires_the_most_likely_word_and_strict_every_bit():

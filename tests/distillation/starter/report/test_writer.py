@@ -9,18 +9,22 @@ from PIL import Image
 from transformers import CLIPTokenizer
 
 from distillation.detector import network as detectors
+from distillation.detector import segmentation
 from distillation.detector.network import Detector, DetectorConfig
+from distillation.detector.segmentation import SegmentationConfig, UNet
 from distillation.image_metrics.distances import Interval
 from distillation.starter import clip as clips
+from distillation.starter import examiner as examiners
 from distillation.starter import tokenizer
 from distillation.starter.captions import captions, phrases
 from distillation.starter.clip import ClipRecipe
+from distillation.starter.examiner import ExaminerRecipe
 from distillation.starter.photographs import Photographs
 from distillation.starter.report import gallery, measurement
 from distillation.starter.report import writer as report
 from distillation.starter.report.history import History
 from distillation.starter.report.measurement import Judges, Recipe, Splits
-from distillation.starter.report.metrics import SweepPoint
+from distillation.starter.report.metrics import Sharpness, SweepPoint
 from distillation.starter.report.sampler import TeacherSampler
 from distillation.starter.words import (
     ATTRIBUTES,
@@ -58,14 +62,21 @@ def judges(tmp_path_factory: pytest.TempPathFactory) -> Judges:
     recipe = ClipRecipe(image_layers=1, image_width=24, image_hidden=24, text_layers=1)
     clip = clips.build(recipe, CLIPTokenizer.from_pretrained(folder / "tokenizer"))
     clips.save(clip, folder / "clip")
-    return Judges.load(folder, folder / "tokenizer")
+    toy = ExaminerRecipe(image_size=SIZE, widths=(4, 8), depths=(1, 1))
+    examiners.save(examiners.build(toy), folder / "examiner")
+    small = SegmentationConfig(image_size=SIZE, reduction=1, widths=(4, 8))
+    unet = UNet(small)
+    with torch.no_grad():
+        unet.head.bias.copy_(torch.tensor([0.0, 100.0]))  # all is object, in the album too
+    segmentation.save(unet, folder / "segmentation")
+    return Judges.load(folder, folder / "tokenizer", folder / "segmentation")
 
 
 def album(combinations: tuple[Combination, ...], *, seed: int) -> Photographs:
     shape = (len(combinations), 3, SIZE, SIZE)
     generator = torch.Generator().manual_seed(seed)
     images = torch.randint(256, shape, generator=generator, dtype=torch.uint8)
-    masks = torch.zeros(len(images), SIZE, SIZE, dtype=torch.uint8)
+    masks = torch.ones(len(images), SIZE, SIZE, dtype=torch.uint8)
     return Photographs(images, masks, combinations, tuple(range(len(images))))
 
 
@@ -127,13 +138,15 @@ def test_a_target_is_met_from_its_own_value_on():
         verdict = {"bits_right": 1.0, "balanced_accuracy": {"red": 1.0}, "all_four": Share(1, 2)}
         figures = {
             "detector": {"test": verdict, "test, rebuilt": verdict},
-            "teacher": {"trained": verdict, "held-out": verdict},
+            "examiner": {"pictures, trained": verdict, "pictures, held-out": verdict},
             "psnr": {"test": Interval(psnr, psnr, psnr)},
+            "shapes": {"photographs": 0.9, "pictures, trained": 0.9},
+            "sharpness": dict.fromkeys(("test, rebuilt", "pictures, trained"), Sharpness(1.0, 1.0)),
         }
         [target] = [row for row in measurement.targets(figures) if row["unit"] == "dB"]
         return target["met"]
 
-    assert met(32.0) and not met(31.99)
+    assert met(36.0) and not met(35.99)
 
 
 def test_the_committed_document_is_what_its_figures_render_to(tmp_path: Path):

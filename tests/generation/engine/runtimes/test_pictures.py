@@ -19,7 +19,7 @@ from generation.engine.runtimes import selection
 from tests.generation.engine import toys
 from tests.threads import in_threads
 
-STARTER = Path(__file__).resolve().parents[4] / "generation" / "starter" / "student-2"
+STARTER = Path(__file__).resolve().parents[4] / "generation" / "starter" / "student-3"
 RUNTIMES = ("torch", "openvino")
 RequestFor = Callable[..., GenerationRequest]
 
