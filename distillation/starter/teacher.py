@@ -57,7 +57,7 @@ class TeacherRecipe(TrainingRecipe):
     layers: int = 2  # per block
     heads: int = 4  # of each attention: 32 and 64 wide at 128 and 256 channels
     norm_groups: int = 32
-    steps: int = 7200
+    steps: int = 12000
     batch: int = 32
     learning_rate: float = 6e-4
     warmup: int = 200
