@@ -183,7 +183,7 @@ ONE_STEP = Recipe(
         pictures=8192,
         latent_noise=0.0,
         texture_weight=_TEXTURE,
-        patches=replace(_PATCHES, learns_after=500),
+        patches=replace(_PATCHES, start_step=500),
     ),
     structure=_STRUCTURE,
     regression=_REGRESSION,

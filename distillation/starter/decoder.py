@@ -44,7 +44,7 @@ class DecoderRecipe(Reconstruction):
     saturation_weight: float = 1.0
     gradient_weight: float = 0.2
     texture_weight: float = 20.0
-    patches: PatchesRecipe = field(default_factory=lambda: PatchesRecipe(learns_after=500))
+    patches: PatchesRecipe = field(default_factory=lambda: PatchesRecipe(start_step=500))
     encoder: EncoderRecipe = field(default_factory=EncoderRecipe)
     validate_every: int = 100
     validated: int = 24

@@ -314,7 +314,7 @@ QUICK_RECIPES = Recipes(
         batch=2,
         crop=64,
         warmup=2,
-        patches=PatchesRecipe(width=8, crop=64, learns_after=2, heard_after=2),
+        patches=PatchesRecipe(width=8, crop=64, start_step=2, warmup_steps=2),
         encoder=EncoderRecipe(steps=5, batch=2, warmup=2),
         validate_every=5,
         validated=4,

@@ -24,7 +24,7 @@ torch.set_num_threads(1)
 
 TOY = DecoderRecipe(
     steps=30, batch=4, crop=32, whole_batch=4, learning_rate=1e-2, warmup=2, ema_decay=0.7, validate_every=20,
-    validated=4, is_bf16=False, patches=PatchesRecipe(width=4, crop=16, learns_after=5, heard_after=5),
+    validated=4, is_bf16=False, patches=PatchesRecipe(width=4, crop=16, start_step=5, warmup_steps=5),
     encoder=EncoderRecipe(steps=150, batch=4, crop=32),
 )  # fmt: skip
 ALBUM = toys.photographs(12, size=64)  # the VAE is made for half of it
