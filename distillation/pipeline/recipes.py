@@ -167,7 +167,7 @@ class Recipe:
 _GATE = GateRecipe(most_bytes=12_000_000, most_seconds=0.25, most_memory=1_000_000_000)
 _STRUCTURE = StructureRecipe(steps=1500)
 _REGRESSION = RegressionRecipe(steps=2200, learning_rate=3e-4)
-_TEXTURE = 2.5  # with less, wood is drawn without its grain
+_TEXTURE_WEIGHT = 2.5  # with a smaller weight, generated wood has no grain
 _PATCHES = PatchesRecipe(weight=0.005)
 ONE_STEP = Recipe(
     name="starter-1step",
@@ -182,7 +182,7 @@ ONE_STEP = Recipe(
         steps=2500,
         pictures=8192,
         latent_noise=0.0,
-        texture_weight=_TEXTURE,
+        texture_weight=_TEXTURE_WEIGHT,
         patches=replace(_PATCHES, start_step=500),
     ),
     structure=_STRUCTURE,
@@ -192,14 +192,14 @@ ONE_STEP = Recipe(
         steps=3500,
         learning_rate=3e-4,
         least_margin=0.6,
-        texture_weight=_TEXTURE,
+        texture_weight=_TEXTURE_WEIGHT,
         patches=_PATCHES,
     ),
     again=JointRecipe(
         steps=1500,
         learning_rate=2e-4,
         least_margin=0.6,
-        texture_weight=_TEXTURE,
+        texture_weight=_TEXTURE_WEIGHT,
         patches=_PATCHES,
     ),
     gate=_GATE,

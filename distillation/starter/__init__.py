@@ -1,1 +1,1 @@
-"""The starter: a small world of rendered photographs with captions, and a teacher trained on it."""
+"""The starter: a synthetic data set of rendered photographs with captions, and a teacher trained on it."""

@@ -1,4 +1,4 @@
-"""The commands that make and measure the starter: `python -m distillation.starter`."""
+"""Command line of the starter: build it and measure it. `python -m distillation.starter`."""
 
 import argparse
 import signal
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).resolve().parents[2]
 DATA = ROOT / ".retort" / "starter"
-INTERRUPTED = 130  # what a shell calls a command that Ctrl-C ended
+INTERRUPTED = 130  # exit status of a command ended by Ctrl-C
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -48,11 +48,11 @@ def _parser() -> argparse.ArgumentParser:
     shared.add_argument(
         "--quick",
         action="store_true",
-        help="use toy sizes, to try everything in minutes; writes nothing outside DIR",
+        help="use toy sizes: all stages in minutes, nothing written outside DIR",
     )
     parser = argparse.ArgumentParser(
         prog="python -m distillation.starter",
-        description="Make the starter: photographs, captions, CLIP, VAE, detector, teacher, release.",
+        description="Build the starter: photographs, captions, CLIP, VAE, detector, teacher, release.",
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
@@ -75,7 +75,7 @@ def _parser() -> argparse.ArgumentParser:
         "--student",
         type=Path,
         metavar="RELEASE",
-        help="folder of a student of this teacher, to be measured too",
+        help="folder of a student of this teacher: measure it too",
     )
     report.add_argument(
         "--render",
@@ -85,14 +85,14 @@ def _parser() -> argparse.ArgumentParser:
     blind = command(
         "blind",
         _blind,
-        "write a sheet of photographs and a student's pictures, shuffled, and the key in a file of its own",
+        "write a shuffled sheet of photographs and a student's pictures, and the key in a separate file",
     )
     blind.add_argument("student", type=Path, help="folder of the student's release")
     blind.add_argument("folder", type=Path, help="folder for the sheet and the key")
     photographs = command(
         "photographs",
         _photographs,
-        "render photographs that no training uses, as files for `distill --real`",
+        "render photographs that are used in no training, as files for `distill --real`",
     )
     photographs.add_argument("folder", type=Path, help="folder for the PNG files")
     _add_labels(
@@ -111,21 +111,21 @@ def _add_labels(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--planted",
         action="store_true",
-        help="photographs that no training uses, with bad ones among them, for `detector test`",
+        help="for `detector test`: photographs that are used in no training, and defective pictures",
     )
     parser.add_argument(
         "--photographs",
         type=int,
         default=896,
         metavar="N",
-        help="number of photographs, without the held-out ones (default: %(default)s; about 3 per second)",
+        help="number of photographs, not counting held-out ones (default: %(default)s; about 3 per second)",
     )
     parser.add_argument(
         "--skip",
         type=int,
         default=0,
         metavar="N",
-        help="with --planted: leave out the first N photographs, for example those reviewed already",
+        help="with --planted: skip the first N photographs, for example those already reviewed",
     )
 
 
@@ -137,7 +137,7 @@ def _build(options: argparse.Namespace) -> None:
         recipe,  # imports the libraries of every stage: too slow for --help
     )
 
-    logging.disable_progress_bar()  # of loading and saving: one line each for a second's work
+    logging.disable_progress_bar()  # of loading and saving, which take a second
     table = recipe.QUICK if options.quick else recipe.STAGES
     folders = stages.build(table, options.data, only=options.only, on_stage=_announce)
     if recipe.PACK in folders and not options.quick:
@@ -175,21 +175,24 @@ def _blind(options: argparse.Namespace) -> None:
     from distillation.starter import recipe
     from distillation.starter.report import blind, student
 
-    made, asked = student.make(
+    pictures, combinations = student.make(
         options.student, recipe.CATALOGUE, options.data / "pictures", progress_bar=True
     )
-    print(f"Wrote {blind.write(options.folder, _taken(options, 'test'), made, asked)}.")
+    sheet = blind.write(options.folder, _rendered(options, "test"), pictures, combinations)
+    print(f"Wrote {sheet}.")
 
 
 def _photographs(options: argparse.Namespace) -> None:
     from PIL import Image
 
-    taken = _taken(options, "test")
+    rendered = _rendered(options, "test")
     options.folder.mkdir(parents=True, exist_ok=True)
-    for seed, combination, image in zip(taken.seeds, taken.combinations, taken.images, strict=True):
+    for seed, combination, image in zip(
+        rendered.seeds, rendered.combinations, rendered.images, strict=True
+    ):
         name = "-".join((*astuple(combination), str(seed)))
         Image.fromarray(image.permute(1, 2, 0).numpy()).save(options.folder / f"{name}.png")
-    print(f"{len(taken)} photographs in {options.folder}.")
+    print(f"{len(rendered)} photographs in {options.folder}.")
 
 
 def _labels(options: argparse.Namespace) -> None:
@@ -198,21 +201,21 @@ def _labels(options: argparse.Namespace) -> None:
     if options.photographs < 1 or options.skip < 0:
         raise StageError("Give --photographs of at least 1 and --skip of at least 0.")
     if options.planted:
-        taken = _taken(options, "test", options.skip + options.photographs)
-        count = labels.plant(options.folder, taken.part(options.skip, options.photographs))
+        rendered = _rendered(options, "test", options.skip + options.photographs)
+        count = labels.plant(options.folder, rendered.part(options.skip, options.photographs))
     else:
-        # A third more, in whole shards.
+        # Held-out photographs: a third of that number, rounded up to whole shards.
         held = -(-options.photographs // (3 * rendering.SHARD)) * rendering.SHARD
         parts = {"train": ("train", options.photographs), "held-out": ("validation", held)}
         count = labels.write(
             options.folder,
-            {part: _taken(options, *split).part(0, split[1]) for part, split in parts.items()},
+            {part: _rendered(options, *split).part(0, split[1]) for part, split in parts.items()},
         )
     print(f"{count} labelled pictures in {options.folder}.")
 
 
-def _taken(options: argparse.Namespace, split: str, count: int = 0) -> "Photographs":
-    """Return photographs of a split, at least `count`, 0 = the recipe's; existing ones are not rendered again."""
+def _rendered(options: argparse.Namespace, split: str, count: int = 0) -> "Photographs":
+    """Return at least `count` photographs of a split (0: as many as in the recipe), rendering the missing ones."""
     from distillation.starter import photographs, recipe, rendering
 
     rows = recipe.QUICK_RECIPES if options.quick else recipe.FULL_RECIPES
@@ -267,6 +270,6 @@ def _size(count: int) -> str:
 
 
 if __name__ == "__main__":
-    # As an exception, so that times are written and rendering processes end.
+    # SIGTERM raises SystemExit, so that times are written and rendering processes end.
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     sys.exit(main())

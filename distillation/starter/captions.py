@@ -10,7 +10,7 @@ from distillation.starter.words import COLOURS, GROUNDS, MATERIALS, OBJECTS, Com
 GROUND_PHRASES = {"table": "a wooden table", "slab": "a marble slab", "cloth": "a linen cloth"}
 COLUMNS = ("slug", "text", "tags", "status", "notes")
 
-# {a}, {A}: the article before the colour, before the object's own name.
+# {a}, {A}: the article before the colour, and before the material or the object.
 TEMPLATES = (
     "{a} {colour} {material} {object} on {ground}",  # the canonical one
     "a photo of {a} {colour} {material} {object} on {ground}",
@@ -34,7 +34,7 @@ def captions(combination: Combination) -> tuple[str, ...]:
     return tuple(
         template.format(
             a=_article(combination.colour),
-            A="a",  # no object and no material begins with a vowel
+            A="a",  # no object or material begins with a vowel
             colour=combination.colour,
             material=combination.material,
             object=combination.object,
@@ -52,13 +52,13 @@ def phrases(attribute: str, word: str) -> tuple[str, ...]:
 
 
 def catalogue() -> tuple[Combination, ...]:
-    """Return the combinations with a prompt variant: each object, colour and material once, the grounds in rotation."""
+    """Return the combinations with a prompt variant: objects × colours × materials, each with one of the grounds."""
     return tuple(
         Combination(
             object=thing,
             colour=colour,
             material=material,
-            # Begins with the cloth; each step in one of the three moves on by one ground.
+            # Starts with the cloth; the next object, colour or material has the next ground.
             ground=GROUNDS[(o + c + m + 2) % len(GROUNDS)],
         )
         for o, thing in enumerate(OBJECTS)

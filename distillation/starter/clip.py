@@ -1,10 +1,11 @@
-"""The tiny CLIP: its training on photographs and captions, its features and its zero-shot classification.
+"""A small CLIP: training on photographs and captions, and zero-shot classification.
 
-Its text tower conditions the teacher; its image tower measures similarity. Losses: Radford et al. 2021, arXiv
-2103.00020, with every caption of the same combination a positive, and the same per attribute against phrases of one
-word.
+The text tower conditions the teacher; the image tower provides features for evaluation. Losses: the contrastive loss
+of Radford et al. 2021 (arXiv 2103.00020), where all captions of one combination are positives, and a cross-entropy per
+attribute against phrases of one word.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
     from distillation.evaluation.clip import Clip
     from distillation.starter.photographs import Photographs
 
-SHARPEST = 100.0  # the scale of the logits is kept below it, as in the paper
+MAX_LOGIT_SCALE = 100.0  # as in the paper
 
 
 @dataclass(frozen=True)
@@ -63,10 +64,10 @@ class ClipRecipe:
 
 
 def build(recipe: ClipRecipe, tokenizer: CLIPTokenizer) -> CLIPModel:
-    """Return an untrained CLIP with the special ids of the tokenizer."""
+    """Return an untrained CLIP with the ids of the tokenizer's special tokens."""
     ids = {
         "bos_token_id": tokenizer.bos_token_id,
-        # The text tower pools where this id stands first; the padding is the same token, as in Stable Diffusion.
+        # The text tower pools at the first token with this id; padding has the same id, as in Stable Diffusion.
         "eos_token_id": tokenizer.eos_token_id,
         "pad_token_id": tokenizer.pad_token_id,
     }
@@ -93,12 +94,12 @@ def build(recipe: ClipRecipe, tokenizer: CLIPTokenizer) -> CLIPModel:
         },
         projection_dim=recipe.projection,
     )
-    # On a CPU the fused attention is several times slower backwards than plain products of 65 tokens.
+    # With 65 tokens on a CPU, the backward pass of the fused attention is several times slower.
     return CLIPModel._from_config(config, attn_implementation="eager")
 
 
 class ClipTask(Trained):
-    """The training task for `distillation.training.loop`."""
+    """Training task of the CLIP, for `distillation.training.loop`."""
 
     def __init__(
         self,
@@ -121,7 +122,7 @@ class ClipTask(Trained):
         self._phrase_ids = _table(
             tokenizer, [phrases(name, word) for name, words in ATTRIBUTES.items() for word in words]
         )
-        # The rate falls to zero: an average of the weights adds nothing.
+        # The learning rate decays to zero, so averaged weights would not be better.
         self.add(
             "clip",
             self.clip,
@@ -156,7 +157,7 @@ class ClipTask(Trained):
 
         update(self.optimizers["clip"], loss, clipped_norm=recipe.clipped_norm)
         with torch.no_grad():
-            self.clip.logit_scale.clamp_(max=torch.tensor(SHARPEST).log().item())
+            self.clip.logit_scale.clamp_(max=math.log(MAX_LOGIT_SCALE))
         return {
             "loss": loss.item(),
             "contrastive": contrastive.item(),
@@ -165,7 +166,7 @@ class ClipTask(Trained):
 
 
 def contrastive_loss(logits: Tensor, positive: Tensor) -> Tensor:
-    """Return the symmetric cross-entropy with targets uniform over the positives. logits, positive: [images, texts]."""
+    """Return the symmetric cross-entropy with uniform targets over the positives. logits, positive: [images, texts]."""
     target = positive.float()
     by_image = F.cross_entropy(logits, target / target.sum(dim=1, keepdim=True))
     by_text = F.cross_entropy(logits.T, (target / target.sum(dim=0, keepdim=True)).T)
@@ -173,7 +174,7 @@ def contrastive_loss(logits: Tensor, positive: Tensor) -> Tensor:
 
 
 def attribute_loss(logits: Tensor, bits: Tensor) -> Tensor:
-    """Return the mean over attributes of the cross-entropy among their words. logits, bits: [images, all words]."""
+    """Return the cross-entropy over the words of each attribute, averaged over attributes. logits, bits: [N, 23]."""
     sizes = [len(words) for words in ATTRIBUTES.values()]
     groups = zip(logits.split(sizes, dim=1), bits.float().split(sizes, dim=1), strict=True)
     return torch.stack([F.cross_entropy(group, target) for group, target in groups]).mean()
@@ -227,20 +228,20 @@ def load(folder: Path) -> CLIPModel:
     return clip.requires_grad_(False).eval()
 
 
-# --- judging --------------------------------------------------------------------------------------
+# --- inference ------------------------------------------------------------------------------------
 def tokenise(tokenizer: CLIPTokenizer, texts: Sequence[str]) -> Tensor:
-    """Return token ids, int64 [N, 16], padded with the end marker. Raises ValueError for a text that does not fit."""
+    """Return token ids, int64 [N, 16], padded with the end-of-text token. Raises ValueError for too long a text."""
     rows = tokenizer(list(texts), padding="max_length", max_length=MODEL_MAX_LENGTH)["input_ids"]
     for text, row in zip(texts, rows, strict=True):
         if len(row) > MODEL_MAX_LENGTH:
-            raise ValueError(f"{text!r:.100} has {len(row)} tokens; {MODEL_MAX_LENGTH} fit.")
+            raise ValueError(f"{text!r:.100} has {len(row)} tokens, more than {MODEL_MAX_LENGTH}.")
     return torch.tensor(rows, dtype=torch.int64)
 
 
 def zero_shot(clip: "Clip", images: Tensor) -> dict[str, Tensor]:
-    """Return the most likely word of each attribute: its index in ATTRIBUTES, int64 [N]. images: uint8 [N, 3, H, W].
+    """Return for each attribute the index of the most likely word, int64 [N]. images: uint8 [N, 3, H, W].
 
-    A word is the mean direction of its phrases.
+    A word is represented by the mean of the features of its phrases.
     """
     features = clip.image_features(images)
     found = {}
@@ -258,6 +259,6 @@ def _table(tokenizer: CLIPTokenizer, rows: Sequence[Sequence[str]]) -> Tensor:
 
 
 def _draw(ids: Tensor, generator: Generator) -> Tensor:
-    """Return one random phrasing of each row. ids: [rows, phrasings, 16] → [rows, 16]."""
+    """Return a random phrasing of each row, int64 [rows, 16]. ids: [rows, phrasings, 16]."""
     rows, count, _ = ids.shape
     return ids[torch.arange(rows), torch.randint(count, (rows,), generator=generator)]

@@ -1,7 +1,7 @@
-"""Growth of the VAE to the photographs' size, and further training of its decoder, with fixed latents.
+"""Stage `decoder`: add a level to the VAE, for images of twice the size, and train its decoder on fixed latents.
 
-The teacher learns the latents of the previous stage, so what they mean must not change any more; the decoder may, while
-or after the teacher is trained, and every picture improves.
+The teacher is trained on the latents of the stage `vae`, so the latent space stays fixed. The decoder can be trained
+independently of the teacher.
 """
 
 from dataclasses import dataclass, field
@@ -30,14 +30,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class DecoderRecipe(Reconstruction):
-    """Training on crops, then on whole images; the loss is the VAE's without its KL, with texture and patches."""
+    """Training on crops, then on whole images. Loss: the VAE's without KL, plus a texture and an adversarial loss."""
 
     steps: int = 2000
     batch: int = 8  # crops
     crop: int = 128  # pixels a side
-    whole_share: float = 0.2  # of the steps, the last ones, on whole images
+    whole_share: float = 0.2  # of the steps: the last ones are on whole images
     whole_batch: int = 2
-    learning_rate: float = 2e-3  # peak; half a cosine to zero
+    learning_rate: float = 2e-3  # peak; cosine decay to zero
     warmup: int = 30
     ema_decay: float = 0.99
     squared_weight: float = 8.0
@@ -51,7 +51,7 @@ class DecoderRecipe(Reconstruction):
 
 
 class DecoderTask(ReconstructionTask):
-    """Trains the decoder and the convolution before it."""
+    """Training task of the decoder and of the convolution before it, for `distillation.training.loop`."""
 
     def __init__(
         self,
@@ -63,14 +63,14 @@ class DecoderTask(ReconstructionTask):
         validation: "Photographs",
         validation_latents: Latents,
     ) -> None:
-        """vae: grown. latents: of the photographs in their order; the first view is the whole, a second its mirror."""
+        """vae: with the added level; latents: of the photographs in their order, views: image and mirror image."""
         if latents.combinations != photographs.combinations:
             raise ValueError(
-                "The latents are not those of these photographs. Delete their folder; `make starter` encodes them."
+                "The latents are not those of these photographs. Delete their folder and run `make starter`."
             )
         if latents.values.shape[1] > 2:
             raise ValueError(
-                "The decoder is trained on whole photographs and their mirrors: encode latents with zooms=0."
+                "The decoder is trained on whole photographs and their mirror images. Encode latents with zooms=0."
             )
         vae.requires_grad_(False)
         trained = torch.nn.ModuleDict({"post": vae.post_quant_conv, "decoder": vae.decoder})
@@ -89,22 +89,22 @@ class DecoderTask(ReconstructionTask):
         with torch.autocast("cpu", torch.bfloat16, enabled=recipe.is_bf16):
             output = self.vae.decode(latents / self.vae.config.scaling_factor).sample
         output = output.float()
-        others = {"texture": (recipe.texture_weight, texture_error(output, images))}
+        extra_losses = {"texture": (recipe.texture_weight, texture_error(output, images))}
         adversarial = self._patches.error(index, output, images, generator)
         if adversarial is not None:
-            others["adversarial"] = recipe.patches.weight, adversarial
-        measured = self._update(index, output, images, masks, others)
-        return measured | self._patches.learn(index, generator)
+            extra_losses["adversarial"] = recipe.patches.weight, adversarial
+        losses = self._update(index, output, images, masks, extra_losses)
+        return losses | self._patches.learn(index, generator)
 
     def _batch(self, index: int, generator: Generator) -> tuple[Tensor, Tensor, Tensor]:
-        """Return images [B, 3, s, s] in [−1, 1], masks [B, 1, s, s], scaled latents [B, c, h, w]; some mirrored."""
+        """Return images [B, 3, s, s] in [−1, 1], masks [B, 1, s, s], scaled latents [B, c, h, w]; randomly mirrored."""
         recipe, whole = self._recipe, self._photographs.images.shape[-1]
         is_whole = index >= recipe.steps - round(recipe.steps * recipe.whole_share)
         count = recipe.whole_batch if is_whole else recipe.batch
         factor = whole // self._latents.shape[-1]
         size = whole if is_whole else min(recipe.crop, whole)
         rows = torch.randint(len(self._photographs), (count,), generator=generator)
-        views = torch.randint(min(2, self._latents.shape[1]), rows.shape, generator=generator)
+        views = torch.randint(self._latents.shape[1], rows.shape, generator=generator)
         places = (whole - size) // factor + 1
         top, left = torch.randint(places, (2,), generator=generator).tolist()
         y, x = slice(top * factor, top * factor + size), slice(left * factor, left * factor + size)
@@ -118,21 +118,21 @@ class DecoderTask(ReconstructionTask):
 
     @torch.no_grad()
     def _validated(self) -> dict[str, float]:
-        """Return the PSNR in dB, and gradient and Laplacian as shares of the photographs', of stored latents."""
-        pictures = []
+        """Return metrics of decoded validation latents: PSNR in dB, and sharpness relative to the photographs."""
+        decoded = []
         for part in self._validation_latents.split(BATCH):
             with torch.autocast("cpu", torch.bfloat16, enabled=self._recipe.is_bf16):
                 output = self.averaged.decode(part / self.vae.config.scaling_factor).sample
-            pictures.append(as_uint8(output.float()))
-        ours, theirs = torch.cat(pictures), self._validation
+            decoded.append(as_uint8(output.float()))
+        images, photographs = torch.cat(decoded), self._validation
         return {
-            "validation_psnr": float(psnr(theirs, ours).mean()),
+            "validation_psnr": float(psnr(photographs, images).mean()),
             "validation_gradient": float(
-                sharpness.gradient(ours).mean() / sharpness.gradient(theirs).mean()
+                sharpness.gradient(images).mean() / sharpness.gradient(photographs).mean()
             ),
             "validation_laplacian": float(
-                sharpness.laplacian_variance(ours).mean()
-                / sharpness.laplacian_variance(theirs).mean()
+                sharpness.laplacian_variance(images).mean()
+                / sharpness.laplacian_variance(photographs).mean()
             ),
         }
 
@@ -148,7 +148,10 @@ def train(
     folder: Path,
     progress_bar: bool,
 ) -> AutoencoderKL:
-    """Grow the VAE and train, resuming from the folder's checkpoints; save the whole VAE in folder/vae, fp32."""
+    """Add a level to the VAE, train its encoder part, then the decoder; save the VAE in folder/vae and return it, fp32.
+
+    Resumes from the checkpoints in `folder`.
+    """
     smaller = networks.load(AutoencoderKL, vae_folder)
     larger = growing.grown(smaller)
     encoder = EncoderTask(recipe.encoder, larger, smaller, photographs.images)

@@ -1,8 +1,8 @@
-"""The examiner: a second judge of pictures, for evaluation alone.
+"""The examiner: a second classifier of pictures, independent of the detector and used only for evaluation.
 
-It shares nothing with the detector: another architecture (ConvNeXt V2, arXiv 2301.00808, from transformers), other
-photographs of other seeds, and it looks for the parts of an object. A third of its photographs show objects that lack
-theirs: a mug without a handle is to be seen as such. No training of a teacher or student may use it.
+It has another architecture (ConvNeXt V2, arXiv 2301.00808, from transformers) and its own photographs with their own
+seeds. It also predicts which parts of the object are present; to learn this, in a third of its photographs the object
+lacks parts, such as a mug without a handle. The training of a teacher or student must not use it.
 """
 
 from collections.abc import Sequence
@@ -22,7 +22,7 @@ from distillation.image_metrics.perceptual_distance import fitted
 from distillation.resumable import atomic
 from distillation.starter import scenes
 from distillation.starter.rendering import Shot
-from distillation.starter.shapes import MAIMED, PARTS, parts_of
+from distillation.starter.shapes import INCOMPLETE, PARTS, parts_of
 from distillation.starter.words import ATTRIBUTES, BITS, COMBINATIONS
 from distillation.training import loop
 from distillation.training.task import Trained, TrainingRecipe
@@ -30,13 +30,13 @@ from distillation.training.task import Trained, TrainingRecipe
 if TYPE_CHECKING:
     from distillation.starter.photographs import Photographs
 
-BATCH = 64  # pictures judged at once
-SEEDS = 90_000_000  # of its photographs, from here on: no other split has them
+BATCH = 64  # pictures per forward pass
+FIRST_SEED = 90_000_000  # of its photographs; no other split uses seeds from here on
 
 
 @dataclass(frozen=True)
 class ExaminerRecipe(TrainingRecipe):
-    """photographs: how many are rendered for it, of all combinations; a third show an object that lacks parts."""
+    """photographs: number rendered for its training, of all combinations; in a third of them the object lacks parts."""
 
     photographs: int = 2304
     photograph: scenes.Recipe = field(default_factory=lambda: scenes.Recipe(size=128))
@@ -49,38 +49,38 @@ class ExaminerRecipe(TrainingRecipe):
     learning_rate: float = 2e-3
     warmup: int = 100
     weight_decay: float = 0.05
-    part_weight: float = 4.0  # of the loss of parts, relative to the loss of an attribute
+    part_weight: float = 4.0  # of the loss of parts, relative to the mean loss of the attributes
     is_bf16: bool = True  # forward and backward passes; weights and updates stay fp32
     augmentation: Augmentation = field(default_factory=Augmentation)
     seed: int = 2
 
 
 @dataclass(frozen=True)
-class Verdict:
-    """words: indices of the likeliest word of each attribute, int64 [N, 4]; parts: bool [N, parts], which are there."""
+class Prediction:
+    """words: index of the most likely word of each attribute, int64 [N, 4]; parts: bool [N, PARTS], present parts."""
 
     words: Tensor
     parts: Tensor
 
 
 def shots(count: int) -> list[Shot]:
-    """Return a fixed sequence of shots of all combinations; in each third the object lacks parts, if it has any."""
-    random = np.random.default_rng(SEEDS)
+    """Return a fixed sequence of shots of all combinations. In every third the object lacks parts, if it has any."""
+    random = np.random.default_rng(FIRST_SEED)
     order: list[int] = []
     while len(order) < count:
         order.extend(random.permutation(len(COMBINATIONS)).tolist())
     return [
         Shot(
             COMBINATIONS[which],
-            SEEDS + number,
-            is_maimed=number % 3 == 0 and COMBINATIONS[which].object in MAIMED,
+            FIRST_SEED + number,
+            is_incomplete=number % 3 == 0 and COMBINATIONS[which].object in INCOMPLETE,
         )
         for number, which in enumerate(order[:count])
     ]
 
 
 def build(recipe: ExaminerRecipe) -> ConvNextV2ForImageClassification:
-    """Return an untrained examiner: a logit for each of BITS, then one for each of PARTS."""
+    """Return an untrained examiner. Its logits are [N, BITS + PARTS]."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.seed)
         return ConvNextV2ForImageClassification(
@@ -97,19 +97,21 @@ def build(recipe: ExaminerRecipe) -> ConvNextV2ForImageClassification:
 
 
 class ExaminerTask(Trained):
-    """The examiner under training, for `distillation.training.loop`."""
+    """Training task of the examiner, for `distillation.training.loop`."""
 
     def __init__(
         self, recipe: ExaminerRecipe, *, photographs: "Photographs", shots: Sequence[Shot]
     ) -> None:
-        """photographs: of these shots, of the examiner's size."""
+        """photographs: of the shots, in their order, with the image size of the examiner."""
         super().__init__()
         self._recipe = recipe
         self._images, self._bits = photographs.images, photographs.bits
-        has = [parts_of(shot.combination.object, is_maimed=shot.is_maimed) for shot in shots]
-        self._parts = torch.tensor([[part in found for part in PARTS] for found in has]).float()
-        # An object that lacks its parts is no longer what its name says: it teaches parts alone.
-        self._is_named = torch.tensor([not shot.is_maimed for shot in shots])
+        present = [
+            parts_of(shot.combination.object, is_incomplete=shot.is_incomplete) for shot in shots
+        ]
+        self._parts = torch.tensor([[part in parts for part in PARTS] for parts in present]).float()
+        # The name of an incomplete object may be wrong, so it is excluded from the loss of the attribute `object`.
+        self._is_named = torch.tensor([not shot.is_incomplete for shot in shots])
         self.network = build(recipe)
         self.add_by(recipe, "examiner", self.network, weight_decay=recipe.weight_decay)
 
@@ -126,28 +128,28 @@ class ExaminerTask(Trained):
         with torch.autocast("cpu", torch.bfloat16, enabled=recipe.is_bf16):
             logits = self.network(images).logits.float()
         words, parts = logits.split([len(BITS), len(PARTS)], dim=1)
-        of_words = attribute_loss(words, self._bits[rows], self._is_named[rows])
-        of_parts = F.binary_cross_entropy_with_logits(parts, self._parts[rows])
-        loss = of_words + recipe.part_weight * of_parts
+        word_loss = attribute_loss(words, self._bits[rows], self._is_named[rows])
+        part_loss = F.binary_cross_entropy_with_logits(parts, self._parts[rows])
+        loss = word_loss + recipe.part_weight * part_loss
         norm = self.update("examiner", loss, clipped_norm=recipe.clipped_norm)
         return {
             "loss": loss.item(),
-            "words": of_words.item(),
-            "parts": of_parts.item(),
+            "words": word_loss.item(),
+            "parts": part_loss.item(),
             "gradient_norm": norm,
         }
 
 
 def attribute_loss(logits: Tensor, bits: Tensor, is_named: Tensor) -> Tensor:
-    """Return the mean over attributes of the cross-entropy among their words; the object's counts where it is named.
+    """Return the cross-entropy over the words of each attribute, averaged over attributes.
 
-    logits, bits: [N, BITS]; is_named: bool [N].
+    logits, bits: [N, BITS]; is_named: bool [N], the images that count in the loss of the attribute `object`.
     """
     sizes = [len(words) for words in ATTRIBUTES.values()]
-    parts = zip(ATTRIBUTES, logits.split(sizes, dim=1), bits.split(sizes, dim=1), strict=True)
+    groups = zip(ATTRIBUTES, logits.split(sizes, dim=1), bits.split(sizes, dim=1), strict=True)
     losses = []
-    for attribute, ours, wanted in parts:
-        each = F.cross_entropy(ours, wanted, reduction="none")
+    for attribute, group, target in groups:
+        each = F.cross_entropy(group, target, reduction="none")
         weights = is_named.float() if attribute == "object" else torch.ones_like(each)
         losses.append((each * weights).sum() / weights.sum().clamp(min=1))
     return torch.stack(losses).mean()
@@ -156,7 +158,7 @@ def attribute_loss(logits: Tensor, bits: Tensor, is_named: Tensor) -> Tensor:
 def train(
     recipe: ExaminerRecipe, *, photographs: "Photographs", folder: Path, progress_bar: bool
 ) -> ConvNextV2ForImageClassification:
-    """Train, resuming from the folder's checkpoint; save the examiner in folder/examiner, fp32.
+    """Train, resuming from the folder's checkpoint; save the examiner in folder/examiner and return it, fp32.
 
     photographs: of `shots(recipe.photographs)`.
     """
@@ -171,7 +173,7 @@ def train(
 
 
 def save(network: ConvNextV2ForImageClassification, folder: Path) -> None:
-    """Replace the folder atomically."""
+    """Write config and weights into the folder; an existing folder is replaced atomically."""
     atomic.make_folder(folder, network.save_pretrained)
 
 
@@ -184,8 +186,8 @@ def load(folder: Path) -> ConvNextV2ForImageClassification:
 
 
 @torch.inference_mode()
-def judge(network: ConvNextV2ForImageClassification, images: Tensor) -> Verdict:
-    """Return the verdict on images uint8 [N, 3, height, width]."""
+def predict(network: ConvNextV2ForImageClassification, images: Tensor) -> Prediction:
+    """Return the predicted words and parts. images: uint8 [N, 3, height, width]."""
     logits = torch.cat(
         [
             network(as_float(fitted(part, network.config.image_size))).logits.float()
@@ -194,4 +196,4 @@ def judge(network: ConvNextV2ForImageClassification, images: Tensor) -> Verdict:
     )
     words, parts = logits.split([len(BITS), len(PARTS)], dim=1)
     groups = words.split([len(group) for group in ATTRIBUTES.values()], dim=1)
-    return Verdict(torch.stack([group.argmax(1) for group in groups], dim=1), parts > 0)
+    return Prediction(torch.stack([group.argmax(1) for group in groups], dim=1), parts > 0)

@@ -1,7 +1,8 @@
-"""Growth of a VAE by a level: the same latents, pictures of twice the size.
+"""Add a level to a VAE: images of twice the size, the same latents.
 
-The photographs at half their size have the latents; the new first level of the encoder learns to give what the
-old one's first convolution gives for them, and the new last level of the decoder begins by repeating pixels.
+The first level of the larger encoder is trained so that an image has the features that the first convolution of the
+smaller encoder computes from the image at half its size. The last level of the larger decoder is initialised to
+nearest-neighbour upsampling.
 """
 
 from dataclasses import dataclass
@@ -18,7 +19,7 @@ from distillation.training.task import Trained
 
 
 def grown(vae: AutoencoderKL) -> AutoencoderKL:
-    """Return a VAE of one level more, as wide as the first one, with the weights of `vae` in the others."""
+    """Return a VAE with one more level, of the first level's width, and the weights of `vae` in the other levels."""
     old = vae.config
     channels = (old.block_out_channels[0], *old.block_out_channels)
     larger = AutoencoderKL.from_config(
@@ -37,7 +38,7 @@ def grown(vae: AutoencoderKL) -> AutoencoderKL:
     weights[f"{last}.weight"] = torch.nn.init.dirac_(torch.empty_like(weights[f"{last}.weight"]))
     weights[f"{last}.bias"] = torch.zeros_like(weights[f"{last}.bias"])
     for new in ("encoder.down_blocks.0", f"decoder.up_blocks.{len(channels) - 1}"):
-        for name in weights:  # new blocks begin as their shortcuts
+        for name in weights:  # the residual branches of new blocks start at zero
             if name.startswith(new) and ".conv2." in name:
                 weights[name] = torch.zeros_like(weights[name])
     larger.load_state_dict(weights)
@@ -45,10 +46,10 @@ def grown(vae: AutoencoderKL) -> AutoencoderKL:
 
 
 def _renamed(name: str) -> str:
-    """Return where a weight of the smaller VAE belongs in the grown one."""
+    """Return the name in the larger VAE of a weight of the smaller one."""
     prefix = "encoder.down_blocks."
     if not name.startswith(prefix):
-        # The first convolution is trained anew; the decoder's new block is the last.
+        # `encoder.conv_in` keeps its weights as a start and is trained; the decoder's new level is the last.
         return name
     number, rest = name.removeprefix(prefix).split(".", 1)
     return f"{prefix}{int(number) + 1}.{rest}"
@@ -61,21 +62,21 @@ class EncoderRecipe:
     steps: int = 600
     batch: int = 8
     crop: int = 64  # pixels a side
-    learning_rate: float = 3e-3  # peak; half a cosine to zero
+    learning_rate: float = 3e-3  # peak; cosine decay to zero
     warmup: int = 20
     seed: int = 0
 
 
 class EncoderTask(Trained):
-    """The first convolution and level of the grown encoder, for `distillation.training.loop`."""
+    """Training task of the larger encoder's first convolution and level, for `distillation.training.loop`."""
 
     def __init__(
         self, recipe: EncoderRecipe, larger: AutoencoderKL, smaller: AutoencoderKL, images: Tensor
     ) -> None:
-        """images: uint8 [N, 3, size, size], of the grown VAE's size."""
+        """images: uint8 [N, 3, size, size], where `size` is the sample size of the larger VAE."""
         super().__init__()
         self._recipe, self._images = recipe, images
-        self._target = smaller.encoder.conv_in.requires_grad_(False)
+        self._smaller_conv_in = smaller.encoder.conv_in.requires_grad_(False)
         encoder = larger.encoder
         self.level = torch.nn.ModuleList([encoder.conv_in, encoder.down_blocks[0]])
         self.level.requires_grad_(True)
@@ -90,14 +91,14 @@ class EncoderTask(Trained):
     def step(self, index: int, generator: Generator) -> dict[str, float]:
         recipe = self._recipe
         loop.anneal(self.optimizers["level"], index, recipe)
-        size, whole = recipe.crop, self._images.shape[-1]
+        crop, size = recipe.crop, self._images.shape[-1]
         rows = torch.randint(len(self._images), (recipe.batch,), generator=generator)
-        # Even places only, so that a pixel of the half covers four whole ones.
-        top, left = 2 * torch.randint((whole - size) // 2 + 1, (2,), generator=generator)
-        images = as_float(self._images[rows, :, top : top + size, left : left + size])
+        # Even offsets, so that crops are aligned with the pixels of the image at half size.
+        top, left = 2 * torch.randint((size - crop) // 2 + 1, (2,), generator=generator)
+        images = as_float(self._images[rows, :, top : top + crop, left : left + crop])
         with torch.no_grad():
-            wanted = self._target(functional.avg_pool2d(images, 2))
+            target = self._smaller_conv_in(functional.avg_pool2d(images, 2))
         convolution, block = self.level
-        error = functional.mse_loss(block(convolution(images)), wanted) / wanted.var()
+        error = functional.mse_loss(block(convolution(images)), target) / target.var()
         update(self.optimizers["level"], error, clipped_norm=1.0)
         return {"loss": error.item()}

@@ -1,6 +1,6 @@
-"""Labelled folders of photographs, for training the detector or, with defective pictures planted, for testing it.
+"""Labelled folders of photographs: to train the detector or, with planted defective pictures, to test it.
 
-Defects are made by other means than the ones of training.
+The defects are made in other ways than those in the training of the detector.
 """
 
 from collections.abc import Callable
@@ -20,45 +20,52 @@ from distillation.starter.words import ATTRIBUTES, COLOURS
 
 Pixels = NDArray[np.uint8]
 PLANTED = 60  # pictures of each defect
-TRIES = 200  # at finding a window that cuts an object
+TRIES = 200  # random windows tried before giving up
 
 
 def write(folder: Path, parts: dict[str, Photographs]) -> int:
-    """Write a folder for training: the photographs of each part ("train", "held-out"), masked. Returns their number."""
+    """Write a folder for training, with masks; return the number of photographs. parts: "train" and "held-out"."""
     rows = []
-    for part, taken in parts.items():
-        for number in range(len(taken)):
-            name = _name(taken, number)
-            file = _save(folder, f"pictures/{name}.png", _pixels(taken, number))
-            mask = _save(folder, f"masks/{name}.png", object_of(taken.masks[number]) * 255)
-            present = frozenset(astuple(taken.combinations[number]))
+    for part, photographs in parts.items():
+        for number in range(len(photographs)):
+            name = _name(photographs, number)
+            file = _save(folder, f"pictures/{name}.png", _pixels(photographs, number))
+            mask = _save(folder, f"masks/{name}.png", object_of(photographs.masks[number]) * 255)
+            present = frozenset(astuple(photographs.combinations[number]))
             rows.append(Row(file, 0, present, frozenset(), frozenset(), mask, part=part))
     labels.write(folder, rows, ATTRIBUTES)
     return len(rows)
 
 
-def plant(folder: Path, taken: Photographs, *, each: int = PLANTED) -> int:
-    """Write a folder for testing: every photograph, half of them as JPEG, and `each` pictures of each of DEFECTS."""
+def plant(folder: Path, photographs: Photographs, *, each: int = PLANTED) -> int:
+    """Write a folder for testing; return its number of pictures: all photographs, and `each` pictures of each defect.
+
+    Half of the photographs are saved as JPEG.
+    """
     rows = []
-    for number in range(len(taken)):
-        random = np.random.default_rng([taken.seeds[number], 11])
+    for number in range(len(photographs)):
+        random = np.random.default_rng([photographs.seeds[number], 11])
         ending = ".png" if random.random() < 0.5 else ".jpg"
-        name = f"good/{_name(taken, number)}{ending}"
-        file = _save(folder, name, _pixels(taken, number), quality=int(random.integers(80, 96)))
-        present = frozenset(astuple(taken.combinations[number]))
+        name = f"good/{_name(photographs, number)}{ending}"
+        file = _save(
+            folder, name, _pixels(photographs, number), quality=int(random.integers(80, 96))
+        )
+        present = frozenset(astuple(photographs.combinations[number]))
         rows.append(Row(file, 0, present, frozenset(), frozenset()))
     for which, (defect, (make, lacks)) in enumerate(DEFECTS.items()):
         for count in range(each):
-            number = (which * each + count) % len(taken)
-            random = np.random.default_rng([taken.seeds[number], 12, which, count])
-            present = frozenset(astuple(taken.combinations[number]))
+            number = (which * each + count) % len(photographs)
+            random = np.random.default_rng([photographs.seeds[number], 12, which, count])
+            present = frozenset(astuple(photographs.combinations[number]))
             missing = frozenset(lacks)
             if defect == "wrong colour":
-                true = taken.combinations[number].colour
+                true = photographs.combinations[number].colour
                 wrong = str(random.choice([word for word in COLOURS if word != true]))
                 present, missing = present - {true} | {wrong}, frozenset({wrong})
-            spoilt = make(_pixels(taken, number), object_of(taken.masks[number]), random)
-            name = f"{defect.replace(' ', '-')}/{count:03}-{_name(taken, number)}.png"
+            spoilt = make(
+                _pixels(photographs, number), object_of(photographs.masks[number]), random
+            )
+            name = f"{defect.replace(' ', '-')}/{count:03}-{_name(photographs, number)}.png"
             rows.append(
                 Row(_save(folder, name, spoilt), 0, present, frozenset(), missing, defect=defect)
             )
@@ -67,9 +74,9 @@ def plant(folder: Path, taken: Photographs, *, each: int = PLANTED) -> int:
 
 
 def object_of(mask: torch.Tensor) -> Pixels:
-    """Return the connected part of the mask nearest to the middle, uint8 [H, W] of 0 and 1.
+    """Return the connected component of the mask nearest to the centre, uint8 [H, W] of 0 and 1.
 
-    Where the camera sees past the end of the ground, a corner of the frame would count as object otherwise.
+    A corner of the frame beyond the edge of the ground is marked as object in the mask; this removes it.
     """
     whole = mask.float()
     places = whole.nonzero()
@@ -86,13 +93,13 @@ def object_of(mask: torch.Tensor) -> Pixels:
         grown = wider
 
 
-# --- defects: (picture, mask, random) to picture --------------------------------------------------
+# --- defects: (picture, mask, random) → picture ---------------------------------------------------
 def _as_it_is(picture: Pixels, _mask: Pixels, _random: np.random.Generator) -> Pixels:
     return picture
 
 
 def _cut_off(picture: Pixels, mask: Pixels, random: np.random.Generator) -> Pixels:
-    """Cut a window that leaves out between a sixth and two thirds of the object."""
+    """Return a window that cuts off between a sixth and two thirds of the object."""
     size = picture.shape[0]
     for _ in range(TRIES):
         side = int(size * random.uniform(0.5, 0.85))
@@ -104,10 +111,10 @@ def _cut_off(picture: Pixels, mask: Pixels, random: np.random.Generator) -> Pixe
 
 
 def _too_small(picture: Pixels, _mask: Pixels, random: np.random.Generator) -> Pixels:
-    """Show the picture from farther away, surrounded by its mirrored edge."""
+    """Return the picture scaled down, with its edges extended to the size of the frame."""
     size = picture.shape[0]
     side = int(size * random.uniform(0.3, 0.45))
-    # Only the edge without the object is mirrored; beyond, the edge is stretched.
+    # Mirror only a narrow margin, which does not contain the object; repeat the edge pixels beyond it.
     small = np.array(Image.fromarray(picture).resize((side, side), Image.Resampling.LANCZOS))
     free = max(1, side // 16)
     room = size - side
@@ -127,7 +134,7 @@ def _too_small(picture: Pixels, _mask: Pixels, random: np.random.Generator) -> P
 
 
 def _blurred(picture: Pixels, _mask: Pixels, random: np.random.Generator) -> Pixels:
-    """Defocus the picture, scale it up from a thumbnail, or blur it by motion."""
+    """Return the picture with Gaussian blur, scaled up from a thumbnail, or with motion blur."""
     image, size = Image.fromarray(picture), picture.shape[0]
     match random.integers(3):
         case 0:
@@ -150,7 +157,7 @@ def _blurred(picture: Pixels, _mask: Pixels, random: np.random.Generator) -> Pix
 
 
 def _blank(picture: Pixels, mask: Pixels, random: np.random.Generator) -> Pixels:
-    """Return one colour, black or white, or the empty ground."""
+    """Return a plain colour, black or white, or an empty part of the ground."""
     size = picture.shape[0]
     match random.integers(3):
         case 0:
@@ -167,7 +174,7 @@ def _blank(picture: Pixels, mask: Pixels, random: np.random.Generator) -> Pixels
 
 
 def _noisy(picture: Pixels, _mask: Pixels, random: np.random.Generator) -> Pixels:
-    """Add the noise of a dark room or of a broken line, or return noise alone."""
+    """Return the picture with Gaussian noise or salt-and-pepper noise, or noise alone."""
     match random.integers(3):
         case 0:
             noise = random.normal(0, random.uniform(28, 90), picture.shape)
@@ -181,7 +188,7 @@ def _noisy(picture: Pixels, _mask: Pixels, random: np.random.Generator) -> Pixel
 
 
 Defect = Callable[[Pixels, Pixels, np.random.Generator], Pixels]
-# By defect, how it is made and the bits that such a picture lacks.
+# By defect: the function that makes it, and the bits that are absent from such a picture.
 DEFECTS: dict[str, tuple[Defect, tuple[str, ...]]] = {
     "wrong colour": (_as_it_is, ()),
     "cut off": (_cut_off, ("whole",)),
@@ -194,18 +201,18 @@ DEFECTS: dict[str, tuple[Defect, tuple[str, ...]]] = {
 
 # --- files ----------------------------------------------------------------------------------------
 def _window(picture: Pixels, top: int, left: int, side: int) -> Pixels:
-    """Scale a part up to the size of the whole."""
+    """Return a square of the picture, scaled up to the size of the picture."""
     window = Image.fromarray(picture[top : top + side, left : left + side])
     return np.array(window.resize(picture.shape[1::-1], Image.Resampling.LANCZOS))
 
 
-def _pixels(taken: Photographs, number: int) -> Pixels:
-    """Return a photograph as sRGB [H, W, 3]."""
-    return taken.images[number].permute(1, 2, 0).numpy()
+def _pixels(photographs: Photographs, number: int) -> Pixels:
+    """Return a photograph as sRGB, uint8 [H, W, 3]."""
+    return photographs.images[number].permute(1, 2, 0).numpy()
 
 
-def _name(taken: Photographs, number: int) -> str:
-    return f"{taken.combinations[number].slug}-{taken.seeds[number]}"
+def _name(photographs: Photographs, number: int) -> str:
+    return f"{photographs.combinations[number].slug}-{photographs.seeds[number]}"
 
 
 def _save(folder: Path, name: str, pixels: Pixels, *, quality: int = 90) -> str:

@@ -1,7 +1,7 @@
-"""Latents of photographs for the teacher: several views of each, encoded once, in shards on disk.
+"""Latents of photographs for the training of the teacher: several views of each, encoded once and stored in shards.
 
-Mirrored and slightly zoomed views augment the photographs for a network that sees each many times. They are made in
-pixels: a mirrored latent is not the latent of a mirrored image.
+Mirrored and slightly zoomed views are data augmentation. They are made from pixels, because a mirrored latent is not
+the latent of the mirrored image.
 """
 
 import json
@@ -32,12 +32,12 @@ BATCH = 16
 
 @dataclass(frozen=True)
 class LatentsRecipe:
-    """Views of a photograph: the whole, its mirror image, and `zooms` crops, every second one mirrored."""
+    """Views of a photograph: the image, its mirror image, and `zooms` random crops, every second one mirrored."""
 
     is_mirrored: bool = True
     zooms: int = 0
-    most_zoom: float = 1.12  # 1 = none; each crop has a random zoom and place
-    is_bf16: bool = True  # off by 0.004 at a standard deviation of 1, for half the time
+    most_zoom: float = 1.12  # largest factor of a crop, 1 = none; factor and position are random
+    is_bf16: bool = True  # half the time; error 0.004 at a standard deviation of 1
     seed: int = 0
 
     @property
@@ -50,7 +50,7 @@ WHOLE = LatentsRecipe(is_mirrored=False, zooms=0)  # for validation
 
 @dataclass(frozen=True)
 class Latents:
-    """values: float16 [N, views, channels, h, w], scaled for the U-Net, the whole first; combinations: N."""
+    """values: float16 [N, views, channels, h, w], scaled for the U-Net, the whole image first; combinations: N."""
 
     values: Tensor
     combinations: tuple[Combination, ...]
@@ -68,9 +68,9 @@ def encode(
     split: str,
     progress_bar: bool,
 ) -> None:
-    """Write the scaled means of the VAE's distribution into folder/SPLIT-NNNN.safetensors; existing shards are kept.
+    """Write the scaled means of the VAE's posterior into folder/SPLIT-NNNN.safetensors; existing shards are kept.
 
-    The photographs are scaled to the size that the VAE was trained for.
+    The photographs are scaled to the VAE's sample size.
     """
     vae = networks.load(AutoencoderKL, vae_folder)
     photographs = photographs.scaled(vae.config.sample_size)
@@ -97,7 +97,7 @@ def read(folder: Path, split: str) -> Latents:
 @torch.inference_mode()
 def _encode_rows(recipe: LatentsRecipe, vae: AutoencoderKL, images: Tensor, rows: range) -> Tensor:
     """Return the latents of all views, float16 [rows, views, channels, h, w]."""
-    # Seeded by the row, so that a shard does not depend on the shards before it.
+    # The seed depends on the row alone, so that shards do not depend on each other.
     views = torch.cat(
         [
             make_views(recipe, images[row], Generator().manual_seed(recipe.seed * 1_000_003 + row))
@@ -113,7 +113,7 @@ def _encode_rows(recipe: LatentsRecipe, vae: AutoencoderKL, images: Tensor, rows
 
 
 def make_views(recipe: LatentsRecipe, image: Tensor, generator: Generator) -> Tensor:
-    """Return the views of a uint8 image [3, H, W], float32 [views, 3, H, W] in [−1, 1]."""
+    """Return the views of an image, float32 [views, 3, H, W] in [−1, 1]. image: uint8 [3, H, W]."""
     whole = as_float(image)
     views = [whole]
     if recipe.is_mirrored:
@@ -125,7 +125,7 @@ def make_views(recipe: LatentsRecipe, image: Tensor, generator: Generator) -> Te
 
 
 def _zoom(image: Tensor, most: float, generator: Generator) -> Tensor:
-    """Enlarge the image by a random factor from 1 to `most` and crop it to its size at a random place."""
+    """Return a random crop of the image enlarged by a random factor in [1, most], [3, H, W] in [−1, 1]."""
     factor = 1 + (most - 1) * torch.rand(1, generator=generator).item()
     height, width = image.shape[-2:]
     size = round(height * factor), round(width * factor)

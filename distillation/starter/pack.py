@@ -1,6 +1,6 @@
-"""Packing of the trained networks as a release, with its judges and its training history next to it.
+"""Write the trained networks as a release, and next to it the judges and the history of the trainings.
 
-The release is a Stable Diffusion folder in fp16, completed by the importer of the engine, which owns the format.
+The release is a folder in Stable Diffusion's layout in fp16, completed by the engine's importer.
 """
 
 import json
@@ -23,7 +23,7 @@ from generation.engine.importing import TOKENIZER_FILES, Options
 from generation.engine.networks import write_json
 from generation.engine.release import Manifest
 
-MOST_BYTES = 100_000_000  # of the release: it is committed with the project
+MOST_BYTES = 100_000_000  # of the release, which is committed
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 MODEL_INDEX = {
     "_class_name": "StableDiffusionPipeline",
@@ -46,7 +46,7 @@ class PackRefused(Exception):
 
 @dataclass(frozen=True)
 class PackRecipe:
-    """Fields of the manifest apart from the networks. guidance_scale: 1 = none; steps: of deterministic DDIM."""
+    """Name and sampling parameters in the manifest. guidance_scale: 1 = none; steps: of deterministic DDIM."""
 
     name: str = "starter-teacher-2"
     guidance_scale: float = 1.5  # the best of the sweep in docs/starter.md
@@ -66,9 +66,9 @@ def write(
     name: str = "starter-teacher-2",
     most_bytes: int = MOST_BYTES,
 ) -> Manifest:
-    """Write or replace the release `target`. unet … scheduler: the folders of the components.
+    """Write or replace the release in `target` and return its manifest. unet … scheduler: folders of the components.
 
-    Raises PackRefused and ReleaseInvalid, and leaves `target` unchanged then.
+    Raises PackRefused or ReleaseInvalid; `target` is then unchanged.
     """
     options = Options(
         kind="teacher",
@@ -99,7 +99,7 @@ def write(
 
 
 def write_judges(target: Path, *, detector: Path, clip: Path, examiner: Path) -> None:
-    """Write or replace the folder `target` with `detector`, and `clip` and `examiner` in fp16."""
+    """Write or replace the folder `target`: `detector`, and in fp16 `clip` and `examiner`."""
 
     def make(folder: Path) -> None:
         detectors.save(detectors.load(detector), folder / "detector")
@@ -110,9 +110,9 @@ def write_judges(target: Path, *, detector: Path, clip: Path, examiner: Path) ->
 
 
 def write_history(target: Path, stages: Mapping[str, Path]) -> None:
-    """Write or replace the folder `target` with the loss curves and the records of finished stages, by their names.
+    """Write or replace the folder `target`: the record and the loss curve of each stage, in files named by the stage.
 
-    stages: their folders; those without a training have no curve.
+    stages: folders by name; stages without a training have no curve. Raises PackRefused for an unfinished stage.
     """
 
     def make(folder: Path) -> None:
@@ -120,7 +120,9 @@ def write_history(target: Path, stages: Mapping[str, Path]) -> None:
         for name, stage in stages.items():
             record, curve = stage / "done.json", stage / "metrics.jsonl"
             if not record.is_file():
-                raise PackRefused(f"{record} is missing: the stage {name} is not finished.")
+                raise PackRefused(
+                    f"{record} is missing: the stage {name} is not finished. Build it first."
+                )
             shutil.copyfile(record, folder / f"{name}.json")
             if curve.is_file():
                 shutil.copyfile(curve, folder / f"{name}.jsonl")
@@ -135,7 +137,7 @@ def publish(source: Path, target: Path) -> None:
 
 # --- components -----------------------------------------------------------------------------------
 def _write_component(source: Path, target: Path) -> None:
-    """Write a diffusers network in fp16. The file is converted, not loaded: the same weights give the same bytes."""
+    """Write a diffusers network in fp16. Tensors are converted one by one: equal weights give equal bytes."""
     target.mkdir(parents=True)
     config = json.loads((source / "config.json").read_text("utf-8"))
     config.pop("_name_or_path", None)  # a local folder
@@ -145,7 +147,7 @@ def _write_component(source: Path, target: Path) -> None:
 
 
 def _write_text_encoder(clip: Path, target: Path) -> None:
-    """Write the text tower of the CLIP as a CLIPTextModel in fp16."""
+    """Write the text tower of the CLIP as a CLIPTextModel in fp16. Raises PackRefused."""
     text_encoder = clips.load(clip).text_model
     for key, value in text_encoder.state_dict().items():
         _half(key, value)
@@ -153,6 +155,7 @@ def _write_text_encoder(clip: Path, target: Path) -> None:
 
 
 def _half(key: str, value: torch.Tensor) -> torch.Tensor:
+    """Return a floating-point tensor in fp16, others unchanged. Raises PackRefused if a value overflows."""
     if not value.is_floating_point():
         return value
     half = value.half()

@@ -1,4 +1,4 @@
-"""The photographs of a split, read from their shards."""
+"""Photographs of a split, read from their shards."""
 
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -9,7 +9,7 @@ from torch.nn import functional
 from distillation.starter import shards
 from distillation.starter.words import COMBINATIONS, Combination
 
-BATCH = 256  # photographs at once
+BATCH = 256  # photographs scaled at once
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class Photographs:
         return torch.tensor([combination.bits for combination in self.combinations]).float()
 
     def scaled(self, size: int) -> "Photographs":
-        """Return the photographs scaled down to size × size pixels: each new pixel is the mean of those it covers."""
+        """Return the photographs and masks scaled to size × size pixels by area averaging."""
         if self.images.shape[-1] == size:
             return self
         images = torch.cat([_scaled(part, size) for part in self.images.split(BATCH)])
@@ -38,6 +38,7 @@ class Photographs:
         return replace(self, images=images, masks=masks[:, 0])
 
     def part(self, first: int, count: int) -> "Photographs":
+        """Return at most `count` photographs from index `first` on."""
         rows = slice(first, first + count)
         return Photographs(
             self.images[rows], self.masks[rows], self.combinations[rows], self.seeds[rows]
@@ -45,7 +46,7 @@ class Photographs:
 
 
 def read(folder: Path, split: str) -> Photographs:
-    """Read a split. Raises FileNotFoundError if nothing of it was rendered, ValueError if a shard cannot be read."""
+    """Read a split. Raises FileNotFoundError if there is no shard, ValueError if one cannot be read."""
     tensors, facts = shards.read(
         folder, split, tensors=("images", "masks"), facts=("combinations", "seeds")
     )
@@ -57,6 +58,6 @@ def read(folder: Path, split: str) -> Photographs:
 
 
 def _scaled(values: torch.Tensor, size: int) -> torch.Tensor:
-    """Return uint8 [N, C, size, size]."""
+    """Return the values averaged by area, uint8 [N, C, size, size]."""
     means = functional.interpolate(values.float(), (size, size), mode="area")
     return means.round().to(torch.uint8)

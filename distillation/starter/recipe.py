@@ -1,7 +1,7 @@
-"""The stages of the starter at full and at toy size, and the places of the published results.
+"""Tables of the starter's stages, at full and at toy size, and the folders of the published results.
 
-scenes, captions → detector, clip, vae → latents → teacher, decoder; examiner → pack. Everything that shapes a result
-is in a recipe.
+scenes, captions → detector, clip, vae → latents → teacher, decoder; examiner; all → pack. All parameters that change a
+result are in a recipe.
 """
 
 import hashlib
@@ -38,20 +38,20 @@ from distillation.starter.words import ATTRIBUTES, BITS, COMBINATIONS
 from distillation.trainers.patches import PatchesRecipe
 
 EXAMINER = "examiner"
-PACK = "pack"  # the stage whose result is published
+PACK = "pack"  # stage whose result is published
 
 
-# --- recipes of stages that do more than train ----------------------------------------------
+# --- recipes of single stages ---------------------------------------------------------------------
 def texts() -> list[str]:
-    """Return all captions, of combinations and of single words."""
-    said = [text for combination in COMBINATIONS for text in grammar.captions(combination)]
-    said += [
+    """Return all captions: of combinations and of single words."""
+    found = [text for combination in COMBINATIONS for text in grammar.captions(combination)]
+    found += [
         text
         for attribute, words in ATTRIBUTES.items()
         for word in words
         for text in grammar.phrases(attribute, word)
     ]
-    return said
+    return found
 
 
 def _digest() -> str:
@@ -60,7 +60,7 @@ def _digest() -> str:
 
 @dataclass(frozen=True)
 class CaptionsRecipe:
-    """sha256: of all captions, so that other captions invalidate the vocabulary and everything trained on it."""
+    """sha256: hash of all captions; when they change, the vocabulary and all networks trained on it are built again."""
 
     sha256: str = field(default_factory=_digest)
 
@@ -75,9 +75,9 @@ class DetectorStageRecipe:
     )
 
 
-# --- what the stages do ---------------------------------------------------------------------------
+# --- build functions ------------------------------------------------------------------------------
 def _scenes(context: Context) -> None:
-    # The report renders the splits for tests when it measures.
+    # The test splits are rendered by the report.
     rendering.build(
         context.folder,
         context.recipe,
@@ -170,26 +170,26 @@ def _decoder(context: Context) -> None:
 
 def _examiner(context: Context) -> None:
     recipe = context.recipe
-    taken = context.folder / "photographs"
+    rendered = context.folder / "photographs"
     rendering.render_all(
-        taken,
+        rendered,
         {EXAMINER: examiner.shots(recipe.photographs)},
         recipe.photograph,
         progress_bar=context.progress_bar,
     )
     examiner.train(
         recipe,
-        photographs=photographs.read(taken, EXAMINER),
+        photographs=photographs.read(rendered, EXAMINER),
         folder=context.folder,
         progress_bar=context.progress_bar,
     )
 
 
 def _pack(context: Context) -> None:
-    made, needs = packed(context.folder), context.needs
+    folders, needs = packed(context.folder), context.needs
     try:
         pack.write(
-            made.teacher,
+            folders.teacher,
             unet=needs["teacher"] / "unet",
             vae=needs["decoder"] / "vae",
             clip=needs["clip"] / "clip",
@@ -200,12 +200,12 @@ def _pack(context: Context) -> None:
             name=context.recipe.name,
         )
         pack.write_judges(
-            made.judges,
+            folders.judges,
             detector=needs["detector"] / "detector",
             clip=needs["clip"] / "clip",
             examiner=needs[EXAMINER] / "examiner",
         )
-        pack.write_history(made.history, needs)
+        pack.write_history(folders.history, needs)
     except pack.PackRefused as error:
         raise StageError(str(error)) from error
 
@@ -218,7 +218,7 @@ PARTS_OF_PACK = (
 # --- the tables -----------------------------------------------------------------------------------
 @dataclass(frozen=True)
 class Recipes:
-    """One recipe for each stage, by its name."""
+    """The recipe of each stage; fields are named by the stages."""
 
     scenes: rendering.Recipe = field(default_factory=rendering.Recipe)
     captions: CaptionsRecipe = field(default_factory=CaptionsRecipe)
@@ -233,7 +233,7 @@ class Recipes:
 
 
 def table(recipes: Recipes) -> tuple[Stage, ...]:
-    """Return the stages in the order of building. Raise the revision of a stage when its code makes another result."""
+    """Return the stages in build order. Increase a stage's revision when a change of its code changes the result."""
     return (
         Stage("scenes", recipes.scenes, (), _scenes),
         Stage("captions", recipes.captions, (), _captions),
@@ -250,11 +250,11 @@ def table(recipes: Recipes) -> tuple[Stage, ...]:
 
 FULL_RECIPES = Recipes()
 
-# All stages in a few minutes; the pictures are worthless.
+# For tests of the code: all stages in a few minutes, too little training for recognisable pictures.
 QUICK_RECIPES = Recipes(
     scenes=rendering.Recipe(
         train=64,
-        validation=64,  # enough to contain each word: thresholds are chosen by these
+        validation=64,  # contains each word, as the choice of thresholds requires
         test=16,
         test_held_out=16,
         photograph=scenes.Recipe(size=128, samples=1, path_depth=5),
@@ -339,7 +339,7 @@ QUICK = table(QUICK_RECIPES)
 # --- publishing -----------------------------------------------------------------------------------
 @dataclass(frozen=True)
 class Packed:
-    """The folders written by the stage "pack"."""
+    """Folders written by the stage `pack`."""
 
     teacher: Path
     judges: Path
@@ -347,12 +347,12 @@ class Packed:
 
 
 def packed(folder: Path) -> Packed:
-    """Return the folders inside the folder of the stage."""
+    """Return the folders in the folder of the stage `pack`."""
     return Packed(folder / "teacher", folder / "judges", folder / "history")
 
 
 _ROOT = Path(__file__).resolve().parents[2]
-# What is committed with the project: the default teacher of `make run`, its catalogue, its judges and its history.
+# Committed folders: the default teacher of `make run`, the judges and the history.
 PUBLISHED = Packed(
     teacher=_ROOT / "generation" / "starter" / "teacher-2",
     judges=_ROOT / "distillation" / "starter" / "judges",
@@ -362,12 +362,12 @@ CATALOGUE = _ROOT / "generation" / "starter" / "catalogue.csv"
 
 
 def publish(folder: Path, *, target: Packed = PUBLISHED, catalogue: Path = CATALOGUE) -> None:
-    """Replace the committed folders by the result of the stage "pack", each folder atomically."""
-    made = packed(folder)
-    for source, place in (
-        (made.judges, target.judges),
-        (made.history, target.history),
-        (made.teacher, target.teacher),
+    """Replace the committed folders by those of the stage `pack`, each atomically, and write the catalogue."""
+    built = packed(folder)
+    for source, destination in (
+        (built.judges, target.judges),
+        (built.history, target.history),
+        (built.teacher, target.teacher),
     ):
-        pack.publish(source, place)
+        pack.publish(source, destination)
     grammar.write_catalogue(catalogue)

@@ -1,6 +1,6 @@
-"""Rendering of the photographs, in one single-threaded process per core, into shards.
+"""Render the photographs into shards, in one process per core.
 
-A shard is written atomically, so an interrupted run continues with the next one.
+Each shard is written atomically, so an interrupted run continues with the missing shards.
 """
 
 import functools
@@ -25,7 +25,7 @@ from distillation.starter import scenes
 from distillation.starter.words import COMBINATIONS, HELD_OUT, TRAINED, Combination
 
 SHARD = 64  # photographs
-EXPOSURE = 0.9
+EXPOSURE = 0.9  # factor of the linear radiance
 
 
 @dataclass(frozen=True)
@@ -49,15 +49,15 @@ class Recipe:
 
 @dataclass(frozen=True)
 class Shot:
-    """is_maimed: the object lacks parts, which only the examiner is shown."""
+    """A photograph to render. is_incomplete: the object lacks parts; such photographs train the examiner only."""
 
     combination: Combination
     seed: int
-    is_maimed: bool = False
+    is_incomplete: bool = False
 
 
 def shots(split: str, count: int) -> list[Shot]:
-    """Return a fixed sequence: shuffled rounds of all combinations, each complete before the next begins."""
+    """Return the first `count` shots of a split, a fixed sequence of shuffled passes over all its combinations."""
     offset = list(Recipe().sizes()).index(split) * 10_000_000
     pool = sorted(HELD_OUT) if split == "test-held-out" else list(TRAINED)
     random = np.random.default_rng(offset + 7)
@@ -68,24 +68,27 @@ def shots(split: str, count: int) -> list[Shot]:
 
 
 def render(shot: Shot, recipe: scenes.Recipe) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-    """Render one photograph: sRGB [H, W, 3] and the object's mask [H, W] of 0 and 1."""
+    """Return one photograph, sRGB uint8 [H, W, 3], and the mask of its object, uint8 [H, W] of 0 and 1."""
     import mitsuba as mi
 
     if mi.variant() != "scalar_rgb":
         mi.set_variant("scalar_rgb")
-    scene = scenes.scene(shot.combination, shot.seed, recipe, is_maimed=shot.is_maimed)
+    scene = scenes.scene(shot.combination, shot.seed, recipe, is_incomplete=shot.is_incomplete)
     layers = np.array(mi.render(scene, seed=mi.UInt32(shot.seed)), dtype=np.float32)
-    colour, albedo, normal, number = np.split(layers, [3, 6, 9], axis=-1)
+    colour, albedo, normal, shape_index = np.split(layers, [3, 6, 9], axis=-1)
     clean = _denoiser().denoise(colour, albedo, normal)
-    # The number of a pixel is the mean over its samples of the (1-based) numbers of the shapes hit.
+    # shape_index is the mean over a pixel's samples of the 1-based index of the shape that was hit.
     names = [shape.id() for shape in scene.shapes()]
     on_object, on_ground = names.index("object") + 1, names.index("ground") + 1
-    coverage = (number[..., 0] - on_ground) / (on_object - on_ground)
+    coverage = (shape_index[..., 0] - on_ground) / (on_object - on_ground)
     return _developed(clean, shot.seed), (coverage > 0.5).astype(np.uint8)
 
 
 def _developed(linear: NDArray[np.float32], seed: int) -> NDArray[np.uint8]:
-    """Apply a soft shoulder to the highlights, the sRGB curve and a little grain."""
+    """Return sRGB uint8 [H, W, 3]: highlights compressed above a knee, the sRGB curve, and film grain.
+
+    linear: linear radiance, fp32 [H, W, 3].
+    """
     exposed = np.maximum(linear, 0) * EXPOSURE
     knee = 0.75
     shoulder = np.where(
@@ -122,7 +125,7 @@ class _Denoiser:
         albedo: NDArray[np.float32],
         normal: NDArray[np.float32],
     ) -> NDArray[np.float32]:
-        """Return the linear colour [H, W, 3] without noise."""
+        """Return the denoised linear colour, fp32 [H, W, 3]. All arguments: fp32 [H, W, 3]."""
         result = np.empty(colour.shape, dtype=np.float32)
         images = {
             self._oidn.OIDN_IMAGE_COLOR: np.ascontiguousarray(colour),
@@ -152,10 +155,10 @@ def _denoiser() -> _Denoiser:
 def build(
     folder: Path, recipe: Recipe, *, splits: tuple[str, ...] = (), progress_bar: bool = True
 ) -> None:
-    """Render all missing shards of `folder`. splits: () = all of them."""
+    """Render the missing shards of the recipe's splits into `folder`. splits: () = all."""
     sizes = {name: size for name, size in recipe.sizes().items() if not splits or name in splits}
-    every = {name: shots(name, size) for name, size in sizes.items()}
-    render_all(folder, every, recipe.photograph, progress_bar=progress_bar)
+    by_split = {name: shots(name, size) for name, size in sizes.items()}
+    render_all(folder, by_split, recipe.photograph, progress_bar=progress_bar)
 
 
 def render_all(
@@ -165,11 +168,11 @@ def render_all(
     *,
     progress_bar: bool,
 ) -> None:
-    """Render all missing shards of these splits into `folder`."""
+    """Render the missing shards of these splits into `folder`."""
     missing = [
         (path, batch)
-        for split, of_split in splits.items()
-        for path, batch in _shards(folder, split, of_split)
+        for split, split_shots in splits.items()
+        for path, batch in _shards(folder, split, split_shots)
         if not path.is_file()
     ]
     if not missing:
@@ -201,17 +204,18 @@ def render_all(
 
 
 def _shards(
-    folder: Path, split: str, every: Sequence[Shot]
+    folder: Path, split: str, split_shots: Sequence[Shot]
 ) -> Iterator[tuple[Path, Sequence[Shot]]]:
-    for start in range(0, len(every), SHARD):
-        yield folder / f"{split}-{start // SHARD:04d}.safetensors", every[start : start + SHARD]
+    """Yield the path of each shard with its shots."""
+    for start in range(0, len(split_shots), SHARD):
+        path = folder / f"{split}-{start // SHARD:04d}.safetensors"
+        yield path, split_shots[start : start + SHARD]
 
 
 def _start(counter: Any) -> None:
-    """Pin the process to one core: thread pools that share the cores halve the speed."""
-    signal.signal(
-        signal.SIGINT, signal.SIG_IGN
-    )  # the parent shuts the pool down after the running shards
+    """Pin the process to one core: with thread pools that share cores, rendering takes twice as long."""
+    # On SIGINT the parent shuts the pool down, after the running shards.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     with counter.get_lock():
         number = counter.value
         counter.value += 1
@@ -223,14 +227,15 @@ def _start(counter: Any) -> None:
     mi.set_variant("scalar_rgb")
     import drjit
 
-    # Both on this core. With one, the calling thread sleeps for a third of each render.
+    # Both run on this core. With one thread, the caller sleeps for a third of each render.
     drjit.set_thread_count(2)
 
 
 def _write_shard(path: Path, batch: Sequence[Shot], recipe: scenes.Recipe) -> int:
+    """Render and write a shard; return its number of photographs."""
     pictures = [render(shot, recipe) for shot in batch]
     tensors = {
-        # safetensors writes the memory as it is, so a transposed view must be copied first
+        # safetensors writes the buffer without regard to strides, so a transposed view must be copied.
         "images": np.ascontiguousarray(
             np.stack([image.transpose(2, 0, 1) for image, _ in pictures])
         ),

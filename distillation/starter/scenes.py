@@ -1,7 +1,7 @@
-"""A still life as a Mitsuba scene: object, material, ground, light and camera, from a combination and a seed.
+"""A still life as a Mitsuba scene: object, material, ground, lights and camera, from a combination and a seed.
 
-The labels of a picture are its combination, so the scene must show it: a visible handle, glass that transmits light, a
-light that does not hide the object.
+The combination is the label of the photograph, so every attribute must be recognisable: the handle is visible, glass
+transmits light, and the object is lit.
 """
 
 from dataclasses import dataclass
@@ -17,11 +17,11 @@ from distillation.starter.words import Combination
 Floats = NDArray[np.float64]
 
 SIZE = 256  # pixels
-SAMPLES = 4  # per pixel; the denoiser does the rest
-PATH_DEPTH = 9  # for glass: in, out, in, out, ground, light
+SAMPLES = 4  # per pixel, before denoising
+PATH_DEPTH = 9  # a path through hollow glass: in, out, in, out, ground, light
 FIELD_OF_VIEW = 30.0  # degrees
 
-# Linear reflectances. Far apart in hue, so that they differ in a warm light too.
+# Linear reflectances, far enough apart in hue to be distinct in warm light too.
 COLOURS: dict[str, tuple[float, float, float]] = {
     "red": (0.62, 0.025, 0.03),
     "orange": (0.80, 0.19, 0.010),
@@ -32,7 +32,7 @@ COLOURS: dict[str, tuple[float, float, float]] = {
     "white": (0.86, 0.86, 0.84),
     "black": (0.020, 0.020, 0.022),
 }
-# Transmittance of a few millimetres of coloured glass, and reflectance of a tinted metal.
+# GLASS: transmittance of a few millimetres of coloured glass. METAL: reflectance of tinted metal.
 GLASS: dict[str, tuple[float, float, float]] = {
     "red": (0.90, 0.10, 0.10),
     "orange": (1.00, 0.50, 0.06),
@@ -53,27 +53,31 @@ METAL: dict[str, tuple[float, float, float]] = {
     "white": (0.93, 0.93, 0.92),
     "black": (0.13, 0.13, 0.14),
 }
-TEXTURE = 768  # pixels of a ground's texture, mirrored where it ends
-REPEATS = 6  # of it along the ground: about as many pixels as the camera sees
+TEXTURE = 768  # pixels per side of a ground's texture
+REPEATS = (
+    6  # of the texture along the ground, mirrored: about one texel per pixel of the photograph
+)
 HOLLOW = frozenset({"vase", "bowl", "mug", "bottle"})
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """Parameters of rendering. Another value makes other photographs."""
+    """Parameters of rendering: pixels per side, samples per pixel, and the maximum path depth."""
 
     size: int = SIZE
     samples: int = SAMPLES
     path_depth: int = PATH_DEPTH
 
 
-def scene(combination: Combination, seed: int, recipe: Recipe, *, is_maimed: bool = False) -> Any:
+def scene(
+    combination: Combination, seed: int, recipe: Recipe, *, is_incomplete: bool = False
+) -> Any:
     """Return the Mitsuba scene of one photograph. Its shapes "object" and "ground" fill the whole frame.
 
-    is_maimed: the object lacks parts (`shapes.MAIMED`).
+    is_incomplete: the object lacks parts (`shapes.INCOMPLETE`).
     """
     random = np.random.default_rng([seed, 20261124])
-    mesh = shapes.make(combination.object, random, is_maimed=is_maimed)
+    mesh = shapes.make(combination.object, random, is_incomplete=is_incomplete)
     lights = _lights(random)
     return mi.load_dict(
         {
@@ -88,14 +92,14 @@ def scene(combination: Combination, seed: int, recipe: Recipe, *, is_maimed: boo
             **lights,
             "camera": _camera(combination.object, mesh, random, recipe),
         },
-        # Merging equal parts makes the order of the lights random, and with it the result for a seed.
+        # The optimisation merges equal parts in random order, which makes the picture of a seed irreproducible.
         optimize=False,
     )
 
 
 # --- the object -----------------------------------------------------------------------------------
 def _placed(combination: Combination, mesh: shapes.Mesh, random: np.random.Generator) -> Any:
-    # A body of revolution may be turned freely; the handle of a mug stays at its side, a cube shows two faces.
+    # Bodies of revolution have any rotation; the handle of a mug is at its side; a cube shows two faces.
     turn = {
         "mug": random.choice([0.0, np.pi]) + np.radians(random.uniform(-35, 35)),
         "cube": np.radians(random.uniform(20, 70)),
@@ -132,7 +136,7 @@ def _material(combination: Combination, random: np.random.Generator) -> dict[str
         )
 
     match combination.material:
-        case "clay":  # matt and uneven: no highlight, a mottled surface
+        case "clay":  # matt and mottled, without highlights
             colour = tinted(COLOURS)
             if combination.colour == "black":
                 colour = colour * 2.2
@@ -143,14 +147,14 @@ def _material(combination: Combination, random: np.random.Generator) -> dict[str
                 "type": "diffuse",
                 "reflectance": _bitmap(np.clip(texture, 0, 1)),
             }
-        case "plastic":  # a smooth coat over full colour: sharp, white highlights
+        case "plastic":  # a smooth coat over a saturated colour: sharp white highlights
             return {
                 "type": "plastic",
                 "int_ior": 1.62,
                 "nonlinear": True,
                 "diffuse_reflectance": {"type": "rgb", "value": tinted(COLOURS).tolist()},
             }
-        case "metal":  # reflections have its colour
+        case "metal":  # coloured reflections
             return {
                 "type": "roughconductor",
                 "material": "none",
@@ -163,7 +167,7 @@ def _material(combination: Combination, random: np.random.Generator) -> dict[str
                 "int_ior": 1.45,
                 "specular_transmittance": {
                     "type": "rgb",
-                    # A ray crosses four surfaces of a vessel, two of a solid.
+                    # A ray crosses four surfaces of a hollow object, two of a solid one.
                     "value": (
                         tinted(GLASS) ** (0.6 if combination.object in HOLLOW else 1)
                     ).tolist(),
@@ -194,7 +198,7 @@ def _ground(name: str, random: np.random.Generator) -> dict[str, Any]:
 
 
 def _wood(random: np.random.Generator) -> Floats:
-    """Return a texture of warm brown planks: rings, grain and pores along each, dark seams between them."""
+    """Return a texture of warm brown planks with rings, grain and pores, and dark seams, [size, size, 3]."""
     size, planks = TEXTURE, 5
     across = np.arange(size)
     plank = across * planks // size
@@ -203,7 +207,7 @@ def _wood(random: np.random.Generator) -> Floats:
     rings = 0.5 + 0.5 * np.sin(2 * np.pi * random.uniform(26, 40) * bent)
     pores = np.clip(_noise(random, size, 320, 40) - 0.62, 0, 1) * 1.6
     figure = 0.80 + 0.22 * grain + 0.14 * rings**2 - pores
-    for number in range(planks):  # each is of another place of the tree
+    for number in range(planks):  # shift each plank, so that its pattern differs
         figure[plank == number] = np.roll(figure[plank == number], random.integers(size), axis=1)
     tone = random.uniform(0.84, 1.14, planks)[plank][:, None]
     from_seam = np.minimum(across % (size / planks), size / planks - across % (size / planks))
@@ -213,7 +217,7 @@ def _wood(random: np.random.Generator) -> Floats:
 
 
 def _marble(random: np.random.Generator) -> Floats:
-    """Return a pale grey texture with thin dark veins in wide soft ones, and fine crystals."""
+    """Return a pale grey texture with thin dark veins, wide soft veins and fine crystals, [size, size, 3]."""
     size = TEXTURE
     octaves = [(4, 1.0), (9, 0.5), (20, 0.25), (45, 0.12)]
 
@@ -229,7 +233,7 @@ def _marble(random: np.random.Generator) -> Floats:
 
 
 def _linen(random: np.random.Generator) -> Floats:
-    """Return a texture of oatmeal cloth: threads over and under each other, and long soft folds."""
+    """Return a texture of beige cloth with woven threads and long soft folds, [size, size, 3]."""
     size, threads = TEXTURE, 96
 
     def thread(bend: Floats) -> tuple[Floats, NDArray[np.int64]]:
@@ -248,7 +252,7 @@ def _linen(random: np.random.Generator) -> Floats:
 
 
 def _noise(random: np.random.Generator, size: int, rows: int, columns: int = 0) -> Floats:
-    """Return smooth noise in 0 … 1, [size, size]: about `rows` bumps down and `columns` across (0: as many)."""
+    """Return smooth noise in 0 … 1, [size, size], from a lattice of rows × columns cells. columns: 0 = rows."""
     columns = columns or rows
     lattice = random.random((rows + 3, columns + 3))
     smooth = _resample(_resample(lattice, size, rows).T, size, columns).T
@@ -256,7 +260,7 @@ def _noise(random: np.random.Generator, size: int, rows: int, columns: int = 0) 
 
 
 def _resample(lattice: Floats, size: int, cells: int) -> Floats:
-    """Interpolate along the first axis by cubic B-splines."""
+    """Return `size` samples along the first axis, interpolated by cubic B-splines, [size, …]."""
     at = np.linspace(0, cells - 1e-6, size)
     low = at.astype(int)
     t = (at - low)[:, None]
@@ -272,7 +276,7 @@ def _bitmap(texture: Floats, repeats: float = 1) -> dict[str, Any]:
     return {
         "type": "bitmap",
         "bitmap": mi.Bitmap(np.ascontiguousarray(texture, dtype=np.float32)),
-        "raw": True,  # reflectances, linear already
+        "raw": True,  # linear reflectances: no sRGB conversion
         "wrap_mode": "mirror",
         "to_uv": mi.ScalarTransform3f().scale([repeats, repeats]),
     }
@@ -280,7 +284,7 @@ def _bitmap(texture: Floats, repeats: float = 1) -> dict[str, Any]:
 
 # --- light and camera -----------------------------------------------------------------------------
 def _lights(random: np.random.Generator) -> dict[str, Any]:
-    """Return the lights of a product photograph: a key softbox, a weaker one opposite, and a dim room."""
+    """Return the lights of a product photograph: a key softbox, a weaker fill softbox opposite, and a dim room."""
     side = random.choice([-1.0, 1.0])
     warmth = random.uniform(-0.06, 0.10)
     tint = np.array([1 + warmth, 1.0, 1 - warmth])
@@ -305,7 +309,7 @@ def _lights(random: np.random.Generator) -> dict[str, Any]:
         "room": {
             "type": "envmap",
             "bitmap": mi.Bitmap(_room(random).astype(np.float32)),
-            # The map's pole is y, the world's is z.
+            # The map's vertical axis is y, the scene's is z.
             "to_world": mi.ScalarTransform4f().rotate([1, 0, 0], 90),
         },
     }
@@ -320,7 +324,7 @@ def _softbox(
     height: float,
     radiance: Floats,
 ) -> dict[str, Any]:
-    """Return a light rectangle that faces the object. azimuth: degrees to the right, 0 = behind the camera."""
+    """Return a rectangular light that faces the object. azimuth, elevation: degrees; azimuth 0 = behind the camera."""
     around, up = np.radians(azimuth), np.radians(elevation)
     place = distance * np.array(
         [np.sin(around) * np.cos(up), -np.cos(around) * np.cos(up), np.sin(up)]
@@ -338,7 +342,7 @@ def _softbox(
 
 
 def _room(random: np.random.Generator) -> Floats:
-    """Return a dim studio for metal and glass to reflect: dark walls, a brighter ceiling. [32, 64, 3]"""
+    """Return an environment map for the reflections of metal and glass: dark walls, a brighter ceiling, [32, 64, 3]."""
     height = np.linspace(1, -1, 32)[:, None]
     brightness = 0.16 + 0.75 * np.clip(height, 0, 1) ** 2
     wall = 1 + 0.5 * np.cos(np.linspace(0, 2 * np.pi, 64) * 2 + random.uniform(0, 6.28))[None]
@@ -350,7 +354,7 @@ def _camera(
 ) -> dict[str, Any]:
     top = mesh.positions[:, 2].max()
     reach = np.linalg.norm(mesh.positions[:, :2], axis=1).max()
-    # The ring's hole and the bowl's inside are seen from above; tall things from lower.
+    # Degrees: high enough to show the hole of the ring and the inside of the bowl, lower for tall objects.
     low, high = {"ring": (32, 44), "bowl": (26, 38), "mug": (24, 36)}.get(name, (23, 35))
     elevation = np.radians(random.uniform(low, high))
     seen = max(2 * reach, top * np.cos(elevation) + 2 * reach * np.sin(elevation))
@@ -376,7 +380,7 @@ def _camera(
             "width": recipe.size,
             "height": recipe.size,
             "pixel_format": "rgb",
-            # Not a wider filter: it would correlate neighbouring pixels, and the denoiser would keep the noise.
+            # A wider filter correlates the noise of neighbouring pixels, and the denoiser does not remove it.
             "rfilter": {"type": "box"},
         },
         "sampler": {"type": "independent", "sample_count": recipe.samples},

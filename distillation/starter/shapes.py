@@ -1,6 +1,6 @@
-"""The eight objects as triangle meshes: surfaces of revolution, a rounded cube, a ring, a mug with its handle.
+"""Triangle meshes of the eight objects: surfaces of revolution, a rounded cube, and a mug with a handle.
 
-Units: about 2 across, standing on z = 0 around the z axis. The proportions of each shape are random.
+An object is about 2 units wide and stands on z = 0 around the z axis. The proportions of each are random.
 """
 
 from collections.abc import Callable
@@ -12,12 +12,12 @@ from numpy.typing import NDArray
 Floats = NDArray[np.float64]
 
 SEGMENTS = 96  # around the axis
-ROUNDING = 6  # points of a rounded corner
+ROUNDING = 6  # points per rounded corner
 
 
 @dataclass(frozen=True)
 class Mesh:
-    """positions, normals [V, 3]; texture coordinates [V, 2]; faces [F, 3]: vertices, counter-clockwise from outside."""
+    """positions, normals: [V, 3]; texture: coordinates [V, 2]; faces: vertex indices [F, 3], counter-clockwise."""
 
     positions: Floats
     normals: Floats
@@ -27,7 +27,7 @@ class Mesh:
 
 # --- profiles -------------------------------------------------------------------------------------
 def _rounded(corners: list[tuple[float, float]], radii: list[float]) -> Floats:
-    """Return a polyline through `corners` [(r, z)] with its corners rounded by about the given radii."""
+    """Return a polyline [P, 2] through `corners` [(r, z)], rounded with about the given radii."""
     points = [np.array(corners[0])]
     for before, corner, after, radius in zip(
         corners, corners[1:], corners[2:], radii[1:], strict=False
@@ -44,7 +44,7 @@ def _rounded(corners: list[tuple[float, float]], radii: list[float]) -> Floats:
 
 
 def _smooth(knots: list[tuple[float, float]], points: int = 48) -> Floats:
-    """Return a curve through `knots` [(r, z)] by Catmull–Rom interpolation."""
+    """Return a Catmull–Rom curve [P, 2] through `knots` [(r, z)]."""
     given = np.array(knots)
     padded = np.vstack([2 * given[0] - given[1], given, 2 * given[-1] - given[-2]])
     curve = []
@@ -66,13 +66,13 @@ def _smooth(knots: list[tuple[float, float]], points: int = 48) -> Floats:
 
 
 def _hollow(outer: Floats, wall: float, floor: float) -> Floats:
-    """Return the closed profile of a vessel: bottom centre, outside up to the rim, inside down to the floor."""
+    """Return the closed profile [P, 2] of a hollow object: bottom centre, outside to the rim, inside to the floor."""
     tangents = np.gradient(outer, axis=0)
     inward = np.stack([-tangents[:, 1], tangents[:, 0]], axis=1)
     inward /= np.linalg.norm(inward, axis=1, keepdims=True) + 1e-12
     inner = outer + inward * wall
     inner = inner[(inner[:, 1] > floor) & (inner[:, 0] > 0.02)]
-    rim = (outer[-1] + inner[-1]) / 2 + np.array([0.0, wall * 0.45])  # rounds it between both walls
+    rim = (outer[-1] + inner[-1]) / 2 + np.array([0.0, wall * 0.45])  # rounds the rim
     base = outer[0]
     foot = np.array([[0.0, base[1]], [base[0] * 0.5, base[1]], [base[0] * 0.94, base[1]]])
     lowest = inner[0]
@@ -81,7 +81,7 @@ def _hollow(outer: Floats, wall: float, floor: float) -> Floats:
 
 
 def _revolve(profile: Floats) -> Mesh:
-    """Return the surface of revolution of a profile [(r, z)], from the lower to the upper end, outside to its right."""
+    """Return the surface of revolution of a profile [(r, z)], given upwards with the outside on its right."""
     keep = np.concatenate([[True], np.linalg.norm(np.diff(profile, axis=0), axis=1) > 1e-6])
     profile = profile[keep]
     steps = np.diff(profile, axis=0)
@@ -94,7 +94,7 @@ def _revolve(profile: Floats) -> Mesh:
     cosine, sine = np.cos(angles), np.sin(angles)
 
     def turned(curve: Floats) -> Floats:
-        """Return the points or vectors [(r, z)] at all angles, [V, 3]."""
+        """Return the points or vectors [(r, z)] rotated to all angles, [V, 3]."""
         height = np.broadcast_to(curve[:, 1:], (len(curve), SEGMENTS + 1))
         return np.stack([curve[:, :1] * cosine, curve[:, :1] * sine, height], -1).reshape(-1, 3)
 
@@ -108,6 +108,7 @@ def _revolve(profile: Floats) -> Mesh:
 
 
 def _grid_faces(rows: int, columns: int) -> NDArray[np.int64]:
+    """Return the triangles of a grid of rows × columns vertices, [2 · (rows − 1) · (columns − 1), 3]."""
     row, column = np.meshgrid(np.arange(rows - 1), np.arange(columns - 1), indexing="ij")
     corner = (row * columns + column).ravel()
     right, up, across = corner + 1, corner + columns, corner + columns + 1
@@ -236,7 +237,7 @@ def _ring(random: np.random.Generator) -> Mesh:
 
 
 def _tube(centre: Floats, reach: float, rise: float, thickness: float) -> Mesh:
-    """Return half an elliptic ring in the x–z plane with its ends inside the mug's wall."""
+    """Return a handle: a half-elliptic tube in the x–z plane, whose ends lie inside the mug's wall."""
     path_angle = np.linspace(-np.pi / 2, np.pi / 2, 33)
     path = centre + np.stack(
         [reach * np.cos(path_angle), np.zeros(33), rise * np.sin(path_angle)], 1
@@ -281,7 +282,7 @@ MAKERS: dict[str, Callable[[np.random.Generator], Mesh]] = {
 
 
 # --- parts ----------------------------------------------------------------------------------------
-# What makes some objects what they are.
+# Characteristic parts, with the objects that have them.
 PARTS = {
     "opening": ("vase", "bowl", "mug"),
     "neck": ("vase", "bottle"),
@@ -290,14 +291,14 @@ PARTS = {
 }
 
 
-def parts_of(name: str, *, is_maimed: bool = False) -> tuple[str, ...]:
-    """Return the parts of an object of `words.OBJECTS` in the order of PARTS, less those that a maimed one lacks."""
-    lacking = MAIMED[name][1] if is_maimed else ()
-    return tuple(part for part, objects in PARTS.items() if name in objects and part not in lacking)
+def parts_of(name: str, *, is_incomplete: bool = False) -> tuple[str, ...]:
+    """Return the parts of an object of `words.OBJECTS`, in the order of PARTS. is_incomplete: of the incomplete one."""
+    missing = INCOMPLETE[name][1] if is_incomplete else ()
+    return tuple(part for part, objects in PARTS.items() if name in objects and part not in missing)
 
 
 def _solid(profile: Floats) -> Mesh:
-    """Return the surface of revolution of an outside [(r, z)], closed flat at both ends."""
+    """Return the surface of revolution of an outer profile [(r, z)], closed by flat ends."""
     (_, low), (_, high) = profile[0], profile[-1]
     return _revolve(np.vstack([[[0.0, low]], profile, [[profile[-1][0] * 0.5, high], [0.0, high]]]))
 
@@ -331,8 +332,8 @@ def _ring_without_hole(random: np.random.Generator) -> Mesh:
     return _solid(_rounded(corners, [0, 0.22, 0.22, 0]))
 
 
-# With the parts that each lacks.
-MAIMED: dict[str, tuple[Callable[[np.random.Generator], Mesh], tuple[str, ...]]] = {
+# By object: the function that makes an incomplete one, and the parts that it lacks.
+INCOMPLETE: dict[str, tuple[Callable[[np.random.Generator], Mesh], tuple[str, ...]]] = {
     "vase": (_vase_without_opening, ("opening", "neck")),
     "bowl": (_bowl_without_opening, ("opening",)),
     "mug": (_mug_without_handle, ("handle",)),
@@ -341,7 +342,7 @@ MAIMED: dict[str, tuple[Callable[[np.random.Generator], Mesh], tuple[str, ...]]]
 }
 
 
-def make(name: str, random: np.random.Generator, *, is_maimed: bool = False) -> Mesh:
-    """Return the mesh of an object of `words.OBJECTS`. is_maimed: it lacks parts; only for those of MAIMED."""
-    maker = MAIMED[name][0] if is_maimed else MAKERS[name]
+def make(name: str, random: np.random.Generator, *, is_incomplete: bool = False) -> Mesh:
+    """Return the mesh of an object of `words.OBJECTS`. is_incomplete: it lacks parts; only objects of INCOMPLETE."""
+    maker = INCOMPLETE[name][0] if is_incomplete else MAKERS[name]
     return maker(random)

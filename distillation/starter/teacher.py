@@ -1,7 +1,7 @@
-"""Training of the teacher U-Net on stored latents and captions.
+"""Train the teacher U-Net on stored latents and captions.
 
 v-prediction (Salimans & Ho 2022, arXiv 2202.00512) with zero terminal SNR (Lin et al. 2023, arXiv 2305.08891): the last
-timestep is pure noise, in training as in sampling.
+timestep is pure noise, in training and in sampling.
 """
 
 from collections.abc import Sequence
@@ -24,7 +24,7 @@ from distillation.trainers.objectives.batches import draw_timesteps
 from distillation.training import loop, networks
 from distillation.training.task import Trained, TrainingRecipe
 
-# As in Stable Diffusion, apart from the terminal SNR and the prediction type it requires.
+# As in Stable Diffusion, except for the zero terminal SNR and the prediction type that it requires.
 SCHEDULER: dict[str, Any] = {
     "num_train_timesteps": 1000,
     "beta_start": 0.00085,
@@ -37,38 +37,39 @@ SCHEDULER: dict[str, Any] = {
     "set_alpha_to_one": False,
     "steps_offset": 1,
 }
-BATCH = 64  # captions or validation latents at once
-VALIDATION_SEED = 20_240_501  # of the noise of validations
+BATCH = 64  # captions or validation latents per forward pass
+VALIDATION_SEED = 20_240_501  # of the noise and timesteps in validation
 
 
 @dataclass(frozen=True)
 class TeacherRecipe(TrainingRecipe):
     """The network and its training.
 
-    The learning rate rises in `warmup` steps, stays, and falls by half a cosine to zero over the last `falling` share.
-    Timesteps are drawn with a density proportional to max(min(SNR, min_snr_gamma) ÷ (SNR + 1), weight_floor): the
-    expected gradient of min-SNR weights (Hang et al. 2023, arXiv 2303.09556, of v), without work on samples of little
-    weight. The floor is needed because these weights vanish with the SNR, where sampling starts: without it the
-    noisiest 300 of 1000 timesteps, which decide colour and layout, get 1.6 % of the training; at 0.35 a quarter.
+    The learning rate has `warmup` steps of linear warm-up, stays constant, and has a cosine decay to zero over the last
+    `falling` share of the steps. Timesteps are drawn with a density proportional to
+    max(min(SNR, min_snr_gamma) ÷ (SNR + 1), weight_floor). Without the floor, this importance sampling has the expected
+    gradient of min-SNR weighting for v (Hang et al. 2023, arXiv 2303.09556). The floor is necessary because these
+    weights vanish at low SNR, where sampling starts: without it the noisiest 300 of 1000 timesteps, which decide colour
+    and layout, get 1.6 % of the samples; with 0.35 a quarter.
     """
 
-    channels: tuple[int, ...] = (64, 128, 256)  # one level each; all but the last halve the latents
+    channels: tuple[int, ...] = (64, 128, 256)  # per level; all levels but the last downsample by 2
     attends: tuple[bool, ...] = (False, True, True)  # whether the level has cross-attention
     layers: int = 2  # per block
-    heads: int = 4  # of each attention: 32 and 64 wide at 128 and 256 channels
+    heads: int = 4  # per attention layer; their width is 32 and 64 at 128 and 256 channels
     norm_groups: int = 32
     steps: int = 12000
     batch: int = 32
     learning_rate: float = 6e-4
     warmup: int = 200
     falling: float = 0.4
-    weight_decay: float = 0.01  # of matrices and kernels only
+    weight_decay: float = 0.01  # of matrices and convolution kernels only
     ema_decay: float = 0.999
     min_snr_gamma: float = 5.0
     weight_floor: float = 0.35
-    empty_captions: float = 0.1  # share, for classifier-free guidance
+    empty_captions: float = 0.1  # share of empty captions, for classifier-free guidance
     is_bf16: bool = True  # forward and backward passes; weights and updates stay fp32
-    is_channels_last: bool = False  # GroupNorm is several times slower with it
+    is_channels_last: bool = False  # makes GroupNorm several times slower on a CPU
     validate_every: int = 250  # steps
     validated: int = 128  # latents
 
@@ -95,7 +96,7 @@ def build(
             "CrossAttnUpBlock2D" if attends else "UpBlock2D" for attends in reversed(recipe.attends)
         ),
         cross_attention_dim=text_width,
-        attention_head_dim=recipe.heads,  # the number of heads, by its old name in diffusers
+        attention_head_dim=recipe.heads,  # despite its name the number of heads
         norm_num_groups=recipe.norm_groups,
     )
 
@@ -103,10 +104,10 @@ def build(
 # --- captions -------------------------------------------------------------------------------------
 @dataclass(frozen=True)
 class Conditions:
-    """embeds: float32 [texts, tokens, width], the empty text first; rows: int64 [combinations, phrasings]."""
+    """embeds: fp32 [texts, tokens, width], the empty text first; rows: indices, int64 [combinations, captions]."""
 
     embeds: Tensor
-    rows: Tensor  # in the order of COMBINATIONS; of each the canonical caption first
+    rows: Tensor  # in the order of COMBINATIONS, the canonical caption first
 
     @property
     def width(self) -> int:
@@ -115,9 +116,9 @@ class Conditions:
 
 @torch.inference_mode()
 def encode_captions(clip: CLIPModel, tokenizer: CLIPTokenizer) -> Conditions:
-    """Encode every caption of every combination as the engine and stock diffusers encode a prompt.
+    """Return the embeddings of all captions of all combinations, encoded as the engine and diffusers encode prompts.
 
-    The result is the last hidden state after the final LayerNorm, padded to the full length, with no attention mask.
+    An embedding is the last hidden state after the final LayerNorm, padded to the full length, without attention mask.
     """
     by_combination = [captions(combination) for combination in COMBINATIONS]
     texts = ["", *(text for phrasings in by_combination for text in phrasings)]
@@ -131,7 +132,7 @@ def encode_captions(clip: CLIPModel, tokenizer: CLIPTokenizer) -> Conditions:
 
 # --- training -------------------------------------------------------------------------------------
 class TeacherTask(Trained):
-    """The training task for `distillation.training.loop`."""
+    """Training task of the teacher, for `distillation.training.loop`."""
 
     def __init__(
         self,
@@ -148,7 +149,7 @@ class TeacherTask(Trained):
             self.unet = build(
                 recipe, latent_channels=channels, latent_size=size, text_width=conditions.width
             )
-        # A quarter faster in training than the fused attention, whose backward pass is slow on a CPU.
+        # Trains a quarter faster than with fused attention, whose backward pass is slow on a CPU.
         self.unet.set_attn_processor(AttnProcessor())
         self._layout = torch.channels_last if recipe.is_channels_last else torch.contiguous_format
         self.unet.to(memory_format=self._layout)
@@ -194,7 +195,7 @@ class TeacherTask(Trained):
         timesteps: Tensor,
         embeds: Tensor,
     ) -> Tensor:
-        """Return the mean squared error of v = α · noise − σ · latents, predicted from α · latents + σ · noise."""
+        """Return the MSE, a scalar, of v = α · noise − σ · latents predicted at α · latents + σ · noise."""
         alpha = self._signal[timesteps].view(-1, 1, 1, 1)
         sigma = self._noise[timesteps].view(-1, 1, 1, 1)
         noisy = (alpha * latents + sigma * noise).contiguous(memory_format=self._layout)
@@ -203,7 +204,10 @@ class TeacherTask(Trained):
         return torch.nn.functional.mse_loss(v_pred.float(), alpha * noise - sigma * latents)
 
     def _rows(self, index: int) -> Tensor:
-        """Return the photographs of step `index`, by shuffled epochs. Depends on the seed and `index` alone."""
+        """Return the indices of the photographs of step `index`, int64 [batch], from shuffled epochs.
+
+        They depend only on the seed and `index`.
+        """
         count = len(self._latents)
         places = torch.arange(index * self._recipe.batch, (index + 1) * self._recipe.batch)
         rows = torch.empty_like(places)
@@ -217,14 +221,14 @@ class TeacherTask(Trained):
         return rows
 
     def _draw_captions(self, rows: Tensor, generator: Generator) -> Tensor:
-        """Return a random caption of each photograph, or the empty one: [batch, tokens, width]."""
+        """Return the embedding of a random or the empty caption of each photograph, [batch, tokens, width]."""
         phrasings = self._conditions.rows[self._numbers[rows]]
         drawn = torch.randint(phrasings.shape[1], (len(rows), 1), generator=generator)
         is_kept = torch.rand(len(rows), generator=generator) >= self._recipe.empty_captions
         return self._conditions.embeds[phrasings.gather(1, drawn)[:, 0] * is_kept]
 
     def _validation_set(self, latents: Latents) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Return fixed latents, noise, timesteps (evenly over the density) and canonical captions."""
+        """Return fixed latents, noise, timesteps (stratified over the density) and embeddings of canonical captions."""
         count = min(self._recipe.validated, len(latents))
         rows = torch.linspace(0, len(latents) - 1, count).round().long()
         generator = Generator().manual_seed(VALIDATION_SEED)
@@ -243,9 +247,9 @@ class TeacherTask(Trained):
 
 
 def timestep_density(recipe: TeacherRecipe) -> Tensor:
-    """Return the probability of each timestep in training, float64 [timesteps]."""
+    """Return the sampling probability of each timestep in training, float64 [timesteps]."""
     alphas = noise_scheduler().alphas_cumprod.double()
-    # min(SNR, γ) ÷ (SNR + 1) with SNR = ᾱ ÷ (1 − ᾱ), without a division by zero
+    # = min(SNR, γ) ÷ (SNR + 1), since SNR = ᾱ ÷ (1 − ᾱ); this form does not divide by zero.
     weights = torch.minimum(alphas, recipe.min_snr_gamma * (1 - alphas))
     weights = weights.clamp(min=recipe.weight_floor)
     return weights / weights.sum()
@@ -273,7 +277,10 @@ def train(
     folder: Path,
     progress_bar: bool,
 ) -> UNet2DConditionModel:
-    """Train, resuming from the folder's checkpoint; save folder/unet (averaged weights, fp32) and folder/scheduler."""
+    """Train, resuming from the folder's checkpoint; save and return the U-Net with averaged weights, fp32.
+
+    Writes folder/unet and folder/scheduler.
+    """
     tokenizer = CLIPTokenizer.from_pretrained(tokenizer_folder, local_files_only=True)
     task = TeacherTask(
         recipe,
@@ -288,5 +295,5 @@ def train(
 
 
 def _numbers(combinations: Sequence[Combination]) -> Tensor:
-    """Return the index of each in COMBINATIONS."""
+    """Return the index of each combination in COMBINATIONS, int64 [N]."""
     return torch.tensor([NUMBERS[combination] for combination in combinations])

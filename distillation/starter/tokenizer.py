@@ -1,6 +1,6 @@
-"""The byte-pair vocabulary of the tiny CLIP, in the layout of CLIPTokenizer.
+"""Train the byte-pair vocabulary of the starter's CLIP, in the layout of CLIPTokenizer (openai/CLIP).
 
-Byte-pair encoding is Sennrich et al. 2016, arXiv 1508.07909; the layout is that of openai/CLIP.
+Byte-pair encoding: Sennrich et al. 2016, arXiv 1508.07909.
 """
 
 import json
@@ -13,24 +13,25 @@ from transformers import CLIPTokenizer
 from distillation.resumable import atomic
 
 START, END = "<|startoftext|>", "<|endoftext|>"
-MODEL_MAX_LENGTH = 16  # tokens, with both markers
+MODEL_MAX_LENGTH = 16  # tokens, including the start and end tokens
 END_OF_WORD = "</w>"
-MOST_TOKENS = 49_408  # as many as CLIP has; a bounded catalogue has far fewer
+MOST_TOKENS = 49_408  # size of CLIP's vocabulary; the captions need far fewer
 
 Merge = tuple[str, str]
 
 
 def train(folder: Path, texts: Iterable[str]) -> CLIPTokenizer:
-    """Write a vocabulary into the folder: every word of the texts is one token, and any text can be encoded.
+    """Write and return a tokenizer in which every word of the texts is one token; it can encode any text.
 
-    vocab.json, merges.txt, tokenizer.json, tokenizer_config.json, special_tokens_map.json. Raises ValueError.
+    Files: vocab.json, merges.txt, tokenizer.json, tokenizer_config.json, special_tokens_map.json. Raises ValueError if
+    the texts have no word of two letters.
     """
-    # The 256 printable characters that represent bytes, in the order of CLIP's vocabulary: by code point.
+    # The 256 printable characters that represent bytes, by code point as in CLIP's vocabulary.
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     merges = _merges(texts)
     tokens = [*alphabet, *(byte + END_OF_WORD for byte in alphabet)]
     tokens += [left + right for left, right in merges]
-    # Two merges may give the same token: dict.fromkeys keeps the first.
+    # Two merges may produce the same token; dict.fromkeys keeps the first.
     vocab = {token: index for index, token in enumerate(dict.fromkeys([*tokens, START, END]))}
     tokenizer = CLIPTokenizer(vocab=vocab, merges=merges, model_max_length=MODEL_MAX_LENGTH)
 
@@ -57,7 +58,7 @@ def train(folder: Path, texts: Iterable[str]) -> CLIPTokenizer:
 
 
 def _merges(texts: Iterable[str]) -> list[Merge]:
-    """Return the merges until each word of the texts is one token; words are split and spelt as by CLIP's tokenizer."""
+    """Return the merges that make each word of the texts one token. Text is normalised and split as in CLIP."""
     blank = CLIPTokenizer(vocab={START: 0, END: 1}, merges=[]).backend_tokenizer
     learner = Tokenizer(models.BPE(end_of_word_suffix=END_OF_WORD))
     learner.normalizer, learner.pre_tokenizer = blank.normalizer, blank.pre_tokenizer

@@ -1,6 +1,7 @@
-"""Training of the VAE on photographs: first on crops, which are cheap, then on whole images.
+"""Train the VAE on photographs: first on crops, which cost less, then on whole images.
 
-A VAE trained on crops alone gives whole images wrong borders and tints, because their GroupNorm statistics differ.
+A VAE trained only on crops reconstructs whole images with wrong borders and tints, because the GroupNorm statistics of
+whole images differ.
 """
 
 from collections.abc import Mapping
@@ -24,22 +25,22 @@ from generation.engine.latents import as_uint8
 if TYPE_CHECKING:
     from distillation.starter.photographs import Photographs
 
-MEASURED = 1024  # photographs whose latents give the scaling factor
-BATCH = 16  # photographs at once outside training: more gains nothing on a CPU
+MEASURED = 1024  # photographs from which the scaling factor is computed
+BATCH = 16  # photographs per forward pass outside training: larger is not faster on a CPU
 
 
 @dataclass(frozen=True)
 class Reconstruction:
-    """Training to reconstruct photographs. `…_weight`: of the parts of the loss, of values in [−1, 1]."""
+    """Common fields of trainings with a reconstruction loss. `…_weight`: of its terms, on values in [−1, 1]."""
 
-    betas: tuple[float, float] = (0.9, 0.99)  # of biases and norms
+    betas: tuple[float, float] = (0.9, 0.99)  # of AdamW, for biases and norms; other weights: Muon
     clipped_norm: float = 1.0
-    # Averages about 200 steps: with 0.999 two fifths of the average would come from the steps on crops.
+    # Averages about 200 steps. With 0.999, 40 % of the average would come from the steps on crops.
     ema_decay: float = 0.995
-    saturation_weight: float = 3.0  # colours would stay grey for long without it
+    saturation_weight: float = 3.0  # without it, colours stay grey for many steps
     squared_weight: float = 4.0
     gradient_weight: float = 0.5
-    object_weight: float = 3.0  # of the object's pixels; 1 for the ground's
+    object_weight: float = 3.0  # of the object's pixels, relative to those of the ground
     is_bf16: bool = True  # forward and backward passes; weights and updates stay fp32
     validate_every: int = 250  # steps
     validated: int = 32  # photographs
@@ -48,19 +49,25 @@ class Reconstruction:
 
 @dataclass(frozen=True)
 class VaeRecipe(Reconstruction):
-    """The network, the steps on crops and on whole images, and the weights of the loss.
+    """The network, and its training on crops, then on whole images.
 
-    The learning rate falls by half a cosine from `crop_learning_rate` to `whole_learning_rate` over the crops, then to
-    zero over the whole images.
+    The learning rate has a cosine decay from `crop_learning_rate` to `whole_learning_rate` over the steps on crops,
+    then to zero over those on whole images.
     """
 
-    size: int = 128  # pixels; photographs are scaled to it, and the stage decoder enlarges what the VAE draws
-    channels: tuple[int, ...] = (32, 64, 128, 128)  # one level each; all but the last halve
+    size: int = (
+        128  # pixels per side, to which photographs are scaled; the stage `decoder` doubles it
+    )
+    channels: tuple[int, ...] = (
+        32,
+        64,
+        128,
+        128,
+    )  # per level; all levels but the last downsample by 2
     layers: int = 1  # per block
     latent_channels: int = 8
-    norm_groups: int = (
-        8  # of 4 channels at the top: groups of one channel would remove the brightness of an image
-    )
+    # Groups of 4 channels in the first level: groups of one channel would remove the brightness of an image.
+    norm_groups: int = 8
     crop: int = 64  # pixels a side
     crop_steps: int = 2800
     crop_batch: int = 16
@@ -69,7 +76,7 @@ class VaeRecipe(Reconstruction):
     whole_batch: int = 6
     whole_learning_rate: float = 1e-3
     warmup: int = 100
-    kl_weight: float = 2e-4  # of the divergence per latent value
+    kl_weight: float = 2e-4  # of the KL divergence per latent value
     is_channels_last: bool = False
 
     @property
@@ -94,7 +101,7 @@ def build(recipe: VaeRecipe, *, image_size: int) -> AutoencoderKL:
 
 
 class ReconstructionTask(Trained):
-    """Training of a VAE, or of a part of it, for `distillation.training.loop`."""
+    """Base of the training tasks of the VAE and of its decoder, for `distillation.training.loop`."""
 
     def __init__(
         self,
@@ -106,7 +113,7 @@ class ReconstructionTask(Trained):
         steps: int,
         validation: Tensor,
     ) -> None:
-        """trained: the part that changes; name: of its optimiser; validation: uint8 [N, 3, size, size]."""
+        """trained: the part of the VAE to train; name: of its optimiser; validation: uint8 [N, 3, size, size]."""
         super().__init__()
         self.vae = vae
         self._reconstruction, self._steps = recipe, steps
@@ -128,9 +135,12 @@ class ReconstructionTask(Trained):
         output: Tensor,
         images: Tensor,
         masks: Tensor,
-        others: Mapping[str, tuple[float, Tensor]],
+        extra_losses: Mapping[str, tuple[float, Tensor]],
     ) -> dict[str, float]:
-        """Make the update of step `index`; return its losses. others: further parts of the loss with their weights."""
+        """Make the update of step `index` and return its losses and metrics.
+
+        output, images: [B, 3, s, s] in [−1, 1]; masks: [B, 1, s, s]; extra_losses: further terms, with their weights.
+        """
         recipe = self._reconstruction
         errors = reconstruction_errors(
             output.float(),
@@ -144,7 +154,7 @@ class ReconstructionTask(Trained):
             + recipe.squared_weight * errors["squared"]
             + recipe.gradient_weight * errors["gradient"]
         )
-        for name, (weight, error) in others.items():
+        for name, (weight, error) in extra_losses.items():
             loss = loss + weight * error
             errors[name] = error
         update(self._optimizer, loss, clipped_norm=recipe.clipped_norm)
@@ -155,12 +165,14 @@ class ReconstructionTask(Trained):
         return measured
 
     def _validated(self) -> dict[str, float]:
-        """Return measurements of the averaged VAE on the validation photographs."""
+        """Return metrics of the averaged VAE on the validation photographs: PSNR in dB."""
         is_bf16 = self._reconstruction.is_bf16
         return {"validation_psnr": psnr_of(self.averaged, self._validation, is_bf16=is_bf16)}
 
 
 class VaeTask(ReconstructionTask):
+    """Training task of the whole VAE."""
+
     def __init__(
         self, recipe: VaeRecipe, *, images: Tensor, masks: Tensor, validation: Tensor
     ) -> None:
@@ -186,7 +198,7 @@ class VaeTask(ReconstructionTask):
         return self._update(index, output, images, masks, {"kl": (recipe.kl_weight, kl)})
 
     def _batch(self, index: int, generator: Generator) -> tuple[Tensor, Tensor]:
-        """Return images [B, 3, s, s] in [−1, 1] and masks [B, 1, s, s], some mirrored; s: of crops or of images."""
+        """Return images [B, 3, s, s] in [−1, 1] and masks [B, 1, s, s], randomly mirrored; crops first, then whole."""
         recipe = self._recipe
         whole = self._images.shape[-1]
         size = recipe.crop if index < recipe.crop_steps else whole
@@ -231,11 +243,11 @@ def reconstruction_errors(
     saturation_weight: float,
     object_weight: float,
 ) -> dict[str, Tensor]:
-    """Return means over pixels and channels; those of the object have the weight `object_weight`.
+    """Return three errors by name, each a mean over pixels and channels; the object's pixels weigh `object_weight`.
 
-    absolute: |error| × (1 + saturation_weight × saturation of the target, its widest difference of channels in 0 … 1);
-    squared; gradient: |error of the difference to the next pixel|, right and below.
-    output, target: [B, 3, s, s]; masks: [B, 1, s, s].
+    absolute: |error| × (1 + saturation_weight × saturation of the target), where saturation is the largest difference
+    of two channels, in 0 … 1; squared: error²; gradient: |error of the difference to the next pixel|, right plus below.
+    output, target: [B, 3, s, s] in [−1, 1]; masks: [B, 1, s, s].
     """
     weights = 1 + (object_weight - 1) * masks
     error = output - target
@@ -250,7 +262,7 @@ def reconstruction_errors(
 
 
 def kl_divergence(distribution: DiagonalGaussianDistribution) -> Tensor:
-    """Return the divergence from the unit Gaussian in nats per latent value (diffusers returns the sum per image)."""
+    """Return the KL divergence from N(0, 1) in nats, averaged over latent values (diffusers: the sum per image)."""
     mean, log_variance = distribution.mean.float(), distribution.logvar.float()
     return 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance).mean()
 
@@ -263,7 +275,10 @@ def train(
     folder: Path,
     progress_bar: bool,
 ) -> AutoencoderKL:
-    """Train, resuming from the folder's checkpoint; set the scaling factor and save in folder/vae, fp32."""
+    """Train, resuming from the folder's checkpoint; set the scaling factor, save in folder/vae and return the VAE.
+
+    The saved weights are fp32.
+    """
     task = VaeTask(
         recipe,
         images=photographs.images,
@@ -279,7 +294,7 @@ def train(
 
 @torch.no_grad()
 def psnr_of(vae: AutoencoderKL, images: Tensor, *, is_bf16: bool) -> float:
-    """Return the mean PSNR in dB of images (uint8 [N, 3, H, W]) encoded and decoded by the mean of their latents."""
+    """Return the mean PSNR in dB of images, uint8 [N, 3, H, W], reconstructed from the posterior mean."""
     values = []
     for part in images.split(BATCH):
         with torch.autocast("cpu", torch.bfloat16, enabled=is_bf16):
@@ -291,7 +306,7 @@ def psnr_of(vae: AutoencoderKL, images: Tensor, *, is_bf16: bool) -> float:
 
 @torch.inference_mode()
 def scaling_factor(vae: AutoencoderKL, images: Tensor) -> float:
-    """Return the factor that gives the latents of images (uint8 [N, 3, H, W]) a standard deviation of 1."""
+    """Return the factor that scales the latents to a standard deviation of 1. images: uint8 [N, 3, H, W]."""
     means = [
         vae.encode(as_float(part).to(vae.dtype)).latent_dist.mean.float()
         for part in spread(images, MEASURED).split(BATCH)
@@ -300,6 +315,6 @@ def scaling_factor(vae: AutoencoderKL, images: Tensor) -> float:
 
 
 def spread(images: Tensor, most: int) -> Tensor:
-    """Return at most `most` images, evenly distributed."""
+    """Return at most `most` images, at evenly spaced indices."""
     count = min(most, len(images))
     return images[torch.linspace(0, len(images) - 1, count).round().long()]

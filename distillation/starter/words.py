@@ -1,7 +1,7 @@
-"""The words of the starter: the attributes of a still life, in the order of the detector's bits.
+"""Vocabulary of the starter: attributes of a still life and their words, in the order of the detector's bits.
 
-A combination is an object in a colour and a material on a ground; there are 8 × 8 × 4 × 3 = 768 of them. A tenth is
-held out: no training uses photographs of it, so that pictures of it measure generalisation.
+A combination is an object, a colour, a material and a ground: 8 × 8 × 4 × 3 = 768. About a tenth is held out: their
+photographs are used in no training, so that pictures of them measure generalisation.
 """
 
 import hashlib
@@ -21,7 +21,7 @@ HELD_OUT_OF_EACH_OBJECT = 10  # of 96 combinations
 
 @dataclass(frozen=True, order=True)
 class Combination:
-    """Each field is a word of the attribute of the same name."""
+    """A word of each attribute; the fields are named by the attributes."""
 
     object: str
     colour: str
@@ -51,7 +51,7 @@ def _rank(combination: Combination) -> str:
     return hashlib.sha256(combination.slug.encode()).hexdigest()
 
 
-# By a hash, the same number of each object, so that no object is harder by chance.
+# Chosen by a hash, the same number for each object.
 HELD_OUT = frozenset(
     combination
     for word in OBJECTS

@@ -1,4 +1,4 @@
-"""A blind test: photographs and a student's pictures of the same prompts, shuffled on a sheet, with the key apart."""
+"""A blind test: a shuffled sheet of photographs and a student's pictures of the same prompts, and a key file."""
 
 import json
 from collections.abc import Sequence
@@ -13,48 +13,51 @@ from distillation.image_metrics.perceptual_distance import fitted
 from distillation.starter.photographs import Photographs
 from distillation.starter.words import Combination
 
-EACH = 32  # photographs, and as many pictures
-ACROSS = 8
-SIDE = 128  # pixels of a picture on the sheet: all are scaled down to it
+EACH = 32  # photographs, and the same number of pictures
+ACROSS = 8  # per row
+SIDE = 128  # pixels per side on the sheet
 SHEET, KEY = "blind.webp", "blind.json"
 SEED = 32
 
 
 def write(
-    folder: Path, photographs: Photographs, made: Tensor, asked: Sequence[Combination]
+    folder: Path,
+    photographs: Photographs,
+    pictures: Tensor,
+    combinations: Sequence[Combination],
 ) -> Path:
-    """Write the sheet and its key; return the sheet. made: uint8 [N, 3, height, width] of the combinations `asked`.
+    """Write the sheet and its key into `folder`; return the path of the sheet.
 
-    Each combination is shown once by a photograph and once by a picture. The order depends on SEED alone.
-    Raises ValueError for fewer than EACH combinations that have both.
+    pictures: uint8 [N, 3, height, width], of the N combinations. The sheet shows a photograph and a picture of each of
+    EACH combinations, in an order that depends only on SEED. Raises ValueError if fewer combinations have both.
     """
-    of_picture = {combination: row for row, combination in reversed(list(enumerate(asked)))}
-    of_photograph = {
-        combination: row for row, combination in reversed(list(enumerate(photographs.combinations)))
-    }
-    both = sorted(of_picture.keys() & of_photograph.keys())
-    if len(both) < EACH:
+    picture_rows, photograph_rows = _rows(combinations), _rows(photographs.combinations)
+    common = sorted(picture_rows.keys() & photograph_rows.keys())
+    if len(common) < EACH:
         raise ValueError(
-            f"{len(both)} combinations have a photograph and a picture; {EACH} are needed."
+            f"{len(common)} combinations have a photograph and a picture; {EACH} are needed."
         )
     generator = Generator().manual_seed(SEED)
-    chosen = [both[row] for row in torch.randperm(len(both), generator=generator)[:EACH]]
+    chosen = [common[row] for row in torch.randperm(len(common), generator=generator)[:EACH]]
     images = torch.cat(
         [
-            fitted(photographs.images[[of_photograph[one] for one in chosen]], SIDE),
-            fitted(made[[of_picture[one] for one in chosen]], SIDE),
+            fitted(photographs.images[[photograph_rows[one] for one in chosen]], SIDE),
+            fitted(pictures[[picture_rows[one] for one in chosen]], SIDE),
         ]
     )
     order = torch.randperm(2 * EACH, generator=generator)
-    numbers = [str(place + 1) for place in range(2 * EACH)]
+    numbers = [str(number) for number in range(1, 2 * EACH + 1)]
     rows = [
         Row("", images[order[start : start + ACROSS]], tuple(numbers[start : start + ACROSS]))
         for start in range(0, 2 * EACH, ACROSS)
     ]
     folder.mkdir(parents=True, exist_ok=True)
     sheets.write(folder / SHEET, rows)
-    photographed = [
-        number for number, row in zip(numbers, order.tolist(), strict=True) if row < EACH
-    ]
-    (folder / KEY).write_text(json.dumps({"photographs": photographed}) + "\n", "utf-8")
+    key = [number for number, row in zip(numbers, order.tolist(), strict=True) if row < EACH]
+    (folder / KEY).write_text(json.dumps({"photographs": key}) + "\n", "utf-8")
     return folder / SHEET
+
+
+def _rows(combinations: Sequence[Combination]) -> dict[Combination, int]:
+    """Return the first index of each combination."""
+    return {combination: row for row, combination in reversed(list(enumerate(combinations)))}

@@ -1,6 +1,5 @@
 """The three contact sheets of the report on the starter."""
 
-from itertools import islice
 from pathlib import Path
 
 from distillation.evaluation.report import sheets
@@ -20,19 +19,19 @@ from distillation.starter.words import (
     Combination,
 )
 
-SHEET_SEEDS, SIDE_BY_SIDE = 0, 4_000_000
-ACROSS = 8
+SHEET_SEEDS, SIDE_BY_SIDE = 0, 4_000_000  # first seeds
+ACROSS = 8  # pictures per row
 MISTAKES = 2 * ACROSS
 
 
 def sheet_combinations() -> list[Combination]:
-    """Return one combination of each object, with every colour, material and ground; the last two are held out."""
+    """Return one combination per object; together they have all words of all attributes. The last two are held out."""
     chosen = []
     for number, word in enumerate(OBJECTS):
         pool = sorted(HELD_OUT) if number >= len(OBJECTS) - 2 else TRAINED
         wanted = (COLOURS[number], MATERIALS[number % 4], GROUNDS[number % 3])
         same_object = [combination for combination in pool if combination.object == word]
-        # A match in colour counts most, one in ground least; the first of equals.
+        # The wanted colour matters most, the wanted ground least; the first of equal ones is chosen.
         chosen.append(
             max(
                 same_object,
@@ -49,7 +48,7 @@ def sheet_combinations() -> list[Combination]:
 def contact_sheet(
     path: Path, sampler: TeacherSampler, judges: Judges, *, size: int, guidance_scale: float
 ) -> None:
-    """Write a row for each of `size` prompts with the same `size` seeds; no picture is left out."""
+    """Write a sheet of `size` prompts (rows) and `size` seeds (columns), without any selection of pictures."""
     chosen = sheet_combinations()[:size]
     seeds = list(range(SHEET_SEEDS, SHEET_SEEDS + size))
     pictures = sampler.make(
@@ -69,11 +68,11 @@ def contact_sheet(
 
 
 def side_by_side(path: Path, sampler: TeacherSampler, splits: Splits, measured: Measured) -> None:
-    """Write the first photographs of each split, their reconstructions and pictures of the same combinations."""
+    """Write a sheet of photographs of each split, their VAE reconstructions and pictures of the same combinations."""
     rows = []
     for name, split in splits.tests.items():
         first = split.combinations[:ACROSS]
-        made = sampler.make(
+        pictures = sampler.make(
             [captions(combination)[0] for combination in first],
             list(range(SIDE_BY_SIDE, SIDE_BY_SIDE + len(first))),
             guidance_scale=measured.guidance,
@@ -82,37 +81,43 @@ def side_by_side(path: Path, sampler: TeacherSampler, splits: Splits, measured: 
         words = tuple(f"{c.colour} {c.material}\n{c.object}, {c.ground}" for c in first)
         rows += [
             Row(f"{name}: photographs", split.images[:ACROSS]),
-            Row("their reconstructions by the VAE", measured.rebuilt[name][:ACROSS]),
-            Row("generated, of the same combinations", made, words),
+            Row("their VAE reconstructions", measured.reconstructions[name][:ACROSS]),
+            Row("generated pictures of the same combinations", pictures, words),
         ]
     sheets.write(path, rows)
 
 
 def mistakes(path: Path, measured: Measured) -> None:
-    """Write the first pictures of each part with a wrong attribute, if any, and what was seen instead."""
+    """Write a sheet of the first pictures of each part with a wrong attribute; remove the file if there are none."""
     rows = []
     for name, verdict in measured.teacher.items():
         wrong = (~verdict.right).nonzero().flatten().tolist()[:MISTAKES]
-        title = f"{name}: the first {len(wrong)} wrong ones, what was asked for and what was seen"
+        title = (
+            f"{name}: the first {len(wrong)} wrong pictures, the requested and the predicted words"
+        )
         for start in range(0, len(wrong), ACROSS):
             chosen = wrong[start : start + ACROSS]
             words = tuple(_difference(verdict, row) for row in chosen)
-            rows.append(Row("" if start else title, measured.made[name][chosen], words))
+            rows.append(Row("" if start else title, measured.pictures[name][chosen], words))
     path.unlink(missing_ok=True)
     if rows:
         sheets.write(path, rows, text_size=11)
 
 
 def _difference(verdict: BitVerdict, row: int) -> str:
-    """Return "red glass vase, slab" in two lines, then the words seen in place of the wrong ones."""
-    asked = {
+    """Return three lines: the requested colour and material, the requested object and ground, the wrong predictions."""
+    requested = {
         attribute: words[int(verdict.asked[row, column])]
         for column, (attribute, words) in enumerate(ATTRIBUTES.items())
     }
-    seen = [
+    predicted = [
         words[int(verdict.judged[row, column])]
         for column, words in enumerate(ATTRIBUTES.values())
         if verdict.asked[row, column] != verdict.judged[row, column]
     ]
-    first = f"{asked['colour']} {asked['material']}\n{asked['object']}, {asked['ground']}"
-    return f"{first}\nseen: {', '.join(islice(seen, 3))}"
+    lines = [
+        f"{requested['colour']} {requested['material']}",
+        f"{requested['object']}, {requested['ground']}",
+        f"predicted: {', '.join(predicted[:3])}",
+    ]
+    return "\n".join(lines)

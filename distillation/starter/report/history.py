@@ -23,17 +23,17 @@ class StageTime:
 
 @dataclass(frozen=True)
 class History:
-    """curves: the file of logged losses by stage; times: of all stages. In both a stage follows those it needs."""
+    """curves: file of logged losses by stage; times: of all stages. Stages follow those that they need."""
 
     curves: Mapping[str, Path]
     times: tuple[StageTime, ...]
 
     @staticmethod
     def read(folder: Path) -> "History":
-        """Read the curves, `<stage>.jsonl`, and the records of stages, `<stage>.json`. Raises HistoryUnusable."""
+        """Read the loss curves, `<stage>.jsonl`, and the records, `<stage>.json`. Raises HistoryUnusable."""
         if not folder.is_dir():
             raise HistoryUnusable(
-                f"{folder} is missing. `make starter` writes it together with the teacher."
+                f"{folder} is missing. Run `make starter`, which writes it together with the teacher."
             )
         curves = {path.stem: path for path in sorted(folder.glob("*.jsonl"))}
         times, needs = {}, {}
@@ -46,10 +46,10 @@ class History:
                 needs[path.stem] = set(done["needs"])
             except (OSError, ValueError, KeyError, TypeError) as error:
                 raise HistoryUnusable(
-                    f"{path} is not the record of a stage: {error!r}. `make starter` writes a new one."
+                    f"{path} is not the record of a stage: {error!r}. Run `make starter` to write it again."
                 ) from error
         order = list(TopologicalSorter(needs).static_order())
-        order += sorted(curves.keys() - needs.keys())  # of stages that never finished
+        order += sorted(curves.keys() - needs.keys())  # of unfinished stages
         return History(
             {stage: curves[stage] for stage in order if stage in curves},
             tuple(times[stage] for stage in order if stage in times),

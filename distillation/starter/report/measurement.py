@@ -1,4 +1,4 @@
-"""The measurements of the starter: its judges and its VAE on photographs, guidance scales, and the teacher."""
+"""Measurements of the starter: the judges and the VAE on photographs, the guidance scale, the teacher, a student."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -25,29 +25,31 @@ from distillation.starter.report.sampler import TeacherSampler
 from distillation.starter.report.shape import Shapes
 from distillation.starter.words import ATTRIBUTES, TRAINED, Combination
 
-# By name, uint8 [N, 3, height, width] and what they show.
+# By name: images, uint8 [N, 3, height, width], and their N combinations.
 Pictures = dict[str, tuple[Tensor, Sequence[Combination]]]
 
-# The seeds of the parts are disjoint, so that guidance is not chosen on the pictures that are judged.
 STUDENT = "pictures, student"
+# First seeds. The ranges are disjoint, so that guidance is not chosen on the pictures that are measured afterwards.
 SWEEP, OF_TRAINED, OF_HELD_OUT = 1_000_000, 2_000_000, 3_000_000
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """How much is measured. pictures: of trained combinations, and as many again of held-out ones."""
+    """Sizes of the measurements. pictures: number of trained combinations, and the same number of held-out ones."""
 
     steps: int = 50
     guidance_scales: tuple[float, ...] = (1, 1.5, 2, 3)
-    sweep: int = 512  # pictures per guidance scale: fewer do not tell scales apart
+    sweep: int = 512  # pictures per guidance scale; fewer cannot distinguish scales
     pictures: int = 512
-    sheet: int = 8  # prompts, and seeds of each
+    sheet: int = 8  # prompts, and seeds per prompt
 
 
 @dataclass(frozen=True)
 class Judges:
-    """The detector, the examiner, the segmentation, and our CLIP as two functions of images: the words it sees, and
-    features of length 1 (n, d).
+    """The networks that judge pictures; arguments of the functions are uint8 [N, 3, height, width].
+
+    zero_shot: returns the index of the word of each attribute, by our CLIP; features: returns its features of length 1,
+    [N, d].
     """
 
     detector: Detector
@@ -58,7 +60,7 @@ class Judges:
 
     @staticmethod
     def load(folder: Path, tokenizer_folder: Path, segmentation_folder: Path) -> "Judges":
-        """folder: of `detector`, `clip` and `examiner`; tokenizer_folder: the CLIP's, as in the release."""
+        """Load the judges. folder: of `detector`, `clip` and `examiner`; tokenizer_folder: that of the release."""
         clip = evaluation_clip.load(folder / "clip", tokenizer=tokenizer_folder)
         return Judges(
             detectors.load(folder / "detector"),
@@ -82,7 +84,7 @@ class Judges:
 
 @dataclass(frozen=True)
 class Splits:
-    """The photographs that no network was fitted to; thresholds were chosen by those of `validation`."""
+    """Photographs used in no training. The detector's thresholds were chosen on `validation`."""
 
     validation: Photographs
     test: Photographs
@@ -95,12 +97,15 @@ class Splits:
 
 @dataclass(frozen=True)
 class Measured:
-    """figures: every number of the report; rebuilt: photographs through the VAE, by split; made, teacher: pictures and
-    their verdicts, of trained and of held-out combinations; floor: the distance between two sets of photographs."""
+    """figures: all numbers of the report; reconstructions: of photographs by the VAE, by split.
+
+    pictures, teacher: the teacher's pictures and their verdicts, by "trained" and "held-out"; floor: the distance
+    between two sets of photographs.
+    """
 
     figures: dict[str, Any]
-    rebuilt: dict[str, Tensor]
-    made: dict[str, Tensor]
+    reconstructions: dict[str, Tensor]
+    pictures: dict[str, Tensor]
     teacher: dict[str, BitVerdict]
     sweep: list[SweepPoint]
     guidance: float
@@ -114,8 +119,8 @@ def measure(
     recipe: Recipe,
     student: tuple[Tensor, Sequence[Combination]] | None = None,
 ) -> Measured:
-    """Measure everything. Pictures that are missing are made. student: pictures of one, and what they were to show."""
-    rebuilt = {
+    """Make the missing pictures and return all measurements. student: its pictures, and their combinations."""
+    reconstructions = {
         name: metrics.reconstruct(
             sampler.vae, split.images, title=f"VAE, {name}", progress_bar=sampler.progress_bar
         )
@@ -125,25 +130,31 @@ def measure(
     floor = distance(judges.features(splits.validation.images), test)
     points = sweep(sampler, judges, test, recipe=recipe)
     best = choose(points)
-    # Of the combinations of photographs, so that both sets contain the same mixture of them.
-    asked = {
+    # The combinations of the photographs, so that distances compare sets with the same mixture.
+    combinations = {
         "trained": _cycled(splits.validation.combinations, recipe.pictures),
         "held-out": _cycled(splits.held_out.combinations, recipe.pictures),
     }
-    made = {
-        name: _make(sampler, asked[name], seed, best, f"teacher, {name}")
+    teacher_pictures = {
+        name: _make(sampler, combinations[name], seed, best, f"teacher, {name}")
         for name, seed in (("trained", OF_TRAINED), ("held-out", OF_HELD_OUT))
     }
-    teacher = {name: judges.by_detector(made[name], asked[name]) for name in made}
-    both = metrics.joined(list(teacher.values()))
+    teacher = {
+        name: judges.by_detector(teacher_pictures[name], combinations[name])
+        for name in teacher_pictures
+    }
+    combined = metrics.joined(list(teacher.values()))
     photographs: Pictures = {
         name: (split.images, split.combinations) for name, split in splits.tests.items()
     }
-    through_vae: Pictures = {
-        f"{name}, rebuilt": (rebuilt[name], split.combinations)
+    reconstructed: Pictures = {
+        f"{name}, rebuilt": (reconstructions[name], split.combinations)
         for name, split in splits.tests.items()
     }
-    pictures: Pictures = {f"pictures, {name}": (made[name], asked[name]) for name in made}
+    pictures: Pictures = {
+        f"pictures, {name}": (teacher_pictures[name], combinations[name])
+        for name in teacher_pictures
+    }
     if student is not None:
         pictures[STUDENT] = student
     figures = {
@@ -155,93 +166,99 @@ def measure(
         "served_guidance": sampler.manifest.guidance_scale,
         "sweep": {"pictures": recipe.sweep, "points": points},
         "detector": {
-            name: judges.by_detector(*of).figures()
-            for name, of in (photographs | through_vae).items()
+            name: judges.by_detector(*entry).figures()
+            for name, entry in (photographs | reconstructed).items()
         },
         "examiner": {
-            name: judges.by_examiner(*of).figures()
-            for name, of in (photographs | through_vae | pictures).items()
+            name: judges.by_examiner(*entry).figures()
+            for name, entry in (photographs | reconstructed | pictures).items()
         },
         "clip": {
-            name: judges.by_clip(*of).figures() for name, of in (photographs | pictures).items()
+            name: judges.by_clip(*entry).figures()
+            for name, entry in (photographs | pictures).items()
         },
         "psnr": {
-            name: metrics.mean_psnr(split.images, rebuilt[name])
+            name: metrics.mean_psnr(split.images, reconstructions[name])
             for name, split in splits.tests.items()
         },
-        "sharpness": sharpness(splits, rebuilt, made, asked)
+        "sharpness": sharpness(splits, reconstructions, teacher_pictures)
         | ({STUDENT: metrics.sharpness_of(student[0], splits.test.images)} if student else {}),
-        "shapes": shapes(judges.segmentation, splits, through_vae | pictures),
+        "shapes": shapes(judges.segmentation, splits, reconstructed | pictures),
         "teacher": {name: verdict.figures() for name, verdict in teacher.items()},
-        "confusions": [c for name in ATTRIBUTES for c in metrics.worst_confusions(both, name)],
+        "confusions": [c for name in ATTRIBUTES for c in metrics.worst_confusions(combined, name)],
         "distances": {
             "test photographs, and pictures of the teacher": distance(
-                judges.features(made["trained"]), test
+                judges.features(teacher_pictures["trained"]), test
             ),
             "test photographs, and validation photographs (the floor)": floor,
-            **_held_out_distances(judges, splits.held_out, made["held-out"]),
+            **_held_out_distances(judges, splits.held_out, teacher_pictures["held-out"]),
         },
     }
     return Measured(
-        figures | {"targets": targets(figures)}, rebuilt, made, teacher, points, best, floor
+        figures | {"targets": targets(figures)},
+        reconstructions,
+        teacher_pictures,
+        teacher,
+        points,
+        best,
+        floor,
     )
 
 
 def sharpness(
-    splits: Splits,
-    rebuilt: Mapping[str, Tensor],
-    made: Mapping[str, Tensor],
-    asked: Mapping[str, Sequence[Combination]],
+    splits: Splits, reconstructions: Mapping[str, Tensor], pictures: Mapping[str, Tensor]
 ) -> dict[str, metrics.Sharpness]:
-    """Return the sharpness of reconstructions and of pictures, as shares of that of photographs.
+    """Return the sharpness of reconstructions and of the teacher's pictures, relative to photographs.
 
-    The teacher's pictures are compared with photographs of the same combinations.
+    The photographs have the combinations of the pictures.
     """
     found = {
-        f"{name}, rebuilt": metrics.sharpness_of(rebuilt[name], split.images)
+        f"{name}, rebuilt": metrics.sharpness_of(reconstructions[name], split.images)
         for name, split in splits.tests.items()
     }
-    of = {"trained": splits.validation, "held-out": splits.held_out}
-    for name, split in of.items():
-        rows = [number % len(split) for number in range(len(asked[name]))]
-        found[f"pictures, {name}"] = metrics.sharpness_of(made[name], split.images[rows])
+    for name, split in (("trained", splits.validation), ("held-out", splits.held_out)):
+        rows = [number % len(split) for number in range(len(pictures[name]))]
+        found[f"pictures, {name}"] = metrics.sharpness_of(pictures[name], split.images[rows])
     return found
 
 
 def shapes(network: UNet, splits: Splits, pictures: Pictures) -> dict[str, float]:
-    """Return the nearness of shapes to those of test photographs; of "photographs": of those of `validation`."""
-    known = Shapes.of(network, splits.test)
-    of = {"photographs": (splits.validation.images, splits.validation.combinations), **pictures}
+    """Return the mean best IoU of masks with those of test photographs; "photographs": of the validation split."""
+    reference = Shapes.of(network, splits.test)
+    compared = {
+        "photographs": (splits.validation.images, splits.validation.combinations),
+        **pictures,
+    }
     return {
-        name: known.nearness(*images)
-        for name, images in of.items()
-        if name != "test, rebuilt"  # the photographs that they are compared with
+        name: reference.mean_best_iou(*entry)
+        for name, entry in compared.items()
+        if name != "test, rebuilt"  # reconstructions of the reference
     }
 
 
 def sweep(
     sampler: TeacherSampler, judges: Judges, photographs: Tensor, *, recipe: Recipe
 ) -> list[SweepPoint]:
-    """Return the metrics of equal prompts and seeds at each guidance scale. photographs: features of the test ones."""
+    """Return the metrics at each guidance scale, with equal prompts and seeds. photographs: their features."""
     order = torch.randperm(len(TRAINED), generator=torch.Generator().manual_seed(SWEEP)).tolist()
     combinations = _cycled([TRAINED[number] for number in order], recipe.sweep)
     points = []
     for scale in recipe.guidance_scales:
-        made = _make(sampler, combinations, SWEEP, scale, f"sweep, guidance {scale:g}")
-        verdict = judges.by_detector(made, combinations)
-        kid = distance(judges.features(made), photographs).kid
+        pictures = _make(sampler, combinations, SWEEP, scale, f"sweep, guidance {scale:g}")
+        verdict = judges.by_detector(pictures, combinations)
+        kid = distance(judges.features(pictures), photographs).kid
         points.append(SweepPoint(scale, verdict.all_four, verdict.strict, kid))
     return points
 
 
 def choose(points: Sequence[SweepPoint]) -> float:
-    """Return the scale with the most pictures right in all four attributes; of equals the nearest to photographs."""
+    """Return the scale with the most pictures right in all four attributes; of equal ones, that of the smallest KID."""
     best = max(points, key=lambda point: (point.all_four.value, -point.kid_1000.value))
     return best.guidance_scale
 
 
 def targets(figures: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Return the targets of the starter with what was measured. least and value have the same unit."""
+    """Return the targets of the starter (`least`) with the measured values (`value`), in the same unit."""
     test, rebuilt = figures["detector"]["test"], figures["detector"]["test, rebuilt"]
     accuracies = test["balanced_accuracy"].items()
     lowest, word = min((value, word) for word, value in accuracies if value is not None)
@@ -249,36 +266,36 @@ def targets(figures: Mapping[str, Any]) -> list[dict[str, Any]]:
     trained, held_out = (
         figures["examiner"][f"pictures, {name}"]["all_four"] for name in ("trained", "held-out")
     )
-    photographed, pictured = (
+    vae_sharpness, teacher_sharpness = (
         figures["sharpness"][name] for name in ("test, rebuilt", "pictures, trained")
     )
     rows: tuple[tuple[str, float, float, str], ...] = (
         ("detector: bits right on test photographs", 97, 100 * test["bits_right"], "%"),
         (f"detector: balanced accuracy of its worst bit ({word})", 93, 100 * lowest, "%"),
         ("VAE: PSNR on test photographs", 36, figures["psnr"]["test"].value, "dB"),
-        ("VAE: change of the detector's bits right by reconstruction", -2, 100 * change, "points"),
+        ("VAE: change of the detector's bits right on reconstructions", -2, 100 * change, "points"),
         *(
-            (f"{name}: {what}, of the photographs'", least, 100 * value, "%")
-            for name, found in (("VAE", photographed), ("teacher", pictured))
+            (f"{name}: {what}, relative to photographs", least, 100 * value, "%")
+            for name, found in (("VAE", vae_sharpness), ("teacher", teacher_sharpness))
             for what, least, value in (
                 ("mean gradient", 95, found.gradient),
                 ("variance of the Laplacian", 70, found.laplacian),
             )
         ),
         (
-            "teacher: shapes, of the photographs'",
+            "teacher: IoU of shapes, relative to photographs",
             90,
             100 * figures["shapes"]["pictures, trained"] / figures["shapes"]["photographs"],
             "%",
         ),
         (
-            "teacher: all four attributes right by the examiner, trained combinations",
+            "teacher: all four attributes right (examiner), trained combinations",
             93,
             100 * trained.value,
             "%",
         ),
         (
-            "teacher: all four attributes right by the examiner, held-out combinations",
+            "teacher: all four attributes right (examiner), held-out combinations",
             90,
             100 * held_out.value,
             "%",
@@ -293,25 +310,30 @@ def targets(figures: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def _targets_of_student(figures: Mapping[str, Any]) -> tuple[tuple[str, float, float, str], ...]:
-    sharp, by_teacher = (figures["sharpness"][name] for name in (STUDENT, "pictures, trained"))
+    student, teacher = (figures["sharpness"][name] for name in (STUDENT, "pictures, trained"))
     shape = figures["shapes"][STUDENT] / figures["shapes"]["photographs"]
     return (
-        ("student: mean gradient, of the photographs'", 95, 100 * sharp.gradient, "%"),
-        ("student: variance of the Laplacian, of the photographs'", 70, 100 * sharp.laplacian, "%"),
+        ("student: mean gradient, relative to photographs", 95, 100 * student.gradient, "%"),
         (
-            "student: mean gradient, of the teacher's",
-            95,
-            100 * sharp.gradient / by_teacher.gradient,
+            "student: variance of the Laplacian, relative to photographs",
+            70,
+            100 * student.laplacian,
             "%",
         ),
-        ("student: shapes, of the photographs'", 90, 100 * shape, "%"),
+        (
+            "student: mean gradient, relative to the teacher",
+            95,
+            100 * student.gradient / teacher.gradient,
+            "%",
+        ),
+        ("student: IoU of shapes, relative to photographs", 90, 100 * shape, "%"),
     )
 
 
 def _held_out_distances(
     judges: Judges, photographs: Photographs, pictures: Tensor
 ) -> dict[str, Distance]:
-    """Compare the second half of the photographs with the first, and with pictures of the combinations of the first."""
+    """Return distances to the second half of the photographs: of pictures like the first half, and of that half."""
     features = judges.features(photographs.images)
     half = len(features) // 2
     return {
@@ -329,11 +351,12 @@ def _make(
     guidance_scale: float,
     title: str,
 ) -> Tensor:
-    """Return one picture of each by its first caption. seed: of the first picture; the others count on."""
+    """Return one picture of each combination from its canonical caption, with consecutive seeds from `seed` on."""
     texts = [captions(combination)[0] for combination in combinations]
     seeds = list(range(seed, seed + len(texts)))
     return sampler.make(texts, seeds, guidance_scale=guidance_scale, title=title)
 
 
 def _cycled(combinations: Sequence[Combination], count: int) -> list[Combination]:
+    """Return `count` combinations, repeating the given ones."""
     return [combinations[number % len(combinations)] for number in range(count)]

@@ -1,4 +1,4 @@
-"""Metrics of pictures by the detector, by our CLIP and of the VAE, with intervals."""
+"""Metrics of pictures by the detector, the examiner and our CLIP, and metrics of the VAE, with intervals."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import astuple, dataclass
@@ -25,20 +25,20 @@ if TYPE_CHECKING:
 
     from distillation.detector.network import Detector
 
-BATCH = 32  # pictures at once in the VAE
+BATCH = 32  # pictures per forward pass of the VAE
 
 
 # --- attributes -----------------------------------------------------------------------------------
 @dataclass(frozen=True)
 class Verdict:
-    """asked, judged: int64 (n, 4), an index of the words of each attribute, in the order of ATTRIBUTES."""
+    """asked, judged: index of the requested and of the predicted word of each attribute, int64 [N, 4]."""
 
     asked: Tensor
     judged: Tensor
 
     @property
     def right(self) -> Tensor:
-        """Return whether the likeliest word of every attribute is the one that was asked for, bool (n,)."""
+        """Whether the predicted word of every attribute is the requested one, bool [N]."""
         return (self.asked == self.judged).all(1)
 
     @property
@@ -46,7 +46,7 @@ class Verdict:
         return share(self.right)
 
     def figures(self) -> dict[str, Any]:
-        """Return the numbers of the report, shares by attribute last."""
+        """Return the numbers for the report; the shares by attribute come last."""
         return {"all_four": self.all_four, **self.per_attribute}
 
     @property
@@ -59,9 +59,9 @@ class Verdict:
 
 @dataclass(frozen=True)
 class BitVerdict(Verdict):
-    """A verdict with the detector's 23 bits, each by its own threshold. wanted, present: bool (n, 23).
+    """A verdict with the detector's 23 bits. wanted: requested; present: at or above the threshold; bool [N, 23].
 
-    calibration_error: the mean distance of a probability from the frequency of its bit.
+    calibration_error: expected calibration error.
     """
 
     wanted: Tensor
@@ -70,7 +70,7 @@ class BitVerdict(Verdict):
 
     @property
     def strict(self) -> Share:
-        """Return the share of pictures with all 23 bits as they were asked for."""
+        """The share of pictures in which all 23 bits are as requested."""
         return share((self.wanted == self.present).all(1))
 
     def figures(self) -> dict[str, Any]:
@@ -88,7 +88,7 @@ class BitVerdict(Verdict):
 
     @property
     def balanced_accuracy(self) -> dict[str, float | None]:
-        """Return the mean of sensitivity and specificity of each bit; None if all pictures have it or none."""
+        """The mean of sensitivity and specificity of each bit; None if it is requested for all pictures or for none."""
         hits = (self.present & self.wanted).sum(0).double() / self.wanted.sum(0)
         rejections = (~self.present & ~self.wanted).sum(0).double() / (~self.wanted).sum(0)
         values = ((hits + rejections) / 2).tolist()
@@ -97,7 +97,7 @@ class BitVerdict(Verdict):
 
 @dataclass(frozen=True)
 class PartsVerdict(Verdict):
-    """A verdict with the parts of objects. lacking: bool (n,), whether the object lacks one of its own."""
+    """A verdict with the parts of objects. lacking: whether a part of the object is missing, bool [N]."""
 
     lacking: Tensor
 
@@ -111,7 +111,7 @@ class PartsVerdict(Verdict):
 
 @dataclass(frozen=True)
 class SweepPoint:
-    """The same prompts and seeds at one guidance scale. kid_1000: to the test photographs."""
+    """Metrics at one guidance scale. kid_1000: KID × 1000 to the test photographs."""
 
     guidance_scale: float
     all_four: Share
@@ -121,7 +121,7 @@ class SweepPoint:
 
 @dataclass(frozen=True)
 class Confusion:
-    """`share` of the pictures that asked for one word of an attribute and got another."""
+    """share: of the pictures with the requested word `asked`, those with the predicted word `judged`."""
 
     attribute: str
     asked: str
@@ -130,11 +130,12 @@ class Confusion:
 
 
 def share(hits: Tensor) -> Share:
+    """Return the share of true values. hits: bool [N]."""
     return Share(int(hits.sum()), len(hits))
 
 
 def asked_words(combinations: Sequence[Combination]) -> Tensor:
-    """Return the index of each word in its attribute, int64 (n, 4)."""
+    """Return the index of each word in its attribute, int64 [N, 4]."""
     rows = [
         [words.index(chosen) for chosen, words in zip(astuple(c), ATTRIBUTES.values(), strict=True)]
         for c in combinations
@@ -145,7 +146,7 @@ def asked_words(combinations: Sequence[Combination]) -> Tensor:
 def by_detector(
     detector: "Detector", images: Tensor, combinations: Sequence[Combination]
 ) -> BitVerdict:
-    """Return the verdict on images uint8 (n, 3, height, width), of n combinations."""
+    """Return the detector's verdict. images: uint8 [N, 3, height, width], of N combinations."""
     probabilities = detector.probabilities(fitted(images, detector.config.image_size))
     groups = probabilities.split([len(words) for words in ATTRIBUTES.values()], dim=1)
     wanted = torch.tensor([combination.bits for combination in combinations])
@@ -163,14 +164,14 @@ def by_examiner(
     images: Tensor,
     combinations: Sequence[Combination],
 ) -> PartsVerdict:
-    """Return the examiner's verdict on images uint8 (n, 3, height, width), of n combinations."""
-    verdict = examiner.judge(network, images)
-    own = [parts_of(combination.object) for combination in combinations]
-    wanted = torch.tensor([[part in parts for part in PARTS] for parts in own])
+    """Return the examiner's verdict. images: uint8 [N, 3, height, width], of N combinations."""
+    prediction = examiner.predict(network, images)
+    complete = [parts_of(combination.object) for combination in combinations]
+    wanted = torch.tensor([[part in parts for part in PARTS] for parts in complete])
     return PartsVerdict(
         asked=asked_words(combinations),
-        judged=verdict.words,
-        lacking=(wanted & ~verdict.parts).any(1),
+        judged=prediction.words,
+        lacking=(wanted & ~prediction.parts).any(1),
     )
 
 
@@ -179,9 +180,9 @@ def by_zero_shot(
     images: Tensor,
     combinations: Sequence[Combination],
 ) -> Verdict:
-    """Return the verdict of our CLIP on images uint8 (n, 3, height, width).
+    """Return the verdict of our CLIP. images: uint8 [N, 3, height, width], of N combinations.
 
-    zero_shot: returns the index of the word of each attribute for such images.
+    zero_shot: returns for each attribute the index of the predicted word, int64 [N].
     """
     words = zero_shot(images)
     judged = torch.stack([words[attribute] for attribute in ATTRIBUTES], dim=1)
@@ -189,7 +190,7 @@ def by_zero_shot(
 
 
 def joined(verdicts: Sequence[Verdict]) -> Verdict:
-    """Return one verdict on all their pictures."""
+    """Return the concatenation of the verdicts."""
     return Verdict(
         torch.cat([verdict.asked for verdict in verdicts]),
         torch.cat([verdict.judged for verdict in verdicts]),
@@ -197,7 +198,7 @@ def joined(verdicts: Sequence[Verdict]) -> Verdict:
 
 
 def confusion_matrix(verdict: Verdict, attribute: str) -> Tensor:
-    """Return how often each word was seen where each was asked for, int64 (asked, seen)."""
+    """Return the confusion matrix of an attribute's words, counts, int64 [requested, predicted]."""
     column = list(ATTRIBUTES).index(attribute)
     size = len(ATTRIBUTES[attribute])
     cells = verdict.asked[:, column] * size + verdict.judged[:, column]
@@ -205,7 +206,7 @@ def confusion_matrix(verdict: Verdict, attribute: str) -> Tensor:
 
 
 def worst_confusions(verdict: Verdict, attribute: str, *, most: int = 3) -> list[Confusion]:
-    """Return the most frequent pairs of different words, by share of what was asked for."""
+    """Return the most frequent confusions, by their share of the requests for the word, at most `most`."""
     words = ATTRIBUTES[attribute]
     matrix = confusion_matrix(verdict, attribute)
     found = [
@@ -220,7 +221,7 @@ def worst_confusions(verdict: Verdict, attribute: str, *, most: int = 3) -> list
 # --- VAE ------------------------------------------------------------------------------------------
 @torch.inference_mode()
 def reconstruct(vae: "AutoencoderKL", images: Tensor, *, title: str, progress_bar: bool) -> Tensor:
-    """Encode and decode images by the mean of the VAE's distribution; return uint8 (n, 3, height, width)."""
+    """Return the images reconstructed from the mean of the VAE's posterior, uint8 [N, 3, height, width]."""
     parts = []
     batches = images.split(BATCH)
     bar = Bar(len(batches), title=title, unit="batch", is_shown=progress_bar)
@@ -232,25 +233,25 @@ def reconstruct(vae: "AutoencoderKL", images: Tensor, *, title: str, progress_ba
 
 @dataclass(frozen=True)
 class Sharpness:
-    """Means over pictures ÷ means over photographs: of the gradient, and of the variance of the Laplacian."""
+    """Ratios of pictures to photographs: of the mean gradient, and of the mean variance of the Laplacian."""
 
     gradient: float
     laplacian: float
 
 
 def sharpness_of(pictures: Tensor, photographs: Tensor) -> Sharpness:
-    """Compare uint8 (n, 3, height, width) with photographs of the same combinations; n may differ."""
-    ours, theirs = pictures, photographs
+    """Return the sharpness of pictures relative to photographs; both uint8 [N, 3, height, width], N may differ."""
     return Sharpness(
-        float(sharpness.gradient(ours).mean() / sharpness.gradient(theirs).mean()),
+        float(sharpness.gradient(pictures).mean() / sharpness.gradient(photographs).mean()),
         float(
-            sharpness.laplacian_variance(ours).mean() / sharpness.laplacian_variance(theirs).mean()
+            sharpness.laplacian_variance(pictures).mean()
+            / sharpness.laplacian_variance(photographs).mean()
         ),
     )
 
 
 def mean_psnr(originals: Tensor, reconstructions: Tensor) -> Interval:
-    """Return the mean PSNR over pictures in dB, ± 1.96 standard errors."""
+    """Return the mean PSNR over images in dB, with the interval of ± 1.96 standard errors."""
     values = psnr(originals, reconstructions).double()
     mean, error = float(values.mean()), float(values.std() / len(values) ** 0.5)
     return Interval(mean, mean - 1.96 * error, mean + 1.96 * error)

@@ -1,4 +1,4 @@
-"""Sampling of a teacher at any guidance scale by the serving engine; each picture is kept as a file."""
+"""Sample a teacher at any guidance scale with the serving engine; pictures are cached as files."""
 
 import hashlib
 import json
@@ -28,9 +28,9 @@ SHAPING = ("unet/", "vae/", "text_encoder/", "tokenizer/", "scheduler/")
 
 
 class TeacherSampler:
-    """One teacher, sampled by deterministic DDIM in `steps` "trailing" steps at any guidance scale.
+    """Sampler of one teacher: deterministic DDIM with `steps` steps, "trailing" spacing, at any guidance scale.
 
-    Pictures are kept in `cache`, by everything that shapes them, so that an interrupted report continues.
+    Pictures are cached in `cache` under a key of everything that they depend on, so an interrupted report continues.
     """
 
     def __init__(
@@ -50,12 +50,12 @@ class TeacherSampler:
 
     @cached_property
     def served(self) -> Pipeline:
-        """The pipeline as a worker loads it, with the guidance and the timesteps of the release."""
+        """The pipeline as loaded by a worker, with the guidance scale and the timesteps of the release."""
         return pipelines.load(self.pack)
 
     @cached_property
     def vae(self) -> AutoencoderKL:
-        """The VAE in fp32, so that the rounding of a device does not count as its error."""
+        """The VAE in fp32, so that its errors do not include rounding in a lower precision."""
         vae = AutoencoderKL.from_pretrained(
             self.pack / "vae",
             torch_dtype=torch.float32,
@@ -67,7 +67,7 @@ class TeacherSampler:
     def make(
         self, texts: Sequence[str], seeds: Sequence[int], *, guidance_scale: float, title: str
     ) -> torch.Tensor:
-        """Return a picture of each text and seed, uint8 (n, 3, height, width). Raises the errors of the engine."""
+        """Return a picture of each text and its seed, uint8 [N, 3, height, width]. Raises the errors of the engine."""
         folder = self._folder(guidance_scale)
         paths = [folder / _name(text, seed) for text, seed in zip(texts, seeds, strict=True)]
 
@@ -88,14 +88,14 @@ class TeacherSampler:
 
     @cached_property
     def _negative(self) -> torch.Tensor:
-        """(1, tokens, width): of the empty text. A release without guidance does not store it."""
+        """The embedding of the empty text, [1, tokens, width]; encoded if the release does not store it."""
         path = self.pack / NEGATIVE_EMBEDS
         if path.exists():
             return load_file(path)["negative_prompt_embeds"]
         return torch.tensor(np.array(unpack(self._encoder.encode([""])[0])))[None]
 
     def _guided(self, guidance_scale: float) -> Pipeline:
-        """Return a pipeline of the same networks with another guidance scale and our timesteps."""
+        """Return a pipeline of the same networks with this guidance scale and the sampler's timesteps."""
         served = self.served
         manifest = replace(
             self.manifest,
@@ -105,16 +105,16 @@ class TeacherSampler:
             num_inference_steps=len(self.timesteps),
         )
         negative = None
-        if guidance_scale != 1:  # without guidance: half the cost
+        if guidance_scale != 1:  # 1 = no guidance, half the cost
             negative = self._negative.to(served.device.place, served.dtype)
         networks = served.runtime
         if not isinstance(networks, TorchRuntime):
-            raise TypeError(f"The networks are {networks.name}'s, not torch's.")
+            raise TypeError(f"The pipeline runs on {networks.name}, but the report needs torch.")
         runtime = TorchRuntime(networks.unet, networks.vae, self.timesteps, served.device)
         return Pipeline(manifest, served.device, runtime, self._scheduler_config, negative)
 
     def _folder(self, guidance_scale: float) -> Path:
-        """Return the folder of all pictures that differ only in text and seed."""
+        """Return the folder of the pictures with this guidance scale, whose names depend on text and seed."""
         facts = {"scheduler": self._scheduler_config, "timesteps": self.timesteps}
         key = pictures.key(self.manifest, devices.choose(), SHAPING, facts)
         return self.cache / key / f"guidance-{guidance_scale:g}"

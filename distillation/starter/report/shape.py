@@ -1,7 +1,7 @@
-"""Shapes of objects by their masks: how near each outline is to that of some photograph of the same object.
+"""Similarity of shapes: intersection over union (IoU) of object masks with those of photographs of the same object.
 
-Masks are moved and scaled to one place and size first, so that neither counts. An outline that no photograph has, such
-as that of a mug without a handle, is far from all of them.
+Masks are first normalised in position and size. A shape that occurs in no photograph, such as a mug without a handle,
+has a low IoU with all of them.
 """
 
 from collections.abc import Sequence
@@ -16,20 +16,20 @@ from distillation.image_metrics.perceptual_distance import fitted
 from distillation.starter.photographs import Photographs
 from distillation.starter.words import Combination
 
-SIDE = 64  # pixels of a compared mask; the object's longer side fills it
+SIDE = 64  # pixels per side of a normalised mask, filled by the object's longer side
 
 
 @dataclass(frozen=True)
 class Shapes:
-    """The segmentation, and compared masks of photographs by the name of their object, bool [N, SIDE, SIDE]."""
+    """segmentation: predicts masks; references: normalised masks of photographs by object, bool [N, SIDE, SIDE]."""
 
     segmentation: UNet
-    known: dict[str, Tensor]
+    references: dict[str, Tensor]
 
     @staticmethod
     def of(segmentation: UNet, photographs: Photographs) -> "Shapes":
-        """photographs: with their true masks."""
-        masks = torch.stack([compared(mask > 0) for mask in photographs.masks])
+        """Return the shapes of these photographs, by their rendered masks."""
+        masks = torch.stack([normalised(mask > 0) for mask in photographs.masks])
         objects = [combination.object for combination in photographs.combinations]
         return Shapes(
             segmentation,
@@ -39,23 +39,23 @@ class Shapes:
             },
         )
 
-    def nearness(self, images: Tensor, combinations: Sequence[Combination]) -> float:
-        """Return the mean over pictures of the greatest intersection over union with a photograph of the object.
+    def mean_best_iou(self, images: Tensor, combinations: Sequence[Combination]) -> float:
+        """Return the mean over images of the largest IoU with a photograph of the same object, in 0 … 1.
 
-        images: uint8 [N, 3, height, width]; pictures of objects without a photograph are left out.
+        images: uint8 [N, 3, height, width]; images of objects without a reference are skipped.
         """
         size = self.segmentation.config.image_size
-        found = self.segmentation.mask_logits(fitted(images, size)) > 0
+        masks = self.segmentation.mask_logits(fitted(images, size)) > 0
         values = [
-            overlaps(compared(mask), self.known[combination.object]).max()
-            for mask, combination in zip(found, combinations, strict=True)
-            if combination.object in self.known
+            iou(normalised(mask), self.references[combination.object]).max()
+            for mask, combination in zip(masks, combinations, strict=True)
+            if combination.object in self.references
         ]
         return float(torch.stack(values).mean())
 
 
-def compared(mask: Tensor) -> Tensor:
-    """Return a mask, bool [H, W], cut to its object and scaled to SIDE pixels, bool [SIDE, SIDE]; empty if it is."""
+def normalised(mask: Tensor) -> Tensor:
+    """Return the mask cropped to its object, scaled and centred, bool [SIDE, SIDE]. mask: bool [H, W], may be empty."""
     rows, columns = mask.any(1).nonzero()[:, 0], mask.any(0).nonzero()[:, 0]
     if not len(rows):
         return torch.zeros(SIDE, SIDE, dtype=torch.bool)
@@ -68,11 +68,11 @@ def compared(mask: Tensor) -> Tensor:
     return F.pad(scaled, (left, SIDE - size[1] - left, top, SIDE - size[0] - top))
 
 
-def overlaps(mask: Tensor, others: Tensor) -> Tensor:
-    """Return intersection over union with each of others, fp32 [N]; also of the mask's mirror image, the greater one.
+def iou(mask: Tensor, others: Tensor) -> Tensor:
+    """Return the IoU of the mask or of its mirror image, the larger one, with each of `others`, fp32 [N].
 
     mask: bool [SIDE, SIDE]; others: bool [N, SIDE, SIDE].
     """
-    both = torch.stack([mask, mask.flip(1)])[:, None]
-    shared = (both & others).sum(dim=(2, 3)).float()
-    return (shared / (both | others).sum(dim=(2, 3)).clamp(min=1)).amax(0)
+    mirrored = torch.stack([mask, mask.flip(1)])[:, None]  # [2, 1, SIDE, SIDE]
+    intersection = (mirrored & others).sum(dim=(2, 3)).float()
+    return (intersection / (mirrored | others).sum(dim=(2, 3)).clamp(min=1)).amax(0)

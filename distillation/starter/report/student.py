@@ -1,6 +1,7 @@
-"""Pictures of a student of the starter, for the same measures as the teacher's."""
+"""Pictures of a student of the starter, for the same measurements as the teacher's."""
 
 import csv
+from dataclasses import astuple
 from pathlib import Path
 
 import torch
@@ -19,12 +20,13 @@ SEEDS_EACH = 2  # pictures of each prompt variant
 def make(
     release: Path, catalogue: Path, cache: Path, *, progress_bar: bool
 ) -> tuple[Tensor, tuple[Combination, ...]]:
-    """Return pictures of all that the release covers, uint8 [N, 3, height, width], and what they were to show.
+    """Return pictures of all variants that the release covers, uint8 [N, 3, height, width], and their combinations.
 
-    catalogue: the starter's, whose tags are the words. The seeds occur in no training and no other evaluation.
+    catalogue: CSV file of the starter's catalogue; the tags of a variant are the words of its combination. The seeds
+    are used in no training and no other evaluation.
     """
     manifest = releases.read(release)
-    known = {frozenset(_words(combination)): combination for combination in COMBINATIONS}
+    by_words = {frozenset(astuple(combination)): combination for combination in COMBINATIONS}
     with catalogue.open(encoding="utf-8") as file:
         rows = {row["slug"]: row for row in csv.DictReader(file)}
     slugs = manifest.covered_variants
@@ -42,12 +44,8 @@ def make(
         title="student",
         progress_bar=progress_bar,
     )
-    asked = [known[frozenset(rows[slug]["tags"].split(","))] for slug in slugs]
+    requested = [by_words[frozenset(rows[slug]["tags"].split(","))] for slug in slugs]
     return (
         torch.cat([album.read(row) for row in range(len(album))]),
-        tuple(combination for combination in asked for _ in range(SEEDS_EACH)),
+        tuple(combination for combination in requested for _ in range(SEEDS_EACH)),
     )
-
-
-def _words(combination: Combination) -> tuple[str, ...]:
-    return combination.object, combination.colour, combination.material, combination.ground

@@ -1,6 +1,6 @@
-"""The report on the starter: docs/starter.md with its figures, plots and contact sheets.
+"""Write the report on the starter: docs/starter.md with its figures, plots and contact sheets.
 
-`starter/figures.json` contains every measured number of the document; `render` makes the document from it.
+`docs/starter/figures.json` contains all measured numbers; `render` writes the document from it.
 """
 
 import json
@@ -14,6 +14,7 @@ from distillation.evaluation.report import document, plots
 from distillation.image_metrics.distances import RESAMPLES, Interval
 from distillation.resumable import atomic, stages
 from distillation.starter import photographs, rendering
+from distillation.starter import recipe as recipes
 from distillation.starter.report import gallery, measurement, metrics
 from distillation.starter.report import student as students
 from distillation.starter.report.history import History
@@ -40,14 +41,12 @@ def write(
     quick: bool = False,
     progress_bar: bool = True,
 ) -> Path:
-    """Measure; write `starter.md` and its images in `starter/` into `docs`. Returns the document.
+    """Measure; write `starter.md` and the folder `starter` into `docs`; return the path of the document.
 
-    root: the data folder of the stages; missing photographs are rendered, pictures are kept. pack: the release of the
-    teacher; judges: the folder of `detector`, `clip` and `examiner`, next to the `history` of the trainings.
-    student: a release that is measured too.
+    root: data folder of the stages; missing photographs are rendered, and pictures are cached in it. pack: release of
+    the teacher; judges: folder of `detector`, `clip` and `examiner`, next to the folder `history`. student: a
+    release to measure too.
     """
-    from distillation.starter import recipe as recipes  # which imports this module
-
     table = recipes.QUICK if quick else recipes.STAGES
     [scenes] = [stage for stage in table if stage.name == "scenes"]
     folder = stages.folder_of(table, root, scenes.name)
@@ -78,7 +77,10 @@ def write_of(
     docs: Path,
     student: tuple[Tensor, Sequence[Combination]] | None = None,
 ) -> Path:
-    """Measure and write as `write` does, from loaded inputs."""
+    """Measure and write the report from loaded inputs; return the path of the document.
+
+    student: pictures, uint8 [N, 3, height, width], and their combinations.
+    """
     images = docs / IMAGES
     images.mkdir(parents=True, exist_ok=True)
     measured = measurement.measure(sampler, judges, splits, recipe, student)
@@ -94,7 +96,7 @@ def write_of(
 
 
 def render(docs: Path, history: History) -> Path:
-    """Write the document from the saved figures, without measuring. Returns its path."""
+    """Write the document from the saved figures and return its path."""
     data = {
         "f": json.loads((docs / IMAGES / FIGURES).read_text("utf-8")),
         "history": history,
@@ -122,9 +124,9 @@ def _draw(measured: Measured, history: History, images: Path) -> None:
         chosen=measured.guidance,
         floor=measured.floor.kid,
     )
-    both = metrics.joined(list(measured.teacher.values()))
+    verdict = metrics.joined(list(measured.teacher.values()))
     matrices = {
-        name: (words, metrics.confusion_matrix(both, name)) for name, words in ATTRIBUTES.items()
+        name: (words, metrics.confusion_matrix(verdict, name)) for name, words in ATTRIBUTES.items()
     }
     plots.confusions(images / "confusions.png", matrices)
     for stage, curve in history.curves.items():

@@ -41,12 +41,12 @@ def test_articles_are_right() -> None:
                 assert (article == "an") == (word[0] in "aeiou"), text
 
 
-def test_phrases_speak_of_one_attribute() -> None:
+def test_phrases_describe_one_attribute() -> None:
     assert "something made of glass" in grammar.phrases("material", "glass")
     assert "on a marble slab" in grammar.phrases("ground", "slab")
 
 
-def test_the_catalogue_that_is_shipped_is_of_this_grammar(tmp_path: Path) -> None:
+def test_the_shipped_catalogue_is_the_generated_one(tmp_path: Path) -> None:
     grammar.write_catalogue(tmp_path / "catalogue.csv")
     assert (tmp_path / "catalogue.csv").read_bytes() == SHIPPED.read_bytes()
     assert [path.name for path in tmp_path.iterdir()] == ["catalogue.csv"]

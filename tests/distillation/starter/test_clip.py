@@ -61,7 +61,7 @@ def tokenizer(tokenizer_folder: Path) -> CLIPTokenizer:
 
 
 def make_photographs(count: int = 64) -> SimpleNamespace:
-    """Flat fields of the colour: nothing else can be seen. In the shape of `photographs.Photographs`."""
+    """Return images of a single colour, as a stand-in for `photographs.Photographs`."""
     combinations = tuple(
         Combination("vase", COLOURS[index % 8], "clay", "table") for index in range(count)
     )
@@ -113,7 +113,7 @@ def test_the_saved_folder_is_a_stock_clip(trained: Path) -> None:
     assert torch.allclose(pixels["pixel_values"], as_float(torch.from_numpy(GREY).permute(2, 0, 1)))
 
 
-def test_the_text_tower_pools_at_the_end_marker(trained: Path, tokenizer: CLIPTokenizer) -> None:
+def test_the_text_tower_pools_at_the_end_token(trained: Path, tokenizer: CLIPTokenizer) -> None:
     text_encoder = CLIPTextModel(module.load(trained).text_model.config).eval()
     text_encoder.load_state_dict(module.load(trained).text_model.state_dict())
     assert text_encoder.config.eos_token_id == tokenizer.eos_token_id
@@ -123,22 +123,22 @@ def test_the_text_tower_pools_at_the_end_marker(trained: Path, tokenizer: CLIPTo
     assert output.pooler_output.equal(output.last_hidden_state[:, 5])  # start, four words, end
 
 
-def test_texts_are_padded_with_the_end_marker_and_refused_when_too_long(
+def test_texts_are_padded_with_the_end_token_and_refused_if_too_long(
     tokenizer: CLIPTokenizer,
 ) -> None:
     ids = module.tokenise(tokenizer, ["", "a red vase"])
     assert ids.shape == (2, 16)
     assert ids[0, 1:].unique().tolist() == [tokenizer.eos_token_id]
-    with pytest.raises(ValueError, match="16 fit"):
+    with pytest.raises(ValueError, match="more than 16"):
         module.tokenise(tokenizer, ["a " * 15])
 
 
-def test_equal_combinations_are_no_negatives_of_each_other() -> None:
+def test_captions_of_one_combination_are_all_positives() -> None:
     positive = torch.tensor([[1, 1, 0], [1, 1, 0], [0, 0, 1]]).bool()
     right = torch.where(positive, 10.0, -10.0)
     assert module.contrastive_loss(right, positive) == pytest.approx(
         2 / 3 * torch.tensor(2.0).log().item(), abs=1e-3
-    )  # the entropy of two equal positives is all that is left
+    )  # the remaining loss is the entropy of two equal positives
     assert module.contrastive_loss(-right, positive) > 5
 
 
@@ -147,12 +147,12 @@ def test_the_attribute_loss_compares_words_within_an_attribute_only() -> None:
     logits = torch.where(bits, 10.0, -10.0)
     assert module.attribute_loss(logits, bits) < 1e-3
     shifted = logits.clone()
-    shifted[:, :8] += 100  # all the objects: no matter to any attribute
+    shifted[:, :8] += 100  # all objects: does not change the softmax of any attribute
     assert module.attribute_loss(shifted, bits) < 1e-3
     assert module.attribute_loss(-logits, bits) > 10
 
 
-def test_a_step_is_decided_by_its_index_and_generator(tokenizer: CLIPTokenizer) -> None:
+def test_a_step_depends_only_on_its_index_and_generator(tokenizer: CLIPTokenizer) -> None:
     photographs, weights = make_photographs(16), []
     for _ in range(2):
         task = ClipTask(

@@ -1,4 +1,4 @@
-"""Growth of the VAE and training of its decoder: pictures twice as large, of the same latents."""
+"""Adding a level to the VAE and training its decoder: images of twice the size, the same latents."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -27,7 +27,7 @@ TOY = DecoderRecipe(
     validated=4, is_bf16=False, patches=PatchesRecipe(width=4, crop=16, start_step=5, warmup_steps=5),
     encoder=EncoderRecipe(steps=150, batch=4, crop=32),
 )  # fmt: skip
-ALBUM = toys.photographs(12, size=64)  # the VAE is made for half of it
+ALBUM = toys.photographs(12, size=64)  # twice the sample size of the VAE
 
 
 @pytest.fixture(scope="module")
@@ -68,7 +68,9 @@ def task_of(vae_folder: Path, latents: Latents, recipe: DecoderRecipe = TOY) -> 
     )
 
 
-def test_a_grown_vae_draws_the_same_at_twice_the_size(vae_folder: Path) -> None:
+def test_before_training_the_larger_vae_decodes_the_same_image_at_twice_the_size(
+    vae_folder: Path,
+) -> None:
     smaller = networks.load(AutoencoderKL, vae_folder)
     larger = growing.grown(smaller)
     latents = torch.randn(2, 2, 16, 16, generator=torch.Generator().manual_seed(0))
@@ -77,11 +79,11 @@ def test_a_grown_vae_draws_the_same_at_twice_the_size(vae_folder: Path) -> None:
     assert after.shape == (2, 3, 64, 64) and larger.config.sample_size == 64
     assert larger.config.scaling_factor == 2.0
     halved = torch.nn.functional.avg_pool2d(after, 2)
-    # Only the last convolution, which now sees repeated pixels, differs.
+    # They differ only by the last convolution, whose input now has repeated pixels.
     assert torch.corrcoef(torch.stack([halved.flatten(), before.flatten()]))[0, 1] > 0.8
 
 
-def test_pictures_come_nearer_and_have_the_latents_of_their_halves(
+def test_training_improves_reconstruction_and_matches_the_latents_of_half_size_images(
     vae_folder: Path, latents: Latents, tmp_path: Path
 ) -> None:
     before = growing.grown(networks.load(AutoencoderKL, vae_folder))
@@ -98,8 +100,8 @@ def test_pictures_come_nearer_and_have_the_latents_of_their_halves(
     images = as_float(ALBUM.images)
     with torch.no_grad():
         encoded = [vae.encode(images).latent_dist.mean * 2.0 for vae in (before, after)]
-    wanted = latents.values[:, 0].float()
-    errors = [(found - wanted).square().mean() / wanted.var() for found in encoded]
+    target = latents.values[:, 0].float()
+    errors = [(found - target).square().mean() / target.var() for found in encoded]
     assert errors[1] < 0.1 and errors[1] < 0.2 * errors[0]
     assert psnr_of(after, ALBUM.images, is_bf16=False) > psnr_of(
         before, ALBUM.images, is_bf16=False
@@ -110,7 +112,7 @@ def test_pictures_come_nearer_and_have_the_latents_of_their_halves(
     assert all(torch.equal(old[name], new[name]) for name in kept)
 
 
-def test_crops_and_whole_images_have_their_latents_and_masks_mirrored_or_not(
+def test_crops_and_whole_images_are_mirrored_together_with_masks_and_latents(
     vae_folder: Path, latents: Latents
 ) -> None:
     task = task_of(vae_folder, latents, replace(TOY, whole_batch=12))

@@ -1,4 +1,4 @@
-"""Latents equal those of the engine, once per view; an interrupted encoding continues."""
+"""The latents of each view equal those of the engine; an interrupted encoding continues."""
 
 from pathlib import Path
 
@@ -60,7 +60,7 @@ def test_latents_are_the_scaled_means_with_the_combinations(
     assert not torch.allclose(found.values[:, 1].float(), expected, atol=2e-2)
 
 
-def test_views_show_the_picture_larger_and_mirrored_by_turns() -> None:
+def test_zoomed_views_are_enlarged_and_every_second_one_is_mirrored() -> None:
     slope = torch.arange(32, dtype=torch.uint8).expand(3, 32, 32) * 8
     whole, mirrored, zoomed, zoomed_mirrored = latents.make_views(
         VIEWS, slope, torch.Generator().manual_seed(5)
@@ -70,7 +70,7 @@ def test_views_show_the_picture_larger_and_mirrored_by_turns() -> None:
     def slant(view: torch.Tensor) -> float:
         return view[0, 16].diff().median().item()
 
-    assert 0 < slant(zoomed) < slant(whole)  # enlarged: the same rise over more pixels
+    assert 0 < slant(zoomed) < slant(whole)  # enlarged: the same difference over more pixels
     assert slant(zoomed_mirrored) < 0
     assert zoomed.abs().max() <= 1
 
@@ -93,7 +93,7 @@ def test_an_interrupted_encoding_continues(
     assert again.combinations == album.combinations
 
 
-def test_one_view_is_the_whole(vae_folder: Path, tmp_path: Path) -> None:
+def test_validation_has_one_view(vae_folder: Path, tmp_path: Path) -> None:
     found = encode(WHOLE, vae_folder, tmp_path, toys.photographs(3))
     assert found.values.shape[:2] == (3, 1)
 

@@ -39,7 +39,7 @@ def table(amount: int, build=write) -> tuple[Stage, ...]:
 
 @pytest.fixture
 def published(monkeypatch) -> list[Path]:
-    """Where the commands would have published from; the tables are toys."""
+    """Replace the tables of stages by toys; return the folders that would have been published."""
     folders: list[Path] = []
     monkeypatch.setattr(recipe, "STAGES", table(1000))
     monkeypatch.setattr(recipe, "QUICK", table(1))
@@ -74,7 +74,7 @@ def test_only_some_stages_are_built_and_nothing_is_published(tmp_path, published
     assert "flour" not in capsys.readouterr().out
 
 
-def test_photographs_that_no_training_sees_are_written_as_files(tmp_path, capsys):
+def test_photographs_used_in_no_training_are_written_as_files(tmp_path, capsys):
     count = recipe.QUICK_RECIPES.scenes.test
     toys.paint(tmp_path / "data" / "photographs-test-quick", {"test": count})
     assert run("photographs", tmp_path / "real", "--quick", "--data", tmp_path / "data") == 0
@@ -85,7 +85,7 @@ def test_photographs_that_no_training_sees_are_written_as_files(tmp_path, capsys
         shot = next(shot for shot in rendering.shots("test", count) if shot.seed == int(seed))
         assert tuple(words) == dataclasses.astuple(shot.combination)
         with Image.open(path) as image:
-            assert image.size == (256, 256) and image.getextrema() != ((0, 0),) * 3
+            assert image.size == (128, 128) and image.getextrema() != ((0, 0),) * 3
 
 
 def test_status_shows_the_state_of_each_stage(tmp_path, published, capsys):
@@ -127,16 +127,19 @@ def test_a_report_measures_the_published_release_and_a_quick_one_the_toy(
 ):
     from distillation.starter.report import writer as report
 
-    asked = []
+    calls = []
 
-    def remember(root: Path, pack: Path, judges: Path, *, docs: Path, quick: bool) -> Path:
-        asked.append((root, pack, judges, docs, quick))
+    def record(
+        root: Path, pack: Path, judges: Path, *, docs: Path, student: Path | None, quick: bool
+    ) -> Path:
+        assert student is None
+        calls.append((root, pack, judges, docs, quick))
         return docs / "starter.md"
 
-    monkeypatch.setattr(report, "write", remember)
+    monkeypatch.setattr(report, "write", record)
     assert run("report", "--data", tmp_path) == 0
     assert run("report", "--quick", "--data", tmp_path) == 0
-    full, quick = asked
+    full, quick = calls
     assert full[1:] == (
         ROOT / "generation/starter/teacher-2",
         ROOT / "distillation/starter/judges",
@@ -148,13 +151,13 @@ def test_a_report_measures_the_published_release_and_a_quick_one_the_toy(
     rendered = []
     monkeypatch.setattr(report, "render", lambda docs, history: rendered.append(docs))
     assert run("report", "--render", "--data", tmp_path) == 0
-    assert rendered == [ROOT / "docs"] and len(asked) == 2
+    assert rendered == [ROOT / "docs"] and len(calls) == 2
 
 
 @pytest.mark.parametrize(
     ("seconds", "text"), [(9.6, "10 s"), (65, "1 min 05 s"), (3600 + 61, "1 h 01 min")]
 )
-def test_durations_are_read_at_a_glance(seconds, text):
+def test_durations_have_at_most_two_units(seconds, text):
     assert command._duration(seconds) == text
 
 
@@ -170,7 +173,7 @@ def sleep(context):
     (context.folder / "sleeps").touch()
     time.sleep(30)
 
-# In place of the real table, which takes seconds to load.
+# Replaces the real table, which takes seconds to import.
 toy = types.ModuleType("distillation.starter.recipe")
 toy.QUICK, toy.PACK = (Stage("pack", Recipe(), (), sleep),), "pack"
 sys.modules[toy.__name__] = __import__("distillation.starter").starter.recipe = toy
@@ -179,10 +182,10 @@ runpy.run_module("distillation.starter", run_name="__main__", alter_sys=False)
 
 
 @pytest.mark.parametrize(
-    ("number", "status", "said"),
+    ("number", "status", "message"),
     [(signal.SIGINT, 130, "continues from here"), (signal.SIGTERM, 143, "")],
 )
-def test_a_signal_ends_the_process_in_order(tmp_path, number, status, said):
+def test_a_signal_ends_the_process_and_keeps_the_time(tmp_path, number, status, message):
     process = subprocess.Popen(
         [sys.executable, "-c", SLOW, "build", "--quick", "--data", str(tmp_path)],
         cwd=ROOT,
@@ -200,6 +203,6 @@ def test_a_signal_ends_the_process_in_order(tmp_path, number, status, said):
         process.kill()
         process.wait()
     assert process.returncode == status
-    assert said in errors
+    assert message in errors
     assert "Traceback" not in errors
     assert len(list(tmp_path.glob("pack-*/seconds.json"))) == 1

@@ -1,4 +1,4 @@
-"""The pack is a release and a Stable Diffusion folder that stock diffusers loads; it is replaced atomically."""
+"""The pack is a release in Stable Diffusion's layout that stock diffusers loads; it is replaced atomically."""
 
 import json
 from pathlib import Path
@@ -39,7 +39,7 @@ GUIDANCE = 2.0
 
 @pytest.fixture(scope="module")
 def parts(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """The folders of the components, as the stages leave them."""
+    """Return the folders of the components, as written by the stages."""
     folder = tmp_path_factory.mktemp("parts")
     torch.manual_seed(0)
     recipe = TeacherRecipe(
@@ -79,7 +79,7 @@ def test_a_pack_verifies_and_has_its_sampling_parameters(packed: Path) -> None:
     assert manifest.embedding_shape == (16, toys.TEXT_WIDTH)
 
 
-def test_all_weights_are_fp16_and_no_path_of_this_machine_is_in_it(packed: Path) -> None:
+def test_all_weights_are_fp16_and_no_local_path_is_stored(packed: Path) -> None:
     for path in packed.rglob("*.safetensors"):
         assert {value.dtype for value in load_file(path).values()} == {torch.float16}, path
     for path in packed.rglob("*.json"):
@@ -96,7 +96,7 @@ def stock(packed: Path) -> StableDiffusionPipeline:
     return pipeline
 
 
-def test_stock_diffusers_generates_what_the_engine_serves(packed: Path) -> None:
+def test_stock_diffusers_and_the_engine_generate_the_same_picture(packed: Path) -> None:
     images = (
         stock(packed)(
             TEXT,
@@ -153,7 +153,7 @@ def broken_unet(source: Path, target: Path) -> Path:
     return target
 
 
-def test_what_cannot_be_packed_leaves_the_old_pack_as_it_was(
+def test_a_failed_packing_leaves_the_old_pack_unchanged(
     parts: dict[str, Path], tmp_path: Path
 ) -> None:
     target = tmp_path / "pack" / "teacher"
@@ -175,7 +175,7 @@ def test_what_cannot_be_packed_leaves_the_old_pack_as_it_was(
         assert (target / "old.txt").read_text() == "old"
 
 
-def test_judges_are_loaded_back_as_they_were(parts: dict[str, Path], tmp_path: Path) -> None:
+def test_saved_judges_give_the_same_outputs(parts: dict[str, Path], tmp_path: Path) -> None:
     torch.manual_seed(0)
     config = DetectorConfig(bits=("a", "b"), groups=(2,), image_size=32, widths=(4,), depths=(0,))
     detector = Detector(config).eval()

@@ -19,7 +19,7 @@ NAMES = [
 ]  # fmt: skip
 
 
-def test_both_tables_hold_the_same_stages_and_share_none_but_the_captions():
+def test_both_tables_have_the_same_stages_and_only_the_captions_have_equal_keys():
     full, quick = stages.keys(recipe.STAGES), stages.keys(recipe.QUICK)
     assert list(full) == list(quick) == NAMES
     assert {name for name in NAMES if full[name] == quick[name]} == {"captions"}
@@ -33,7 +33,7 @@ def test_every_recipe_is_frozen():
 
 
 @pytest.mark.parametrize(
-    ("changed", "stays"),
+    ("changed", "unchanged"),
     [
         ({"pack": recipe.PackRecipe(guidance_scale=5.5)}, set(NAMES) - {"pack"}),
         ({"teacher": recipe.TeacherRecipe(seed=9)}, set(NAMES) - {"pack", "teacher"}),
@@ -49,10 +49,10 @@ def test_every_recipe_is_frozen():
         ({"scenes": rendering.Recipe(train=5000)}, {"captions", "examiner"}),
     ],
 )
-def test_a_changed_recipe_rebuilds_only_the_stages_that_depend_on_it(changed, stays):
+def test_a_changed_recipe_rebuilds_only_the_stages_that_depend_on_it(changed, unchanged):
     before = stages.keys(recipe.STAGES)
     after = stages.keys(recipe.table(dataclasses.replace(recipe.FULL_RECIPES, **changed)))
-    assert {name for name in NAMES if before[name] == after[name]} == stays
+    assert {name for name in NAMES if before[name] == after[name]} == unchanged
 
 
 def test_texts_are_distinct_and_of_at_most_twelve_words():
@@ -61,7 +61,7 @@ def test_texts_are_distinct_and_of_at_most_twelve_words():
     assert max(len(text.split()) for text in texts) <= 12
 
 
-# --- the whole of it ------------------------------------------------------------------------------
+# --- all stages -----------------------------------------------------------------------------------
 def toy(**changes: object) -> tuple[stages.Stage, ...]:
     quick = recipe.QUICK_RECIPES
     short = {"steps": 2, "warmup": 1}
@@ -106,7 +106,7 @@ def test_all_stages_together_make_a_release_with_its_judges_and_history(built):
 
 
 @pytest.mark.slow
-def test_the_release_generates_with_the_engine_that_serves(built):
+def test_the_engine_loads_the_release(built):
     from generation.engine import pipeline
 
     _, folders = built
@@ -116,7 +116,7 @@ def test_the_release_generates_with_the_engine_that_serves(built):
 
 
 @pytest.mark.slow
-def test_another_guidance_packs_again_and_trains_nothing(built):
+def test_another_guidance_scale_rebuilds_only_the_pack(built):
     root, folders = built
     again = stages.build(
         toy(pack=recipe.PackRecipe(name="starter-toy", steps=4, guidance_scale=2.5)),

@@ -1,4 +1,4 @@
-"""Photographs show their combination, depend on the seed alone, and are rendered once."""
+"""Photographs show their combination, depend only on combination and seed, and are rendered once."""
 
 import json
 from collections import Counter

@@ -102,7 +102,7 @@ def test_an_interrupted_training_ends_with_the_same_weights(
     assert all(torch.equal(found[key], expected[key]) for key in expected)
 
 
-def test_the_average_follows_the_weights_and_is_saved(
+def test_the_averaged_weights_follow_the_training_and_are_saved(
     conditions: teacher.Conditions, tmp_path: Path
 ) -> None:
     task = make(conditions)
@@ -131,8 +131,8 @@ def test_captions_are_encoded_as_the_engine_does(conditions: teacher.Conditions)
 
 
 def test_the_target_is_v_as_diffusers_defines_it(conditions: teacher.Conditions) -> None:
-    class Asked(torch.nn.Module):
-        """Answers with what it was told to, and keeps what it saw."""
+    class StubUNet(torch.nn.Module):
+        """Returns `answer` and keeps its input."""
 
         def forward(self, noisy, timesteps, encoder_hidden_states, return_dict):  # type: ignore[no-untyped-def]
             self.noisy = noisy
@@ -143,14 +143,14 @@ def test_the_target_is_v_as_diffusers_defines_it(conditions: teacher.Conditions)
     noise = torch.randn(4, 2, 8, 8, generator=generator)
     timesteps = torch.tensor([0, 400, 800, 999])
     noise_scheduler = teacher.noise_scheduler()
-    unet = Asked()
+    unet = StubUNet()
     unet.answer = noise_scheduler.get_velocity(latents, noise, timesteps)
     loss = make(conditions)._loss(unet, latents, noise, timesteps, conditions.embeds[:4])
     assert loss.item() == pytest.approx(0, abs=1e-10)
     assert torch.allclose(
         unet.noisy, noise_scheduler.add_noise(latents, noise, timesteps), atol=1e-6
     )
-    assert torch.equal(unet.noisy[3], noise[3])  # zero terminal SNR: nothing of the image is left
+    assert torch.equal(unet.noisy[3], noise[3])  # zero terminal SNR: pure noise
 
 
 def test_the_density_is_that_of_min_snr_with_a_floor() -> None:
@@ -165,7 +165,7 @@ def test_the_density_is_that_of_min_snr_with_a_floor() -> None:
     assert floored[700:].sum() > 0.15 > 0.02 > plain[700:].sum()
 
 
-def test_timesteps_are_drawn_by_the_density_evenly_in_each_batch() -> None:
+def test_timesteps_are_stratified_over_the_density_in_each_batch() -> None:
     density = timestep_density(TOY)
     cumulative = density.cumsum(0)
     generator = torch.Generator().manual_seed(0)
@@ -180,12 +180,14 @@ def test_timesteps_are_drawn_by_the_density_evenly_in_each_batch() -> None:
         ).abs().max() < 1 + 1e-6  # each batch, not only on average
 
 
-def test_every_photograph_comes_once_before_any_comes_again(conditions: teacher.Conditions) -> None:
-    task = make(conditions, count=20)  # 8 a step: the third step crosses into the second round
+def test_every_photograph_is_drawn_once_per_epoch(conditions: teacher.Conditions) -> None:
+    task = make(conditions, count=20)  # 8 per step: the third step crosses into the second epoch
     rows = torch.cat([task._rows(index) for index in range(5)])
     assert sorted(rows[:20].tolist()) == list(range(20)) == sorted(rows[20:].tolist())
     assert rows[:20].tolist() != rows[20:].tolist()
-    assert torch.equal(make(conditions, count=20)._rows(2), rows[16:24])  # by the index alone
+    assert torch.equal(
+        make(conditions, count=20)._rows(2), rows[16:24]
+    )  # depends only on the index
 
 
 def test_captions_vary_and_a_tenth_are_empty(conditions: teacher.Conditions) -> None:
@@ -204,7 +206,7 @@ def test_captions_vary_and_a_tenth_are_empty(conditions: teacher.Conditions) -> 
     assert found == set(range(len(allowed)))
 
 
-def test_validation_draws_the_same_every_time(conditions: teacher.Conditions) -> None:
+def test_validation_is_deterministic(conditions: teacher.Conditions) -> None:
     task = make(conditions)
     assert task._validate() == task._validate() == make(conditions)._validate()
 
@@ -214,14 +216,14 @@ def test_bf16_is_near_fp32(conditions: teacher.Conditions) -> None:
     assert rough._validate() == pytest.approx(exact._validate(), rel=0.02)
 
 
-def test_decay_is_of_matrices_only(conditions: teacher.Conditions) -> None:
+def test_only_matrices_and_kernels_have_weight_decay(conditions: teacher.Conditions) -> None:
     task = make(conditions)
     decayed, others = task.optimizers["unet"].param_groups
     assert decayed["weight_decay"] == TOY.weight_decay and others["weight_decay"] == 0
     assert all(p.ndim > 1 for p in decayed["params"]) and all(p.ndim == 1 for p in others["params"])
 
 
-def test_the_rate_rises_stays_and_falls_over_the_last_share() -> None:
+def test_the_learning_rate_warms_up_stays_constant_and_decays_over_the_last_share() -> None:
     rates = [learning_rate(TOY, index) for index in range(TOY.steps)]
     assert rates[0] == pytest.approx(3e-3 / 4) and rates[3:18] == [3e-3] * 15
     assert all(later < earlier for earlier, later in pairwise(rates[18:]))

@@ -28,11 +28,11 @@ def test_every_word_of_the_grammar_is_one_token(folder: Path) -> None:
         assert (ids[0], ids[-1]) == (tokenizer.bos_token_id, tokenizer.eos_token_id)
 
 
-def test_any_text_has_tokens_and_comes_back(folder: Path) -> None:
+def test_any_text_is_encoded_and_decoded_without_loss(folder: Path) -> None:
     tokenizer = CLIPTokenizer.from_pretrained(folder)
     for text in ("zwölf gläser", "東京 🍵", "x-ray 42!", "don't"):
         ids = tokenizer(text).input_ids
-        assert tokenizer.eos_token_id not in ids[1:-1]  # it is also the unknown token
+        assert tokenizer.eos_token_id not in ids[1:-1]  # the end token is also the unknown token
         decoded = tokenizer.decode(ids, skip_special_tokens=True)
         assert decoded.replace(" ", "") == text.replace(" ", "")
 
@@ -64,12 +64,14 @@ def test_both_layouts_of_the_tokenizer_give_the_same_ids(folder: Path) -> None:
         assert alone.encode(text).ids == fast(text).input_ids == plain(text).input_ids
 
 
-def test_it_depends_on_the_texts_alone(folder: Path, tmp_path: Path) -> None:
+def test_the_vocabulary_does_not_depend_on_the_order_of_the_texts(
+    folder: Path, tmp_path: Path
+) -> None:
     module.train(tmp_path, reversed(TEXTS))
     for path in folder.iterdir():
         assert (tmp_path / path.name).read_bytes() == path.read_bytes()
 
 
-def test_no_texts_are_refused(tmp_path: Path) -> None:
+def test_texts_without_words_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="a word of two letters or more"):
         module.train(tmp_path, ["  "])

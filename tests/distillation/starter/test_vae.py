@@ -28,7 +28,7 @@ TOY = VaeRecipe(
     whole_learning_rate=3e-3,
     warmup=5,
     ema_decay=0.9,
-    saturation_weight=0.0,  # so that what is trained for is what is measured
+    saturation_weight=0.0,  # so that the loss is the plain reconstruction error
     object_weight=1.0,
     validate_every=60,
     validated=4,
@@ -69,10 +69,10 @@ def task(recipe: VaeRecipe = TOY, count: int = 6) -> VaeTask:
     return VaeTask(recipe, images=album.images, masks=album.masks, validation=album.images)
 
 
-def test_training_comes_nearer_to_the_pictures(trained: Path) -> None:
+def test_training_improves_reconstruction(trained: Path) -> None:
     values = curve(trained, "validation_psnr")
-    assert len(values) == 2  # in step 20, and in the last
-    assert values[-1] > 13.5  # each channel's mean gives 12.4
+    assert len(values) == 2  # in step 20 and in the last step
+    assert values[-1] > 13.5  # predicting the mean of each channel gives 12.4
     losses = curve(trained, "loss")
     assert losses[-1] < 0.7 * losses[0]
 
@@ -90,7 +90,7 @@ def test_the_averaged_weights_are_saved(trained: Path) -> None:
     finished = task(SHORT, count=12)
     vaes.loop.run(
         finished, trained, steps=SHORT.steps, seed=SHORT.seed, title="", progress_bar=False
-    )  # nothing is left to do: this loads the checkpoint
+    )  # all steps are done: this loads the checkpoint
     saved = networks.load(AutoencoderKL, trained / "vae").state_dict()
     averaged, last = finished.averaged.state_dict(), finished.vae.state_dict()
     assert all(torch.equal(saved[key], averaged[key]) for key in saved)
@@ -106,7 +106,7 @@ def test_crops_come_first_then_whole_images() -> None:
     assert whole.min() >= -1 and whole.max() <= 1
 
 
-def test_an_image_and_its_mask_are_cut_and_mirrored_alike() -> None:
+def test_an_image_and_its_mask_are_cropped_and_mirrored_together() -> None:
     album = toys.photographs(6)
     ramp = torch.arange(32 * 32).view(32, 32) % 251
     images = ramp.to(torch.uint8).expand(6, 3, 32, 32).clone()
@@ -122,7 +122,7 @@ def test_an_image_and_its_mask_are_cut_and_mirrored_alike() -> None:
     assert directions == {True, False}
 
 
-def test_colour_and_object_weigh_more() -> None:
+def test_saturated_and_object_pixels_have_larger_weights() -> None:
     grey, red = torch.zeros(1, 3, 4, 4), torch.zeros(1, 3, 4, 4)
     red[:, 0], red[:, 1:] = 1, -1
     ground, thing = torch.zeros(1, 1, 4, 4), torch.ones(1, 1, 4, 4)
@@ -138,7 +138,7 @@ def test_colour_and_object_weigh_more() -> None:
     assert absolute(grey, thing) == pytest.approx(0.2)
 
 
-def test_an_even_shift_has_no_gradient_error_and_a_lost_edge_has() -> None:
+def test_a_constant_offset_has_no_gradient_error_but_a_lost_edge_has() -> None:
     masks = torch.zeros(1, 1, 4, 4)
     target = torch.zeros(1, 3, 4, 4)
     target[..., 2:] = 1
@@ -150,7 +150,7 @@ def test_an_even_shift_has_no_gradient_error_and_a_lost_edge_has() -> None:
     assert flat["squared"].item() == pytest.approx(0.25)
 
 
-def test_divergence_is_zero_for_the_unit_gaussian_and_half_a_nat_for_a_shift_by_one() -> None:
+def test_the_kl_divergence_is_zero_for_n_0_1_and_half_a_nat_for_a_mean_of_one() -> None:
     from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
 
     standard = DiagonalGaussianDistribution(torch.zeros(1, 4, 2, 2))

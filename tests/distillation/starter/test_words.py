@@ -1,4 +1,4 @@
-"""The words, their bits and the held-out combinations."""
+"""Words, bits and held-out combinations."""
 
 from distillation.starter.words import (
     ATTRIBUTES,
@@ -22,7 +22,7 @@ def test_every_combination_has_one_bit_of_each_attribute() -> None:
         ]
 
 
-def test_a_tenth_is_held_out_and_every_word_is_still_trained() -> None:
+def test_a_tenth_is_held_out_and_every_word_occurs_in_training() -> None:
     assert len(HELD_OUT) == 80
     assert set(TRAINED) | HELD_OUT == set(COMBINATIONS)
     assert not set(TRAINED) & HELD_OUT

@@ -1,4 +1,4 @@
-"""Photographs, a tokenizer and a CLIP at toy size, by the real code."""
+"""Photographs, a tokenizer and a CLIP at toy size, made by the production code."""
 
 import functools
 import json
@@ -49,7 +49,7 @@ _holders: list[tempfile.TemporaryDirectory] = []  # removed when the process end
 
 
 def photographs(count: int, *, size: int = 32) -> Photographs:
-    """A square in the colour of the combination on a grey slope, which makes the left and the right differ."""
+    """Return squares in the colour of the combination on a horizontal grey gradient, so that mirroring is visible."""
     combinations = tuple(TRAINED[number * 37 % len(TRAINED)] for number in range(count))
     slope = torch.linspace(60, 200, size).to(torch.uint8)
     images = slope.expand(count, 3, size, size).clone()
@@ -62,7 +62,7 @@ def photographs(count: int, *, size: int = 32) -> Photographs:
 
 
 def paint(folder: Path, sizes: Mapping[str, int]) -> None:
-    """Write the shards of each split as rendering does, but of flat pictures, so that nothing is left to render."""
+    """Write the shards of each split with noisy images of one colour, in place of rendering."""
     folder.mkdir(parents=True)
     for split, size in sizes.items():
         for path, batch in rendering._shards(folder, split, rendering.shots(split, size)):
@@ -85,7 +85,7 @@ def tokenizer_folder() -> Path:
 
 @functools.cache
 def clip_folder() -> Path:
-    """Untrained, but not the near-zero embeddings that a fresh CLIP has, which make all words alike."""
+    """Return an untrained CLIP whose token embeddings are large enough to tell words apart."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(1)
         clip = clips.build(_CLIP, CLIPTokenizer.from_pretrained(tokenizer_folder()))

@@ -20,12 +20,12 @@ def pack(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def test_pictures_are_made_once_and_kept(pack: Path, tmp_path: Path):
+def test_pictures_are_made_once_and_cached(pack: Path, tmp_path: Path):
     first = TeacherSampler(pack, tmp_path, steps=2, progress_bar=False)
     made = first.make(TEXTS, [1, 2], guidance_scale=2, title="two")
     assert made.shape == (2, 3, SIZE, SIZE) and made.dtype == torch.uint8
     again = TeacherSampler(pack, tmp_path, steps=2, progress_bar=False)
-    # In another order, and with one that is new.
+    # In another order, and with a new picture.
     more = again.make([*reversed(TEXTS), TEXTS[0]], [2, 1, 3], guidance_scale=2, title="three")
     assert torch.equal(more[:2], made.flip(0))
     assert len(list(tmp_path.rglob("*.png"))) == 3
@@ -34,7 +34,7 @@ def test_pictures_are_made_once_and_kept(pack: Path, tmp_path: Path):
     assert "served" not in vars(once_more)  # no network was loaded
 
 
-def test_guidance_and_steps_make_other_pictures(pack: Path, tmp_path: Path):
+def test_guidance_and_steps_change_the_pictures(pack: Path, tmp_path: Path):
     made = [
         TeacherSampler(pack, tmp_path, steps=steps, progress_bar=False).make(
             TEXTS[:1], [1], guidance_scale=scale, title="one"
@@ -45,7 +45,7 @@ def test_guidance_and_steps_make_other_pictures(pack: Path, tmp_path: Path):
     assert len(list(tmp_path.rglob("*.png"))) == 3
 
 
-def test_at_the_settings_of_the_release_the_pictures_are_those_that_it_serves(
+def test_with_the_settings_of_the_release_the_pictures_equal_the_served_ones(
     pack: Path, tmp_path: Path
 ):
     sampler = TeacherSampler(pack, tmp_path, steps=3, progress_bar=False)

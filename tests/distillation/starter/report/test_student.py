@@ -1,4 +1,4 @@
-"""The report's pictures of a student are of all that it covers, with what they were to show."""
+"""The report has pictures of all prompt variants that a student covers, with their combinations."""
 
 from pathlib import Path
 
@@ -15,9 +15,9 @@ def test_the_shipped_student_makes_a_picture_of_each_combination_of_the_catalogu
 ) -> None:
     monkeypatch.setattr(student, "SEEDS_EACH", 1)
     folder = next(recipe.CATALOGUE.parent / name for name in SHIPPED if name.startswith("student"))
-    made, asked = student.make(folder, recipe.CATALOGUE, tmp_path, progress_bar=False)
-    assert len(made) == len(asked) == 256 and set(asked) == set(catalogue())
-    middle = made[:, :, 40:-40, 40:-40].float().mean(dim=(2, 3))  # [N, 3]
+    pictures, combinations = student.make(folder, recipe.CATALOGUE, tmp_path, progress_bar=False)
+    assert len(pictures) == len(combinations) == 256 and set(combinations) == set(catalogue())
+    middle = pictures[:, :, 40:-40, 40:-40].float().mean(dim=(2, 3))  # [N, 3]
     warmth = middle[:, 0] - middle[:, 2]
-    red, blue = ([one.colour == colour for one in asked] for colour in ("red", "blue"))
+    red, blue = ([one.colour == colour for one in combinations] for colour in ("red", "blue"))
     assert warmth[red].mean() > warmth[blue].mean() + 20

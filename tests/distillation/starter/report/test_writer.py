@@ -67,12 +67,13 @@ def judges(tmp_path_factory: pytest.TempPathFactory) -> Judges:
     small = SegmentationConfig(image_size=SIZE, reduction=1, widths=(4, 8))
     unet = UNet(small)
     with torch.no_grad():
-        unet.head.bias.copy_(torch.tensor([0.0, 100.0]))  # all is object, in the album too
+        unet.head.bias.copy_(torch.tensor([0.0, 100.0]))  # the whole image is object, as in `album`
     segmentation.save(unet, folder / "segmentation")
     return Judges.load(folder, folder / "tokenizer", folder / "segmentation")
 
 
 def album(combinations: tuple[Combination, ...], *, seed: int) -> Photographs:
+    """Return photographs of noise, whose masks are all object."""
     shape = (len(combinations), 3, SIZE, SIZE)
     generator = torch.Generator().manual_seed(seed)
     images = torch.randint(256, shape, generator=generator, dtype=torch.uint8)
@@ -80,7 +81,7 @@ def album(combinations: tuple[Combination, ...], *, seed: int) -> Photographs:
     return Photographs(images, masks, combinations, tuple(range(len(images))))
 
 
-def test_guidance_is_chosen_by_right_pictures_then_by_distance():
+def test_guidance_is_chosen_by_right_pictures_then_by_kid():
     def point(scale: float, right: int, kid: float) -> SweepPoint:
         return SweepPoint(scale, Share(right, 10), Share(0, 10), Interval(kid, kid, kid))
 
@@ -88,7 +89,7 @@ def test_guidance_is_chosen_by_right_pictures_then_by_distance():
     assert measurement.choose(points) == 3
 
 
-def test_the_prompts_of_the_contact_sheet_cover_the_words_and_end_with_held_out_ones():
+def test_the_prompts_of_the_contact_sheet_have_all_words_and_the_last_two_are_held_out():
     chosen = gallery.sheet_combinations()
     for attribute, words in ATTRIBUTES.items():
         assert {getattr(combination, attribute) for combination in chosen} == set(words)
@@ -133,7 +134,7 @@ def test_a_report_is_complete_and_its_images_exist(pack: Path, judges: Judges, t
     assert [row["met"] for row in figures["targets"]][-1] is False
 
 
-def test_a_target_is_met_from_its_own_value_on():
+def test_a_target_is_met_by_its_exact_value():
     def met(psnr: float) -> bool:
         verdict = {"bits_right": 1.0, "balanced_accuracy": {"red": 1.0}, "all_four": Share(1, 2)}
         figures = {
