@@ -20,7 +20,7 @@ from tests.web import ROOT, Web, eventually
 
 
 class Collector:
-    """Receives OTLP over HTTP. spans: all that came, with the instance that sent each."""
+    """Receiver of OTLP over HTTP. spans: all received spans, with the instance that sent each."""
 
     def __init__(self) -> None:
         self.spans: list[tuple[str, Any]] = []

@@ -26,13 +26,13 @@ def folder(name: str) -> str:
     return Path(name).parent.name
 
 
-def test_each_folder_has_its_turn_within_eleven_days():
+def test_each_folder_is_checked_within_eleven_days():
     first = datetime(2026, 1, 1, tzinfo=UTC)
     seen = {scrub.folder_at(first + timedelta(hours=hour)) for hour in range(256)}
     assert seen == {f"{number:02x}" for number in range(256)}
 
 
-def test_sound_files_stay(image):
+def test_intact_files_are_kept(image):
     report = scrub.scrub(folder(image.file))
 
     assert (report.unreadable, report.missing) == (0, 0)
@@ -41,7 +41,7 @@ def test_sound_files_stay(image):
 
 
 @pytest.mark.parametrize("damage", ("empty", "same size", "removed"))
-def test_a_damaged_file_is_found_and_made_again_from_the_master(image, settings, damage):
+def test_a_damaged_file_is_found_and_rendered_again_from_the_master(image, settings, damage):
     path = settings.MEDIA_ROOT / image.file
     whole = path.read_bytes()
     if damage == "removed":

@@ -134,7 +134,7 @@ def test_the_web_process_answers_and_a_client_waits(pooled, tmp_path: Path):
     api = API()
     web = Web(tmp_path)  # on the connections of this test
     try:
-        with painter.begun() as begin:
+        with painter.in_background() as begin:
             begin(painter.make_pictures)
             headers = {"Authorization": f"Bearer {api.plain}", "Prefer": "wait=20"}
             answer = web.http.post("/v1/jobs", json={"variant": "red-glass-vase"}, headers=headers)
