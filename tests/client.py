@@ -4,7 +4,7 @@ from typing import Any
 
 from django.test import Client
 
-from tests.people import EVERY_SCOPE, make_key
+from tests.factories import EVERY_SCOPE, make_key
 
 
 class API:

@@ -11,7 +11,7 @@ import pytest
 from django.contrib.auth import get_user_model
 
 from tests.acceptance import browser
-from tests.people import make_image, make_job
+from tests.factories import make_image, make_job
 from tests.web import Web
 
 pytestmark = pytest.mark.django_db(transaction=True)

@@ -34,11 +34,11 @@ from generation.models import (
 from generation.webhooks import outbox, payload
 from generation.webhooks.outbox import Shares
 from generation.webhooks.sender import Answer
-from tests import painter, release_before
+from tests import fake_worker, previous_release
 from tests.client import API, problem
 from tests.conftest import PERMANENT_TABLES
-from tests.distillation.people import make_run
-from tests.people import DEFAULT_TEXT, make_embedding, make_release, make_user, make_worker
+from tests.distillation.factories import make_run
+from tests.factories import DEFAULT_TEXT, make_embedding, make_release, make_user, make_worker
 from tests.web import database_url
 
 pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("redis_server")]
@@ -78,19 +78,19 @@ def test_jobs_run_while_every_table_has_an_additional_column(next_schema):
     first = api.post("/v1/jobs", wanted | hook, headers={"Idempotency-Key": "a"})
     twin = api.post("/v1/jobs", wanted)
     assert (first.status_code, twin.status_code) == (202, 202), (first.content, twin.content)
-    painter.make_pictures()
+    fake_worker.make_pictures()
     hit = api.post("/v1/jobs", wanted).json()
     prompt = {"prompt": DEFAULT_TEXT}
     assert api.post("/v1/images/generations", prompt).status_code == 503  # accepted; no shell waits
     assert api.post("/v1/predictions", {"input": prompt}).status_code == 202
-    painter.fail()
+    fake_worker.fail()
     canceled = api.post("/v1/jobs", {"variant": "red-glass-vase"}).json()["id"]
     assert api.post(f"/v1/jobs/{canceled}/cancel").status_code == 200
     lost = api.post("/v1/jobs", {"variant": "red-glass-vase"}).json()["id"]
     assert jobs.claim("worker-2").jobs
     Job.objects.filter(id=lost).update(lease_expires_at="2020-01-01T00:00Z")
     rescue()
-    painter.make_pictures()
+    fake_worker.make_pictures()
 
     assert hit["cache"] == "hit"
     for job in (first, twin):
@@ -143,12 +143,12 @@ from generation.infra import heartbeat
 from generation.jobs import lifecycle as jobs, retention
 from generation.models import APIKey, Image, Job
 from distillation.runs import lifecycle as runs
-from tests import painter
+from tests import fake_worker
 from tests.client import API, problem
-from tests.distillation.people import make_run
+from tests.distillation.factories import make_run
 
 heartbeat.begin("generation", device="cpu")
-painter.make_pictures()  # a job that the new code accepted
+fake_worker.make_pictures()  # a job that the new code accepted
 key = APIKey.objects.get()
 api = API(owner=key.owner, images_per_day=100, device_seconds_per_day=100)
 body = {"variant": "red-glass-vase"}
@@ -159,10 +159,10 @@ def post(**more):
     assert answer.status_code in (200, 202), answer.content
     return answer.json()["id"]
 done = post(seed=5, n=2, **hook)
-painter.make_pictures()
+fake_worker.make_pictures()
 hit = post(seed=5, n=2)
 failed = post()
-painter.fail()
+fake_worker.fail()
 deleted = post()
 assert api.delete(f"/v1/jobs/{deleted}").status_code == 204
 taken = post(seed=9)
@@ -180,7 +180,7 @@ print(json.dumps(dict(done=done, hit=hit, failed=failed, deleted=deleted, waitin
 def old_code(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder with the code of the previous release."""
     folder = tmp_path_factory.mktemp("release-before")
-    return release_before.extract(folder, without=("generation/starter", "distillation/starter"))
+    return previous_release.extract(folder, without=("generation/starter", "distillation/starter"))
 
 
 @pytest.mark.slow
@@ -210,7 +210,7 @@ def test_the_previous_release_works_on_this_schema_beside_this_one(old_code: Pat
     rescue()  # jobs left by a worker of the previous release
     Job.objects.update(not_before=None)
     while claimed := jobs.claim("new-worker").jobs:  # a lost job runs alone
-        assert painter.finish(claimed) == []
+        assert fake_worker.finish(claimed) == []
     for job_id in (accepted, ids["done"], ids["hit"], ids["waiting"], ids["taken"]):
         job = api.get(f"/v1/jobs/{job_id}").json()
         assert (job["status"], len(job["images"])) == ("succeeded", job["n"]), job

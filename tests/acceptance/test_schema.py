@@ -13,8 +13,8 @@ from django.db import connection
 
 from generation.jobs import lifecycle as jobs
 from generation.models import Job
-from tests.distillation.people import make_run
-from tests.people import (
+from tests.distillation.factories import make_run
+from tests.factories import (
     EVERY_SCOPE,
     make_embedding,
     make_image,

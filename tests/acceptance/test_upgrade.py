@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests import release_before
+from tests import previous_release
 from tests.acceptance.stack import ROOT, Stack, wait_for
 
 pytestmark = [pytest.mark.acceptance, pytest.mark.slow]
@@ -43,7 +43,7 @@ def shas(stack: Stack, job_ids: list[str]) -> dict[str, str]:
 def test_old_processes_serve_during_the_migrations_and_new_ones_finish_their_jobs(
     tmp_path: Path,
 ):
-    code = release_before.extract(tmp_path / "code")
+    code = previous_release.extract(tmp_path / "code")
     with Stack(tmp_path / "home", workers=1, env=ENV, code=code) as old:
         (variant,) = old.query(
             "SELECT slug FROM generation_promptvariant WHERE status = 'active' LIMIT 1"

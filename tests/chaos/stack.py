@@ -134,7 +134,5 @@ class Site:
                 [sys.executable, "-m", "celery", "-A", "project", "beat", "--pidfile="],
                 cwd=ROOT, env=self.stack.manage_env(), stdout=log, stderr=log,
             )  # fmt: skip
-        wait_for(
-            lambda: "beat_standby" in self.second_beat.read_text(), "the second beat is ready"
-        )
+        wait_for(lambda: "beat_standby" in self.second_beat.read_text(), "the second beat is ready")
         return process

@@ -25,7 +25,7 @@ from tests.chaos.checker import AT_THE_END, check
 from tests.chaos.evidence import TRIGGER, Evidence
 from tests.chaos.log import ClientLog, Seen
 from tests.chaos.receiver import Tick, origin
-from tests.people import make_delivery, make_endpoint, make_image, make_job, make_key, make_user
+from tests.factories import make_delivery, make_endpoint, make_image, make_job, make_key, make_user
 
 pytestmark = pytest.mark.django_db
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.painter import make_pictures
-from tests.people import make_embedding, make_key, make_release, make_variant
+from tests.factories import make_embedding, make_key, make_release, make_variant
+from tests.fake_worker import make_pictures
 from tests.web import ROOT, Web
 
 TOOLS = Path(sys.executable).parent

@@ -9,7 +9,7 @@ from django.utils import timezone
 from deploy import healthcheck
 from deploy.local import ports
 from generation.models import Worker
-from tests.people import make_worker
+from tests.factories import make_worker
 
 
 def test_a_web_process_is_healthy_when_it_answers_for_its_host_name(

@@ -10,8 +10,8 @@ import pytest
 from mcp import Client, StdioServerParameters, stdio_client
 
 from generation.models import Job
-from tests.painter import in_background, make_pictures
-from tests.people import make_embedding, make_key, make_release, make_variant
+from tests.factories import make_embedding, make_key, make_release, make_variant
+from tests.fake_worker import in_background, make_pictures
 from tests.web import ROOT, Web
 
 pytestmark = pytest.mark.slow

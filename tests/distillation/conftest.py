@@ -14,7 +14,7 @@ from generation.engine import importing
 from generation.engine.importing import Options
 from generation.models import Release
 from generation.releases import lifecycle as releases
-from tests.people import make_variant
+from tests.factories import make_variant
 from tests.tiny import make_sd15_folder
 
 

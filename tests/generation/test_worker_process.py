@@ -14,7 +14,7 @@ from generation.jobs.job_request import JobRequest
 from generation.models import Job, Worker
 from generation.releases import lifecycle as releases
 from tests.celery_worker import CeleryWorker, workers
-from tests.people import make_user, make_variant
+from tests.factories import make_user, make_variant
 from tests.tiny import make_tiny_release
 
 pytestmark = pytest.mark.django_db(transaction=True)

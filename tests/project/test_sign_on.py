@@ -8,7 +8,7 @@ from django.conf import settings as configured
 from django.test import Client
 
 from project import sign_on
-from tests.people import make_user
+from tests.factories import make_user
 from tests.web import Web
 
 AUTHENTICATION = "django.contrib.auth.middleware.AuthenticationMiddleware"

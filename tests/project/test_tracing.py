@@ -14,7 +14,7 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 
 from generation.models import Delivery, WebhookEndpoint
 from tests.celery_worker import workers
-from tests.people import make_endpoint, make_job, make_key, make_user
+from tests.factories import make_endpoint, make_job, make_key, make_user
 from tests.receiver import Receiver
 from tests.web import ROOT, Web, eventually
 

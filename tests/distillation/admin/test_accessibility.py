@@ -35,13 +35,13 @@ from generation.access import audit
 from generation.models import Attempt, Job, PromptVariant, Queue, StockedImage
 from tests.acceptance import browser
 from tests.acceptance.browser import Visitor
-from tests.distillation.curated import make_example, make_source, make_verdict
-from tests.distillation.design.people import PARAMS, candidate
+from tests.distillation.design.candidates import PARAMS, candidate
 from tests.distillation.detector.folders import make_version
-from tests.distillation.people import make_run
+from tests.distillation.example_factories import make_example, make_source, make_verdict
+from tests.distillation.factories import make_run
 from tests.distillation.pictures import png
 from tests.distillation.reporting import figures, summary, write_stage
-from tests.people import (
+from tests.factories import (
     cover,
     make_delivery,
     make_image,

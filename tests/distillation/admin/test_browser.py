@@ -13,11 +13,11 @@ from distillation.models import Example, Run
 from distillation.runs import lifecycle as runs
 from tests.acceptance import browser
 from tests.acceptance.browser import Visitor
-from tests.distillation.curated import make_example
-from tests.distillation.people import make_run
+from tests.distillation.example_factories import make_example
+from tests.distillation.factories import make_run
 from tests.distillation.pictures import png
 from tests.distillation.reporting import write_stage
-from tests.people import make_embedding, make_release, make_user
+from tests.factories import make_embedding, make_release, make_user
 from tests.web import Web, eventually
 
 pytestmark = browser.MARKS

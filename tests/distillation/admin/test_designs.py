@@ -11,8 +11,8 @@ from distillation.designs import lifecycle as designs
 from distillation.designs.candidates import Rows
 from distillation.models import Design
 from generation.models import AuditEntry
-from tests.distillation.design.people import PARAMS, candidate
-from tests.people import make_release, make_user, make_variant
+from tests.distillation.design.candidates import PARAMS, candidate
+from tests.factories import make_release, make_user, make_variant
 
 pytestmark = pytest.mark.django_db
 

@@ -8,7 +8,7 @@ from django.urls import reverse
 from distillation.detectors import registry as detectors
 from distillation.models import Detector
 from tests.distillation.detector.folders import make_version
-from tests.people import make_user
+from tests.factories import make_user
 
 pytestmark = pytest.mark.django_db
 

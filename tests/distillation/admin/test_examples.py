@@ -13,9 +13,14 @@ from django.utils import timezone
 
 from distillation.examples import ingestion
 from distillation.models import Example, ImageSource
-from tests.distillation.curated import make_detector, make_example, make_source, make_verdict
+from tests.distillation.example_factories import (
+    make_detector,
+    make_example,
+    make_source,
+    make_verdict,
+)
 from tests.distillation.pictures import png
-from tests.people import make_release, make_user, make_variant
+from tests.factories import make_release, make_user, make_variant
 
 pytestmark = pytest.mark.django_db
 

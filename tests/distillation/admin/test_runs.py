@@ -22,9 +22,9 @@ from distillation.reports import prompt_changes
 from distillation.runs import lifecycle as runs
 from generation.models import AuditEntry, Release
 from generation.releases import lifecycle as releases
-from tests.distillation.people import make_run
+from tests.distillation.factories import make_run
 from tests.distillation.reporting import figures, summary, write_stage
-from tests.people import make_quality, make_release, make_user, make_variant
+from tests.factories import make_quality, make_release, make_user, make_variant
 
 pytestmark = pytest.mark.django_db
 

@@ -13,7 +13,7 @@ from django_celery_beat.models import CrontabSchedule, IntervalSchedule, Periodi
 
 from generation import tasks as generation_tasks
 from generation.models import AuditEntry
-from tests.people import make_user
+from tests.factories import make_user
 
 pytestmark = pytest.mark.django_db
 

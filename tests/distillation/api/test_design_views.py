@@ -9,8 +9,8 @@ from distillation.designs.candidates import Rows
 from distillation.models import Design
 from generation.models import APIKey, AuditEntry
 from tests.client import API, problem
-from tests.distillation.design.people import PARAMS, candidate
-from tests.people import make_release, make_user, make_variant
+from tests.distillation.design.candidates import PARAMS, candidate
+from tests.factories import make_release, make_user, make_variant
 
 pytestmark = pytest.mark.django_db
 

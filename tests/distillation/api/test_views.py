@@ -5,8 +5,8 @@ import pytest
 from distillation.models import Run
 from distillation.runs import lifecycle as runs
 from tests.client import API, problem
-from tests.distillation.people import make_run
-from tests.people import make_release, make_user, make_variant
+from tests.distillation.factories import make_run
+from tests.factories import make_release, make_user, make_variant
 
 pytestmark = pytest.mark.django_db
 

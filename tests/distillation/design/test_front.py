@@ -2,7 +2,7 @@
 
 from distillation.design import front
 from distillation.design.limits import Limits
-from tests.distillation.design.people import candidate
+from tests.distillation.design.candidates import candidate
 
 FOUND = [
     candidate(0, 0.97, size=8, time=12),

@@ -6,7 +6,7 @@ import pytest
 
 from distillation.design import halving
 from distillation.design.limits import Limits
-from tests.distillation.design.people import candidate
+from tests.distillation.design.candidates import candidate
 
 
 def next_of(candidates, *, is_adding=True, limits=None, wish="best", may=lambda number, rung: True):

@@ -7,7 +7,7 @@ from distillation.design.candidates import Candidate, Costs
 from distillation.design.limits import Limits
 from distillation.design.space import Space
 from distillation.pipeline.recipes import ONE_STEP
-from tests.distillation.design.people import PARAMS, candidate
+from tests.distillation.design.candidates import PARAMS, candidate
 
 WIDTHS = ("1", "3/4", "1/2", "1/4")
 SPACE = Space(

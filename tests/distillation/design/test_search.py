@@ -16,7 +16,7 @@ from distillation.pipeline.recipes import ONE_STEP
 from distillation.resumable.progress import SliceOver
 from distillation.resumable.stages import StageBusy
 from distillation.training.errors import TrainingDiverged
-from tests.distillation.design.people import PARAMS, candidate
+from tests.distillation.design.candidates import PARAMS, candidate
 
 METHODS = ("guidance", "hinton", "mmd", "bayes")  # all cost the same, so one measurement serves all
 SPACE = Space(

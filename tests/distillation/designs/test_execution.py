@@ -10,7 +10,7 @@ from distillation.models import Design
 from distillation.pipeline import overrides
 from distillation.worker import process
 from generation.models import Release
-from tests.distillation.people import make_run
+from tests.distillation.factories import make_run
 from tests.distillation.toys import SMALL
 
 pytestmark = pytest.mark.django_db

@@ -13,8 +13,8 @@ from distillation.designs.candidates import Rows
 from distillation.errors import DesignFinished
 from distillation.models import Design
 from generation.models import Release
-from tests.distillation.design.people import PARAMS, candidate
-from tests.people import make_release
+from tests.distillation.design.candidates import PARAMS, candidate
+from tests.factories import make_release
 
 pytestmark = pytest.mark.django_db
 

@@ -9,7 +9,7 @@ from distillation.errors import DetectorRefused
 from distillation.models import Detector
 from distillation.runs import inputs
 from tests.distillation.detector.folders import make_version
-from tests.people import make_release
+from tests.factories import make_release
 
 pytestmark = pytest.mark.django_db
 

@@ -13,7 +13,7 @@ from distillation.detectors import loading, result_judge
 from distillation.detectors import registry as detectors
 from distillation.models import Detector
 from distillation.runs.inputs import STARTER_JUDGES
-from tests.people import make_release
+from tests.factories import make_release
 
 pytestmark = pytest.mark.django_db
 

@@ -11,10 +11,10 @@ from distillation.errors import DistillationRefused
 from distillation.examples import decoding, ingestion
 from distillation.models import Example, ImageSource
 from generation.images import storage
-from tests.distillation.curated import make_source
+from tests.distillation.example_factories import make_source
 from tests.distillation.pictures import SIDE, as_bytes, picture, png, png_header
 from tests.distillation.served import serve
-from tests.people import make_release, make_variant
+from tests.factories import make_release, make_variant
 
 pytestmark = pytest.mark.django_db
 

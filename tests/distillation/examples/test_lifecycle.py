@@ -9,8 +9,13 @@ from distillation.errors import DistillationRefused
 from distillation.examples import lifecycle as examples
 from distillation.examples.lifecycle import Agreement, Override
 from distillation.models import Example, ImageSource
-from tests.distillation.curated import make_detector, make_example, make_source, make_verdict
-from tests.people import make_user, make_variant
+from tests.distillation.example_factories import (
+    make_detector,
+    make_example,
+    make_source,
+    make_verdict,
+)
+from tests.factories import make_user, make_variant
 
 pytestmark = pytest.mark.django_db
 

@@ -8,9 +8,9 @@ from distillation.detectors import registry as detectors
 from distillation.examples import lifecycle as curation
 from distillation.examples import verdicts
 from distillation.models import Example, Verdict
-from tests.distillation.curated import make_example, make_source
+from tests.distillation.example_factories import make_example, make_source
 from tests.distillation.pictures import png
-from tests.people import make_release, make_variant
+from tests.factories import make_release, make_variant
 
 pytestmark = pytest.mark.django_db
 

@@ -20,7 +20,7 @@ from generation.engine.request import GenerationRequest
 from generation.models import Embedding, Quality, Release
 from generation.releases import lifecycle as releases
 from tests.distillation.toys import SMALL
-from tests.people import make_variant
+from tests.factories import make_variant
 
 pytestmark = pytest.mark.django_db
 

@@ -10,7 +10,7 @@ from django.core.management.base import CommandError
 from distillation.detectors import registry as detectors
 from distillation.models import ImageSource, Verdict
 from tests.distillation.pictures import png
-from tests.people import make_release, make_variant
+from tests.factories import make_release, make_variant
 
 pytestmark = pytest.mark.django_db
 

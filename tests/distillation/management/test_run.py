@@ -6,7 +6,7 @@ import pytest
 from django.core.management import call_command
 
 from distillation.models import Run
-from tests.people import make_release, make_variant
+from tests.factories import make_release, make_variant
 
 pytestmark = pytest.mark.django_db
 

@@ -14,7 +14,14 @@ from generation.models import Embedding, Image, Job, Release
 from generation.releases import quality
 from generation.releases.quality import Counts
 from tests.distillation.pictures import broken
-from tests.people import make_embedding, make_image, make_job, make_release, make_user, make_variant
+from tests.factories import (
+    make_embedding,
+    make_image,
+    make_job,
+    make_release,
+    make_user,
+    make_variant,
+)
 
 pytestmark = pytest.mark.django_db
 

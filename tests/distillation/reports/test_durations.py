@@ -7,7 +7,7 @@ from django.utils import timezone
 
 from distillation.models import Run, Slice
 from distillation.reports import durations, stage_list
-from tests.distillation.people import make_run
+from tests.distillation.factories import make_run
 from tests.distillation.reporting import write_stage
 
 pytestmark = pytest.mark.django_db

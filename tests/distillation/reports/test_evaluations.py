@@ -7,7 +7,7 @@ import pytest
 
 from distillation import folders
 from distillation.reports import evaluations
-from tests.distillation.people import make_run
+from tests.distillation.factories import make_run
 from tests.distillation.reporting import figures, write_stage
 
 pytestmark = pytest.mark.django_db

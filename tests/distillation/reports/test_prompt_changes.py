@@ -5,7 +5,7 @@ import pytest
 from distillation.reports import prompt_changes
 from generation.jobs import routing
 from generation.models import Release
-from tests.people import make_embedding, make_quality, make_release, make_variant
+from tests.factories import make_embedding, make_quality, make_release, make_variant
 
 pytestmark = pytest.mark.django_db
 

@@ -11,8 +11,8 @@ from distillation.runs import lifecycle as runs
 from generation.errors import ReleaseRefused
 from generation.models import AuditEntry, Release
 from generation.releases import lifecycle as releases
-from tests.distillation.people import make_run
-from tests.people import make_release, make_user, make_variant
+from tests.distillation.factories import make_run
+from tests.factories import make_release, make_user, make_variant
 
 pytestmark = pytest.mark.django_db
 

@@ -14,8 +14,8 @@ from generation.jobs.job_request import JobRequest
 from generation.models import Job, Release
 from generation.releases import lifecycle as releases
 from generation.worker import pipelines
-from tests.distillation.people import make_run
-from tests.people import make_embedding, make_image, make_job, make_release, make_user
+from tests.distillation.factories import make_run
+from tests.factories import make_embedding, make_image, make_job, make_release, make_user
 
 pytestmark = pytest.mark.django_db
 

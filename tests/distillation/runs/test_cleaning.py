@@ -19,10 +19,10 @@ from distillation.pipeline.stages import Chain
 from distillation.reports import evaluations
 from distillation.runs import cleaning, inputs
 from generation.models import PromptVariant, Release
-from tests.distillation.people import make_run
+from tests.distillation.factories import make_run
 from tests.distillation.reporting import figures, write_stage
 from tests.distillation.toys import SMALL
-from tests.people import make_release, make_variant
+from tests.factories import make_release, make_variant
 
 pytestmark = pytest.mark.django_db
 

@@ -9,8 +9,8 @@ from distillation.errors import RunFinished, RunOpen
 from distillation.models import Run, Slice
 from distillation.runs import lifecycle as runs
 from distillation.runs.lifecycle import Hold
-from tests.distillation.people import make_run
-from tests.people import make_release
+from tests.distillation.factories import make_run
+from tests.factories import make_release
 
 pytestmark = pytest.mark.django_db
 

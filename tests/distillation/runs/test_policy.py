@@ -13,7 +13,7 @@ from distillation.runs import plans, policy
 from distillation.runs.policy import Facts, Limits, consider, decide, gather
 from generation.catalogue import variants as catalogue
 from generation.models import PromptVariant, Release
-from tests.people import cover, make_embedding, make_image, make_job, make_release, make_variant
+from tests.factories import cover, make_embedding, make_image, make_job, make_release, make_variant
 
 FACTS = Facts(
     teacher="teacher-1",

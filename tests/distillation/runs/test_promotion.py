@@ -13,8 +13,8 @@ from distillation.runs import promotion
 from generation.models import Release
 from generation.releases import activation, specialists
 from generation.releases import lifecycle as releases
-from tests.distillation.people import make_run
-from tests.people import make_quality, make_release, make_variant
+from tests.distillation.factories import make_run
+from tests.factories import make_quality, make_release, make_variant
 
 pytestmark = pytest.mark.django_db
 

@@ -14,11 +14,11 @@ from distillation.resumable import stages
 from distillation.runs import inputs, snapshot
 from distillation.trainers import catalogue as catalogues
 from generation.models import PromptVariant, Release
-from tests.distillation.curated import make_example, make_source
+from tests.distillation.example_factories import make_example, make_source
 from tests.distillation.management.test_distill import distil
 from tests.distillation.pictures import png
 from tests.distillation.toys import SMALL
-from tests.people import cover, make_quality, make_release, make_variant
+from tests.factories import cover, make_quality, make_release, make_variant
 
 pytestmark = pytest.mark.django_db
 SIDE = 64  # the toy teacher's

@@ -14,10 +14,10 @@ from distillation.runs import policy
 from distillation.training import loop
 from distillation.worker import process
 from generation.infra import heartbeat, notifications
-from tests.distillation.curated import make_source
+from tests.distillation.example_factories import make_source
 from tests.distillation.pictures import png
 from tests.distillation.toys import SMALL
-from tests.people import make_release
+from tests.factories import make_release
 
 pytestmark = pytest.mark.django_db
 

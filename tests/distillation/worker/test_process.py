@@ -6,7 +6,7 @@ import pytest
 
 from distillation.worker import process
 from generation.infra import heartbeat
-from tests.distillation.people import make_run
+from tests.distillation.factories import make_run
 
 pytestmark = pytest.mark.django_db(transaction=True)
 

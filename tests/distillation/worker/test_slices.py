@@ -20,9 +20,9 @@ from generation.catalogue import encoding
 from generation.infra import heartbeat
 from generation.jobs import routing
 from generation.models import Job, PromptVariant, Release
-from tests.distillation.people import make_run
+from tests.distillation.factories import make_run
 from tests.distillation.toys import SMALL
-from tests.people import make_job, make_variant
+from tests.factories import make_job, make_variant
 
 pytestmark = pytest.mark.django_db(transaction=True)
 

@@ -16,7 +16,7 @@ from generation.access import audit, keys
 from generation.errors import ReleaseRefused
 from generation.models import AuditEntry, Release
 from generation.releases import lifecycle as releases
-from tests.people import make_key, make_release, make_user
+from tests.factories import make_key, make_release, make_user
 from tests.tiny import make_tiny_release
 
 pytestmark = pytest.mark.django_db

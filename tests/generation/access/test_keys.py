@@ -9,7 +9,7 @@ from django.utils import timezone
 from generation.access import keys
 from generation.errors import KeyRefused
 from generation.models import APIKey, AuditEntry
-from tests.people import make_key, make_user
+from tests.factories import make_key, make_user
 
 pytestmark = pytest.mark.django_db
 

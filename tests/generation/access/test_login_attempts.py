@@ -8,7 +8,7 @@ from limits.strategies import FixedWindowRateLimiter
 
 from generation.access import login_attempts
 from generation.infra import redis_client
-from tests.people import make_user
+from tests.factories import make_user
 
 pytestmark = pytest.mark.django_db
 PAGES = ("/login", "/admin/login/")

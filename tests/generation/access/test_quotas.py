@@ -17,9 +17,9 @@ from generation.jobs import lifecycle as jobs
 from generation.jobs.job_request import JobRequest
 from generation.jobs.lifecycle import Claim
 from generation.models import Job, OwnerLimits, OwnerUsage, Usage
-from tests import painter
+from tests import fake_worker
 from tests.client import API, problem
-from tests.people import make_embedding, make_job, make_key, make_release, make_user
+from tests.factories import make_embedding, make_job, make_key, make_release, make_user
 from tests.threads import in_threads
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -49,7 +49,7 @@ def complete(key, *, seconds: float, **fields) -> None:
     """Submit a job and complete it."""
     submit(key, **fields)
     (taken,) = jobs.claim("w").jobs
-    completion.commit([painter.result_of(taken, device_seconds=seconds)])
+    completion.commit([fake_worker.result_of(taken, device_seconds=seconds)])
 
 
 # --- images a day -----------------------------------------------------------------------------------
@@ -134,7 +134,9 @@ def test_a_refused_late_result_uses_no_device_seconds():
     (taken,) = jobs.claim("w").jobs
     jobs.cancel(job.id)
 
-    assert completion.commit([painter.result_of(taken, device_seconds=0.5)]) == [Claim.of(taken)]
+    assert completion.commit([fake_worker.result_of(taken, device_seconds=0.5)]) == [
+        Claim.of(taken)
+    ]
 
     assert used(key) == (1, 0.0)
 
@@ -149,7 +151,7 @@ def test_a_key_without_a_quota_costs_no_query(django_assert_num_queries):
         quotas.use(job)
         quotas.spend(owners={}, keys={})
     (taken,) = jobs.claim("w").jobs
-    completion.commit([painter.result_of(taken, device_seconds=0.5)])
+    completion.commit([fake_worker.result_of(taken, device_seconds=0.5)])
     assert not Usage.objects.exists()
 
 
@@ -319,7 +321,7 @@ def test_device_seconds_count_for_the_person_whichever_key_was_used():
     complete(key, seconds=0.5)
     submit_on_page(owner)
     (taken,) = jobs.claim("w").jobs
-    completion.commit([painter.result_of(taken, device_seconds=0.75)])
+    completion.commit([fake_worker.result_of(taken, device_seconds=0.75)])
 
     assert OwnerUsage.objects.get().device_seconds == 1.25
     with pytest.raises(QuotaExceeded, match=r"this account is 1 device second per day: 1\.2 were"):

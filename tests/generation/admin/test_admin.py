@@ -33,7 +33,7 @@ from generation.models import (
     Usage,
     Worker,
 )
-from tests.people import (
+from tests.factories import (
     make_embedding,
     make_image,
     make_job,

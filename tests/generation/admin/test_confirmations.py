@@ -7,7 +7,7 @@ from django.urls import reverse
 from generation.models import APIKey, Release
 from generation.releases import activation
 from generation.releases import lifecycle as releases
-from tests.people import make_key, make_release, make_user, make_variant, make_worker
+from tests.factories import make_key, make_release, make_user, make_variant, make_worker
 from tests.tiny import make_tiny_release
 
 pytestmark = pytest.mark.django_db

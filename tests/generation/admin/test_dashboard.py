@@ -14,9 +14,9 @@ from generation.access import audit
 from generation.admin import trends
 from generation.infra import beat_lock, redis_client
 from generation.models import AuditEntry, Image, Job, PromptVariant, Release, Worker
-from tests.distillation.curated import make_example
-from tests.distillation.people import make_run
-from tests.people import (
+from tests.distillation.example_factories import make_example
+from tests.distillation.factories import make_run
+from tests.factories import (
     cover,
     make_delivery,
     make_embedding,

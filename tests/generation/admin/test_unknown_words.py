@@ -12,7 +12,7 @@ from django.urls import reverse
 
 from generation.catalogue.unknown_words import Vocabulary
 from generation.models import PromptVariant
-from tests.people import make_embedding, make_release, make_user, make_variant
+from tests.factories import make_embedding, make_release, make_user, make_variant
 
 pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("encoder")]
 

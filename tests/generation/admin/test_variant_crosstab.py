@@ -9,7 +9,7 @@ from django.contrib.auth.models import Permission
 from django.test import Client
 
 from generation.models import PromptVariant
-from tests.people import (
+from tests.factories import (
     cover,
     make_embedding,
     make_quality,

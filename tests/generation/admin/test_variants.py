@@ -11,8 +11,8 @@ from django.urls import reverse
 
 from distillation.models import Run
 from generation.models import AuditEntry, Image, Job, PromptVariant, Release
-from tests.distillation.people import make_run
-from tests.people import (
+from tests.distillation.factories import make_run
+from tests.factories import (
     cover,
     make_embedding,
     make_image,

@@ -9,8 +9,8 @@ from django.utils import timezone
 
 from generation.models import Delivery, WebhookEndpoint
 from generation.webhooks import endpoints as webhooks
+from tests.factories import make_delivery, make_endpoint, make_job, make_user
 from tests.generation.admin.test_admin import run_action, run_list_action, staff, url
-from tests.people import make_delivery, make_endpoint, make_job, make_user
 
 pytestmark = pytest.mark.django_db
 

@@ -12,7 +12,7 @@ from django.utils import timezone
 from generation.api import authentication
 from generation.models import APIKey
 from tests.client import API, problem
-from tests.people import make_key, make_user
+from tests.factories import make_key, make_user
 
 pytestmark = pytest.mark.django_db
 

@@ -8,7 +8,14 @@ from django.test import Client
 from generation.jobs import idempotency
 from generation.models import APIKey, Job
 from tests.client import API, problem
-from tests.people import make_embedding, make_image, make_job, make_release, make_user, make_variant
+from tests.factories import (
+    make_embedding,
+    make_image,
+    make_job,
+    make_release,
+    make_user,
+    make_variant,
+)
 
 pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("redis_server")]
 

@@ -8,7 +8,7 @@ from generation.infra import events, metrics
 from generation.realtime.hub import SHELL
 from generation.realtime.sse import HEADER, Stream
 from tests.client import API, problem
-from tests.people import make_image, make_job, make_user
+from tests.factories import make_image, make_job, make_user
 from tests.sse import Event, parse
 
 pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("redis_server")]

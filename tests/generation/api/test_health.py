@@ -9,7 +9,7 @@ from django.test import Client
 from generation.api.views import health
 from generation.infra import beat_lock, redis_client
 from generation.models import Worker
-from tests.people import make_worker
+from tests.factories import make_worker
 from tests.web import eventually
 
 # The components are checked in threads, which see only committed rows.

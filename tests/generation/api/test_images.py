@@ -12,9 +12,9 @@ from PIL import Image as Picture
 from generation.images import links, storage
 from generation.jobs import retention
 from generation.models import Image
-from tests import painter
+from tests import fake_worker
 from tests.client import API, problem
-from tests.people import (
+from tests.factories import (
     DEFAULT_SLUG,
     make_embedding,
     make_image,
@@ -313,7 +313,7 @@ def made_by(api: API, fields: dict) -> Image:
     """Submit this request, the only job, and return its image."""
     make_embedding(encoder_fingerprint=make_release().encoder_fingerprint)
     api.post("/v1/jobs", fields)
-    painter.make_pictures()
+    fake_worker.make_pictures()
     return Image.objects.get()
 
 
@@ -345,7 +345,7 @@ def test_an_image_without_any_intact_file_is_gone_and_computed_again(settings, d
     problem(Client().get(link(image)), 410, "image_gone")
     again = api.post("/v1/jobs", fields).json()
     assert again["status"] == "queued"
-    painter.make_pictures()
+    fake_worker.make_pictures()
     assert Client().get(link(image)).status_code == 200
 
 

@@ -10,9 +10,9 @@ from generation.jobs import estimates
 from generation.jobs import lifecycle as jobs
 from generation.models import Job
 from generation.realtime.hub import HEADER, SHELL, Wait
-from tests import painter
+from tests import fake_worker
 from tests.client import API, problem
-from tests.people import (
+from tests.factories import (
     make_embedding,
     make_image,
     make_job,
@@ -485,7 +485,7 @@ def test_an_invalid_time_to_wait_is_refused(wait: str):
 def test_a_job_answered_from_stored_images_is_finished_in_the_first_answer(variant):
     api = API()
     api.post("/v1/jobs", {"variant": "red-vase", "seed": 3})
-    painter.make_pictures()
+    fake_worker.make_pictures()
 
     answer = api.post("/v1/jobs", {"variant": "red-vase", "seed": 3, "output_format": "png"})
 

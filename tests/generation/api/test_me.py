@@ -4,7 +4,7 @@ import pytest
 
 from generation.models import OwnerLimits
 from tests.client import API, problem
-from tests.people import make_embedding, make_job, make_release, make_variant
+from tests.factories import make_embedding, make_job, make_release, make_variant
 
 pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("redis_server")]
 

@@ -13,8 +13,8 @@ from django.urls import URLPattern, get_resolver
 
 from generation.models import Job
 from tests.client import API
-from tests.distillation.people import make_run
-from tests.people import (
+from tests.distillation.factories import make_run
+from tests.factories import (
     make_embedding,
     make_image,
     make_job,

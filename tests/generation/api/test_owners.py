@@ -11,7 +11,7 @@ from django.urls import URLPattern, URLResolver, get_resolver, reverse
 
 from generation.models import Delivery, Job, WebhookEndpoint
 from tests.client import API
-from tests.people import make_image, make_job, make_user
+from tests.factories import make_image, make_job, make_user
 
 pytestmark = pytest.mark.django_db
 

@@ -7,7 +7,7 @@ from django.test import Client
 from generation.errors import QueueFull
 from generation.jobs import submission
 from tests.client import API, problem
-from tests.people import make_job
+from tests.factories import make_job
 
 pytestmark = pytest.mark.django_db
 

@@ -11,8 +11,8 @@ from drf_spectacular.generators import SchemaGenerator
 from generation.api import openapi
 from generation.models import Job
 from tests.client import API
-from tests.distillation.people import make_run
-from tests.people import (
+from tests.distillation.factories import make_run
+from tests.factories import (
     make_delivery,
     make_embedding,
     make_endpoint,

@@ -16,7 +16,7 @@ from generation.infra import metrics, redis_client
 from generation.models import APIKey, OwnerLimits
 from generation.realtime.hub import SHELL
 from tests.client import API, problem
-from tests.people import make_image, make_job, make_key, make_release, make_user
+from tests.factories import make_image, make_job, make_key, make_release, make_user
 from tests.web import Web
 
 pytestmark = pytest.mark.django_db

@@ -6,7 +6,14 @@ import pytest
 
 from generation.models import AuditEntry, PromptVariant
 from tests.client import API, problem
-from tests.people import make_image, make_job, make_quality, make_release, make_user, make_variant
+from tests.factories import (
+    make_image,
+    make_job,
+    make_quality,
+    make_release,
+    make_user,
+    make_variant,
+)
 
 pytestmark = pytest.mark.django_db
 

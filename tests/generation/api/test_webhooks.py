@@ -8,7 +8,7 @@ from django.utils import timezone
 from generation.models import Delivery, Job, WebhookEndpoint
 from generation.webhooks import endpoints as webhooks
 from tests.client import API, problem
-from tests.people import (
+from tests.factories import (
     make_delivery,
     make_embedding,
     make_endpoint,

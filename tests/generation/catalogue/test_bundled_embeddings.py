@@ -18,8 +18,8 @@ from generation.models import Embedding, PromptVariant, Release
 from generation.releases import lifecycle as releases
 from generation.releases import registration
 from tests import tiny
+from tests.factories import make_variant
 from tests.generation.students import make_bundle
-from tests.people import make_variant
 
 pytestmark = pytest.mark.django_db
 

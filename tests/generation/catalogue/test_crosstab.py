@@ -5,7 +5,7 @@ import pytest
 from generation.catalogue import crosstab
 from generation.catalogue.crosstab import Cell, Kind, Variant
 from generation.catalogue.standing import Overview
-from tests.people import cover, make_embedding, make_quality, make_release, make_variant
+from tests.factories import cover, make_embedding, make_quality, make_release, make_variant
 
 OBJECTS = Kind("vase", ("vase", "bowl", "mug"))
 COLOURS = Kind("red", ("red", "blue"))

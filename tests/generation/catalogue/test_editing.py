@@ -5,7 +5,7 @@ import pytest
 from generation.catalogue import editing
 from generation.errors import InvalidRequest, PromptInvalid
 from generation.models import AuditEntry, PromptVariant
-from tests.people import make_variant
+from tests.factories import make_variant
 
 pytestmark = pytest.mark.django_db
 

@@ -10,7 +10,7 @@ from generation.catalogue import encoding
 from generation.catalogue import variants as catalogue
 from generation.models import Embedding, PromptVariant
 from generation.releases import lifecycle as releases
-from tests.people import make_job, make_variant
+from tests.factories import make_job, make_variant
 
 pytestmark = pytest.mark.django_db
 

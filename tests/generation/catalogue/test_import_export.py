@@ -13,7 +13,7 @@ from generation.errors import InvalidRequest
 from generation.jobs import submission
 from generation.jobs.job_request import JobRequest
 from generation.models import AuditEntry, Job, PromptVariant
-from tests.people import (
+from tests.factories import (
     make_embedding,
     make_image,
     make_job,

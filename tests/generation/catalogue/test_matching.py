@@ -14,8 +14,15 @@ from generation.jobs import submission
 from generation.jobs.job_request import JobRequest
 from generation.models import Job, PromptVariant, Release
 from tests.client import API, problem
+from tests.factories import (
+    ENCODER,
+    make_embedding,
+    make_release,
+    make_user,
+    make_variant,
+    make_worker,
+)
 from tests.generation.encoders import EncodeThread
-from tests.people import ENCODER, make_embedding, make_release, make_user, make_variant, make_worker
 from tests.web import free_port
 
 pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("redis_server")]

@@ -15,7 +15,7 @@ from generation.errors import VariantNotFound
 from generation.infra import heartbeat
 from generation.models import Embedding, PromptVariant
 from generation.releases import lifecycle as releases
-from tests.people import make_variant, make_worker
+from tests.factories import make_variant, make_worker
 
 pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("redis_server")]
 

@@ -4,7 +4,7 @@ import pytest
 
 from generation.catalogue.standing import Overview, Standing
 from generation.models import PromptVariant, Release
-from tests.people import cover, make_embedding, make_quality, make_release, make_variant
+from tests.factories import cover, make_embedding, make_quality, make_release, make_variant
 
 pytestmark = pytest.mark.django_db
 

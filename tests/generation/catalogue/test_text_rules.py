@@ -5,7 +5,7 @@ import pytest
 from generation.catalogue import text_rules
 from generation.engine.prompts.texts import normalize
 from generation.errors import PromptInvalid
-from tests.people import make_release, make_variant
+from tests.factories import make_release, make_variant
 
 pytestmark = pytest.mark.django_db
 

@@ -7,7 +7,7 @@ from generation.catalogue import editing
 from generation.catalogue import variants as catalogue
 from generation.errors import PromptInvalid, VariantNotFound
 from generation.models import Embedding, Job, PromptVariant
-from tests.people import (
+from tests.factories import (
     ENCODER,
     make_embedding,
     make_image,

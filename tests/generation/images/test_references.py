@@ -8,8 +8,8 @@ from django.db import connection, transaction
 
 from generation.images import references, storage
 from generation.models import Image
-from tests.distillation.curated import make_example
-from tests.people import make_image
+from tests.distillation.example_factories import make_example
+from tests.factories import make_image
 
 pytestmark = pytest.mark.django_db(transaction=True)
 

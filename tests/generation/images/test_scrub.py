@@ -7,9 +7,9 @@ import pytest
 
 from generation.images import scrub, storage
 from generation.models import Image
-from tests import painter
+from tests import fake_worker
 from tests.client import API
-from tests.people import DEFAULT_SLUG, make_embedding, make_release
+from tests.factories import DEFAULT_SLUG, make_embedding, make_release
 
 pytestmark = pytest.mark.django_db
 
@@ -18,7 +18,7 @@ pytestmark = pytest.mark.django_db
 def image():
     make_embedding(encoder_fingerprint=make_release().encoder_fingerprint)
     API().post("/v1/jobs", {"variant": DEFAULT_SLUG, "output_format": "webp"})
-    painter.make_pictures()
+    fake_worker.make_pictures()
     return Image.objects.get()
 
 

@@ -15,8 +15,15 @@ from generation.jobs import lifecycle as jobs
 from generation.jobs import submission
 from generation.jobs.job_request import JobRequest
 from generation.models import Job
-from tests import painter
-from tests.people import make_embedding, make_image, make_job, make_release, make_user, make_variant
+from tests import fake_worker
+from tests.factories import (
+    make_embedding,
+    make_image,
+    make_job,
+    make_release,
+    make_user,
+    make_variant,
+)
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("redis_server")]
 
@@ -37,7 +44,7 @@ def submit(**fields) -> Job:
 
 def finish() -> Job:
     (job,) = jobs.claim("worker").jobs
-    assert painter.finish([job]) == []
+    assert fake_worker.finish([job]) == []
     return Job.objects.get(id=job.id)
 
 

@@ -17,7 +17,7 @@ from generation.jobs.job_request import JobRequest
 from generation.models import Job, Worker
 from generation.releases import lifecycle as releases
 from tests.celery_worker import CeleryWorker, workers
-from tests.people import make_job, make_user, make_variant
+from tests.factories import make_job, make_user, make_variant
 from tests.redis_states import AWAY, REFUSING, RedisServer
 from tests.tiny import make_tiny_release
 

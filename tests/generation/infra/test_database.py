@@ -9,9 +9,9 @@ from generation.jobs import completion
 from generation.jobs import lifecycle as jobs
 from generation.models import APIKey, Attempt
 from generation.worker import writing
-from tests import painter
+from tests import fake_worker
 from tests.client import API
-from tests.people import DEFAULT_TEXT, make_embedding, make_job, make_release
+from tests.factories import DEFAULT_TEXT, make_embedding, make_job, make_release
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("redis_server")]
 
@@ -107,7 +107,7 @@ def test_a_page_reports_that_postgresql_cannot_serve(name):
 def test_a_finished_image_is_kept_while_postgresql_accepts_no_writes(api):
     api.post("/v1/jobs", {"variant": "red-glass-vase"})
     (job,) = jobs.claim("worker-1").jobs
-    result = painter.result_of(job)
+    result = fake_worker.result_of(job)
     execute("SET SESSION CHARACTERISTICS AS TRANSACTION READ ONLY")
 
     writing.patiently(lambda: completion.commit([result]))

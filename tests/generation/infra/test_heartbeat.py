@@ -10,7 +10,7 @@ from django.utils import timezone
 
 from generation.infra import heartbeat
 from generation.models import Worker
-from tests.people import make_release, make_worker
+from tests.factories import make_release, make_worker
 
 pytestmark = pytest.mark.django_db(transaction=True)
 

@@ -16,8 +16,8 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from generation.infra import beat_lock, gauges, metrics, redis_client
 from generation.models import PromptVariant, Release
-from tests.distillation.people import make_run
-from tests.people import (
+from tests.distillation.factories import make_run
+from tests.factories import (
     cover,
     make_embedding,
     make_job,

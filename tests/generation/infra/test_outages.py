@@ -26,7 +26,7 @@ from tests.chaos.checker import AT_THE_END, check
 from tests.chaos.evidence import TRIGGER, Evidence, Violation
 from tests.chaos.log import ClientLog, Seen
 from tests.chaos.servers import PASSWORD, PostgresServer, Repeating
-from tests.people import make_key, make_variant
+from tests.factories import make_key, make_variant
 from tests.tiny import make_tiny_release
 from tests.web import Web, eventually
 

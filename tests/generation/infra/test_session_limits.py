@@ -4,7 +4,7 @@ import pytest
 from django.db import connection
 
 from generation.infra import session_limits
-from tests.people import make_variant
+from tests.factories import make_variant
 
 pytestmark = pytest.mark.django_db(transaction=True)
 

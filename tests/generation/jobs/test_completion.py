@@ -12,15 +12,15 @@ from generation.jobs import completion
 from generation.jobs import lifecycle as jobs
 from generation.models import Image, Job
 from generation.worker import writing
-from tests import painter
-from tests.people import make_job
+from tests import fake_worker
+from tests.factories import make_job
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("redis_server")]
 
 
 def finish() -> None:
     claimed = jobs.claim("worker-1").jobs
-    assert painter.finish(claimed, device_seconds=0.25, encode_seconds=0.125) == []
+    assert fake_worker.finish(claimed, device_seconds=0.25, encode_seconds=0.125) == []
 
 
 def test_seconds_of_a_batch_that_is_committed_again_are_counted_once(monkeypatch):
@@ -61,7 +61,7 @@ def test_many_identical_jobs_are_answered_in_small_transactions(settings):
         for _ in range(3 * completion.IDENTICAL_AT_ONCE)
     ]
     (claimed,) = jobs.claim("worker-1").jobs
-    result = painter.result_of(claimed)
+    result = fake_worker.result_of(claimed)
     answered: list[int] = []
 
     def in_one_transaction(*_: object) -> None:
@@ -89,7 +89,7 @@ def test_identical_jobs_left_by_a_stopping_worker_are_claimed_as_repeats():
     first = make_job(key="k")
     make_job(key="k", variant=first.variant, embedding=first.embedding)
     (claimed,) = jobs.claim("worker-1").jobs
-    result = painter.result_of(claimed)
+    result = fake_worker.result_of(claimed)
 
     completion.commit(
         [result],
@@ -110,7 +110,7 @@ def test_a_file_that_was_not_synced_gets_no_row(monkeypatch):
 
     with monkeypatch.context() as patch:
         patch.setattr(os, "fsync", refuse)
-        painter.finish(claimed)
+        fake_worker.finish(claimed)
 
     job = Job.objects.get()
     assert (job.status, job.images.count()) == (Job.Status.QUEUED, 0)

@@ -23,11 +23,10 @@ from generation.webhooks import endpoints as webhooks
 from generation.webhooks import outbox, payload
 from generation.webhooks.outbox import Shares
 from generation.webhooks.sender import Answer as Response
-from tests import painter
+from tests import fake_worker
 from tests.client import API, problem
 from tests.conftest import PERMANENT_TABLES
-from tests.generation.encoders import EncodeThread
-from tests.people import (
+from tests.factories import (
     make_delivery,
     make_embedding,
     make_endpoint,
@@ -36,6 +35,7 @@ from tests.people import (
     make_user,
     make_worker,
 )
+from tests.generation.encoders import EncodeThread
 
 pytestmark = pytest.mark.django_db(transaction=True)
 WORD = "zebrafinch"  # in everything that the client of these tests writes
@@ -158,7 +158,7 @@ def test_after_delete_nothing_that_the_client_wrote_is_readable(
             jobs.Claim.of(taken[0]), "failed", Failure("not_finite", "No.", retryable=False)
         )
     elif state in ("succeeded", "delivered"):
-        assert painter.finish(taken) == []
+        assert fake_worker.finish(taken) == []
     deliveries, _ = outbox.take(Shares())
     payload.render(deliveries)
     if state == "delivered":
@@ -182,7 +182,7 @@ def test_after_retention_nothing_that_the_client_wrote_is_readable(
     api, submitted, redis_server, settings
 ):
     settings.RETENTION_DAYS = 1
-    painter.make_pictures()
+    fake_worker.make_pictures()
     retention.sweep(now=timezone.now() + timedelta(days=2))
     assert (places(), readable(redis_server)) == (set(), set())
 
@@ -190,7 +190,7 @@ def test_after_retention_nothing_that_the_client_wrote_is_readable(
 def test_words_that_earlier_code_left_in_purged_jobs_are_erased_by_the_sweep(
     api, submitted, redis_server
 ):
-    painter.make_pictures()
+    fake_worker.make_pictures()
     Job.objects.update(purged_at=timezone.now())
     retention.sweep()
     assert places() == set() and erasure.leftovers() == []
@@ -239,7 +239,7 @@ def test_a_client_id_or_key_reused_after_a_purge_is_erased_too(api, submitted):
 def test_a_delivery_whose_job_is_deleted_while_it_is_sent_is_recorded_without_an_error(
     api, submitted
 ):
-    painter.make_pictures()
+    fake_worker.make_pictures()
     deliveries, _ = outbox.take(Shares())
     api.delete(f"/v1/jobs/{submitted}")
     outbox.note([(delivery, Response(200)) for delivery in deliveries])

@@ -7,7 +7,7 @@ from django.utils import timezone
 
 from generation.jobs import claiming, estimates, pausing, throughput
 from generation.models import Job, Worker
-from tests.people import make_job, make_release, make_user, make_worker
+from tests.factories import make_job, make_release, make_user, make_worker
 
 pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("redis_server")]
 

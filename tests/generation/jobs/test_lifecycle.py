@@ -20,8 +20,8 @@ from generation.jobs.failures import LONGEST_PAUSE_SECONDS, Failure, pause_secon
 from generation.jobs.lifecycle import Claim, Outcome
 from generation.jobs.rescue import rescue
 from generation.models import Attempt, Image, Job
-from tests import painter
-from tests.people import make_job, make_release, make_user
+from tests import fake_worker
+from tests.factories import make_job, make_release, make_user
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -42,7 +42,7 @@ def finished(claim: Claim) -> Result:
     """A result with real files."""
     job = Job.objects.get(id=claim.job_id)
     job.attempt = claim.attempt
-    return painter.result_of(job, device_seconds=0.5)
+    return fake_worker.result_of(job, device_seconds=0.5)
 
 
 def expire(job: Job) -> None:

@@ -12,9 +12,9 @@ from generation.jobs import lifecycle as jobs
 from generation.jobs import pausing
 from generation.models import AuditEntry, Job, Queue
 from generation.worker.loop import GenerationWorker
-from tests import painter
+from tests import fake_worker
 from tests.client import API, problem
-from tests.people import make_embedding, make_job, make_release, make_worker
+from tests.factories import make_embedding, make_job, make_release, make_worker
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("redis_server")]
 
@@ -70,7 +70,7 @@ def test_a_paused_queue_drains(redis_server):
 
     draining = threading.Thread(target=drain)
     draining.start()
-    assert painter.finish([claimed]) == []
+    assert fake_worker.finish([claimed]) == []
     draining.join()
 
     assert (

@@ -12,8 +12,8 @@ from generation.jobs import submission
 from generation.jobs.job_request import JobRequest
 from generation.models import Image, Job, PromptVariant, Release
 from generation.releases import lifecycle as releases
+from tests.factories import make_user, make_variant
 from tests.generation import judges
-from tests.people import make_user, make_variant
 from tests.tiny import make_tiny_release
 
 pytestmark = pytest.mark.django_db(transaction=True)

@@ -8,7 +8,7 @@ from django.utils import timezone
 
 from generation.jobs.rescue import Rescuer
 from generation.models import Job
-from tests.people import make_job
+from tests.factories import make_job
 
 pytestmark = pytest.mark.django_db(transaction=True)
 

@@ -21,8 +21,8 @@ from generation.jobs import lifecycle as jobs
 from generation.jobs.job_request import JobRequest
 from generation.models import IdempotencyKey, Image, Job, PurgedImage
 from generation.webhooks import endpoints as webhooks
-from tests import painter
-from tests.people import (
+from tests import fake_worker
+from tests.factories import (
     make_delivery,
     make_embedding,
     make_image,
@@ -110,7 +110,7 @@ def test_a_result_after_a_purge_is_refused(variant):
     (claimed,) = jobs.claim("worker").jobs
     retention.purge(job.id)
 
-    assert painter.finish([claimed]) == [jobs.Claim.of(claimed)]
+    assert fake_worker.finish([claimed]) == [jobs.Claim.of(claimed)]
     assert not Image.objects.exists()
 
 
@@ -126,7 +126,7 @@ def test_a_purged_job_is_not_retried():
 
 def test_a_file_that_another_job_shares_is_kept(variant):
     first, other = submit(), submit(output_format="png")
-    painter.make_pictures()
+    fake_worker.make_pictures()
     other.refresh_from_db()
     assert other.cache == "shared"
 
@@ -141,7 +141,7 @@ def test_a_file_that_another_job_shares_is_kept(variant):
 
 def test_renderings_that_are_only_in_the_cache_are_removed_too(variant, monkeypatch):
     first = submit()
-    painter.make_pictures()
+    fake_worker.make_pictures()
 
     def refuse(*arguments, **options):
         raise JobPurged  # any error after the file was made and before its row
@@ -159,7 +159,7 @@ def test_renderings_that_are_only_in_the_cache_are_removed_too(variant, monkeypa
 
 def test_the_same_request_is_computed_again_after_a_purge(variant):
     submit()
-    painter.make_pictures()
+    fake_worker.make_pictures()
     assert submit().cache == "hit"
     for job in Job.objects.all():
         retention.purge(job.id)
@@ -167,14 +167,14 @@ def test_the_same_request_is_computed_again_after_a_purge(variant):
     again = submit()
 
     assert again.status == "queued"
-    painter.make_pictures()
+    fake_worker.make_pictures()
     assert storage.exists(again.images.get().file)
 
 
 def test_images_found_just_before_a_purge_are_not_used_after_it(variant, monkeypatch):
     """A request looks up images, a purge removes them, the request writes: it must not refer to removed files."""
     first = submit()
-    painter.make_pictures()
+    fake_worker.make_pictures()
     found = images._cached
 
     def and_then_they_go(*arguments):
@@ -193,7 +193,7 @@ def test_images_found_just_before_a_purge_are_not_used_after_it(variant, monkeyp
 
 def test_files_that_a_request_found_stay_until_it_has_written(variant, monkeypatch):
     first = submit()
-    painter.make_pictures()
+    fake_worker.make_pictures()
     rows = submission.jobs.image_rows
 
     def while_they_go(*arguments, **options):
@@ -212,10 +212,10 @@ def test_files_that_a_request_found_stay_until_it_has_written(variant, monkeypat
 
 def test_files_of_a_result_stay_while_it_is_accepted(variant, monkeypatch):
     older = submit()
-    painter.make_pictures()
+    fake_worker.make_pictures()
     job = submit(n=2)  # its first image exists already
     (claimed,) = jobs.claim("worker").jobs
-    result = painter.result_of(claimed)
+    result = fake_worker.result_of(claimed)
     lost = completion._lost
 
     def while_they_go(*arguments):
@@ -248,7 +248,7 @@ def test_a_result_whose_file_was_removed_before_it_was_accepted_is_made_again(va
     job.refresh_from_db()
     assert (job.status, job.failures) == ("queued", 0)
     assert job.attempts.get().outcome == "released"
-    painter.make_pictures()
+    fake_worker.make_pictures()
     assert storage.exists(job.images.get().file)
 
 

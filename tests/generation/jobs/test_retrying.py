@@ -7,7 +7,7 @@ from django.utils import timezone
 
 from generation.jobs import retrying
 from generation.models import Job
-from tests.people import make_job, make_release, make_user
+from tests.factories import make_job, make_release, make_user
 
 pytestmark = pytest.mark.django_db(transaction=True)
 

@@ -16,7 +16,7 @@ from generation.jobs import routing
 from generation.models import PromptVariant, Release
 from generation.releases import lifecycle as releases
 from generation.releases.default_release import Serving
-from tests.people import cover, make_embedding, make_quality, make_release, make_variant
+from tests.factories import cover, make_embedding, make_quality, make_release, make_variant
 
 pytestmark = pytest.mark.django_db
 

@@ -18,8 +18,8 @@ from generation.errors import (
 from generation.jobs import submission
 from generation.jobs.job_request import JobRequest
 from generation.models import Job, PromptVariant, Release
-from tests import painter
-from tests.people import cover, make_embedding, make_key, make_release, make_user, make_variant
+from tests import fake_worker
+from tests.factories import cover, make_embedding, make_key, make_release, make_user, make_variant
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -112,7 +112,7 @@ def test_a_variant_that_no_active_release_covers_is_refused(owner):
 
 def test_a_repeat_succeeds_at_once_with_the_same_file(owner, redis_server):
     first = submission.submit(owner, JobRequest(variant="vase", seed=7, n=2))
-    painter.make_pictures()
+    fake_worker.make_pictures()
 
     repeat = submission.submit(owner, JobRequest(variant="vase", seed=7, n=2))
 
@@ -122,7 +122,7 @@ def test_a_repeat_succeeds_at_once_with_the_same_file(owner, redis_server):
 
 def test_a_repeat_in_another_format_is_a_rendering_of_the_same_image(owner, redis_server):
     submission.submit(owner, JobRequest(variant="vase", seed=7))
-    painter.make_pictures()
+    fake_worker.make_pictures()
 
     repeat = submission.submit(owner, JobRequest(variant="vase", seed=7, output_format="jpeg"))
 
@@ -131,7 +131,7 @@ def test_a_repeat_in_another_format_is_a_rendering_of_the_same_image(owner, redi
 
 def test_without_a_cache_entry_a_repeat_is_answered_from_postgresql(owner, redis_server):
     submission.submit(owner, JobRequest(variant="vase", seed=7))
-    painter.make_pictures()
+    fake_worker.make_pictures()
     redis_server.flushdb()
 
     assert submission.submit(owner, JobRequest(variant="vase", seed=7)).cache == "hit"
@@ -139,7 +139,7 @@ def test_without_a_cache_entry_a_repeat_is_answered_from_postgresql(owner, redis
 
 def test_an_image_whose_file_is_gone_is_computed_again(owner, redis_server, settings):
     first = submission.submit(owner, JobRequest(variant="vase", seed=7))
-    painter.make_pictures()
+    fake_worker.make_pictures()
     image = first.images.get()
     for name in (image.file, image.master):
         (settings.MEDIA_ROOT / name).unlink()
@@ -147,13 +147,13 @@ def test_an_image_whose_file_is_gone_is_computed_again(owner, redis_server, sett
     repeat = submission.submit(owner, JobRequest(variant="vase", seed=7))
 
     assert repeat.status == "queued"
-    painter.make_pictures()
+    fake_worker.make_pictures()
     assert (settings.MEDIA_ROOT / image.file).is_file()
 
 
 def test_an_image_whose_master_is_damaged_is_computed_again(owner, redis_server, settings):
     first = submission.submit(owner, JobRequest(variant="vase", seed=7))
-    painter.make_pictures()
+    fake_worker.make_pictures()
     (settings.MEDIA_ROOT / first.images.get().master).write_bytes(b"no picture")
 
     assert (

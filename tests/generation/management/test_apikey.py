@@ -9,7 +9,7 @@ from django.test import Client
 from django.utils import timezone
 
 from generation.models import APIKey
-from tests.people import make_key, make_user, permit
+from tests.factories import make_key, make_user, permit
 
 pytestmark = pytest.mark.django_db
 

@@ -7,7 +7,7 @@ from django.core.management import CommandError, call_command
 
 from generation.catalogue import variants as catalogue
 from generation.models import PromptVariant
-from tests.people import make_embedding, make_release, make_variant
+from tests.factories import make_embedding, make_release, make_variant
 
 pytestmark = pytest.mark.django_db
 

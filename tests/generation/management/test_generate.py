@@ -12,7 +12,7 @@ from PIL import Image
 from generation.engine.prompts import encoder
 from generation.models import Embedding, Release
 from generation.releases import lifecycle as releases
-from tests import people, tiny
+from tests import factories, tiny
 
 pytestmark = pytest.mark.django_db
 
@@ -28,7 +28,7 @@ def release(tmp_path: Path, settings) -> Release:
 @pytest.fixture
 def slug(release: Release) -> str:
     """The slug of a variant that is encoded for the release."""
-    variant = people.make_variant(slug="red-vase", text="a red vase")
+    variant = factories.make_variant(slug="red-vase", text="a red vase")
     stored = encoder.load(releases.folder(release)).encode([variant.text])[0]
     Embedding.objects.create(
         variant=variant,
@@ -94,7 +94,7 @@ def test_without_a_seed_a_new_one_is_drawn_and_reported(slug: str, tmp_path: Pat
 
 
 def test_an_unencoded_variant_is_an_error(release: Release) -> None:
-    people.make_variant(slug="blue-mug", text="a blue mug")
+    factories.make_variant(slug="blue-mug", text="a blue mug")
     with pytest.raises(CommandError, match="not encoded"):
         run("--variant", "blue-mug")
 

@@ -6,7 +6,7 @@ import pytest
 from django.core.management import CommandError, call_command
 
 from generation.models import Job
-from tests.people import make_job
+from tests.factories import make_job
 
 pytestmark = pytest.mark.django_db
 

@@ -10,7 +10,7 @@ from playwright.sync_api import expect
 from generation.models import Favourite, Image, Job
 from tests.acceptance import browser
 from tests.acceptance.browser import Visitor
-from tests.people import (
+from tests.factories import (
     make_embedding,
     make_image,
     make_job,

@@ -5,7 +5,7 @@ import pytest
 from generation.models import PromptVariant, Release
 from generation.page import choices
 from generation.page.choices import MOST_RELEASES, MOST_TAGS, MOST_VARIANTS
-from tests.people import make_image, make_job, make_release, make_user, make_variant
+from tests.factories import make_image, make_job, make_release, make_user, make_variant
 
 pytestmark = pytest.mark.django_db
 

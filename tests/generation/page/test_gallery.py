@@ -7,8 +7,8 @@ import pytest
 from django.utils import timezone
 
 from generation.models import Job
-from tests.people import make_image, make_job, make_user, make_variant
-from tests.person import Person, html, words
+from tests.factories import make_image, make_job, make_user, make_variant
+from tests.page_client import Person, html, words
 
 pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("redis_server")]
 

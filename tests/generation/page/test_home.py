@@ -10,8 +10,7 @@ from generation.catalogue.match_requests import Answer, Near
 from generation.jobs import estimates
 from generation.models import Job, OwnerLimits, PromptVariant, Release
 from tests.client import API
-from tests.generation.encoders import EncodeThread
-from tests.people import (
+from tests.factories import (
     cover,
     make_embedding,
     make_job,
@@ -20,7 +19,8 @@ from tests.people import (
     make_variant,
     make_worker,
 )
-from tests.person import Person, checked, html, offered, words
+from tests.generation.encoders import EncodeThread
+from tests.page_client import Person, checked, html, offered, words
 
 pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("redis_server")]
 

@@ -10,8 +10,8 @@ from django.utils import timezone
 from generation.infra import notifications
 from generation.models import Job, Release
 from generation.page.presentation import Shown, duration
-from tests.people import make_image, make_job, make_release, make_worker
-from tests.person import Person, checked, html, words
+from tests.factories import make_image, make_job, make_release, make_worker
+from tests.page_client import Person, checked, html, words
 
 pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("redis_server")]
 

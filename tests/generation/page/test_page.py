@@ -13,8 +13,8 @@ from generation.images import storage
 from generation.models import Job
 from generation.page import responses, sharing
 from tests.client import API, problem
-from tests.people import make_image, make_job, make_release, make_user, make_variant
-from tests.person import Person, html, words
+from tests.factories import make_image, make_job, make_release, make_user, make_variant
+from tests.page_client import Person, html, words
 
 pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("redis_server")]
 

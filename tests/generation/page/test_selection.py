@@ -8,8 +8,8 @@ import pytest
 from generation.images import storage
 from generation.models import Favourite, Image, Job
 from generation.page import selection
-from tests.people import make_image, make_job, make_release, make_variant
-from tests.person import Person, html, words
+from tests.factories import make_image, make_job, make_release, make_variant
+from tests.page_client import Person, html, words
 
 pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("redis_server")]
 

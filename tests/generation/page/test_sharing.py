@@ -8,8 +8,8 @@ from django.core import signing
 from django.test import Client
 
 from generation.page import sharing
-from tests.people import make_image, make_job
-from tests.person import Person, html, words
+from tests.factories import make_image, make_job
+from tests.page_client import Person, html, words
 
 pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("redis_server")]
 

@@ -3,7 +3,7 @@
 import pytest
 
 from generation.page import choices, spelling
-from tests.people import make_variant
+from tests.factories import make_variant
 
 KNOWN = ["a", "red", "glass", "vase", "on", "wooden", "table", "ball", "bowl", "blue", "plastic"]
 

@@ -19,7 +19,7 @@ from generation.infra import notifications
 from generation.jobs import lifecycle as jobs
 from generation.models import Job
 from generation.realtime.hub import HEADER, Hub, Wait
-from tests.people import make_job, make_key
+from tests.factories import make_job, make_key
 from tests.web import Web
 
 WAIT = Wait("retort:job:1", ("succeeded", "failed"), 60, "/")

@@ -23,8 +23,8 @@ from generation.models import APIKey, Job
 from generation.realtime import sse as streaming
 from generation.realtime.sse import HEADER, Stream, Streams
 from tests import sse
+from tests.factories import make_job, make_key
 from tests.generation.realtime.test_hub import Proxy, hub_on, until
-from tests.people import make_job, make_key
 from tests.web import Web
 
 

@@ -15,8 +15,8 @@ from generation.models import PromptVariant, Release
 from generation.releases import coverage
 from generation.releases import lifecycle as releases
 from tests import tiny
+from tests.factories import make_release, make_variant
 from tests.generation.students import make_bundle
-from tests.people import make_release, make_variant
 
 pytestmark = pytest.mark.django_db
 

@@ -6,7 +6,7 @@ from generation.errors import GenerationError
 from generation.jobs import routing
 from generation.models import PromptVariant, Release
 from generation.releases.default_release import Serving
-from tests.people import make_embedding, make_release, make_variant
+from tests.factories import make_embedding, make_release, make_variant
 
 pytestmark = pytest.mark.django_db
 

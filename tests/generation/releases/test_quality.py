@@ -8,7 +8,7 @@ from django.utils import timezone
 from generation.models import Image, Job, PromptVariant, Quality, Release
 from generation.releases import quality
 from generation.releases.quality import Counts
-from tests.people import make_image, make_job, make_quality, make_release, make_variant
+from tests.factories import make_image, make_job, make_quality, make_release, make_variant
 
 pytestmark = pytest.mark.django_db
 

@@ -4,7 +4,7 @@ import pytest
 
 from generation.releases import reassignment
 from generation.releases.default_release import Serving
-from tests.people import make_quality, make_release, make_variant
+from tests.factories import make_quality, make_release, make_variant
 
 pytestmark = pytest.mark.django_db
 

@@ -10,8 +10,8 @@ from generation.infra import heartbeat
 from generation.jobs import submission
 from generation.jobs.job_request import JobRequest
 from generation.models import Embedding, Image, Job, Release
+from tests.factories import make_user, make_variant
 from tests.generation.students import make_bundle
-from tests.people import make_user, make_variant
 from tests.tiny import make_tiny_release
 
 pytestmark = pytest.mark.django_db(transaction=True)

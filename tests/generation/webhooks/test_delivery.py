@@ -15,7 +15,7 @@ from generation.models import Delivery, WebhookEndpoint
 from generation.webhooks import delivery as delivering
 from generation.webhooks import endpoints as webhooks
 from generation.webhooks import outbox, sender
-from tests.people import make_delivery, make_endpoint, make_job, make_user
+from tests.factories import make_delivery, make_endpoint, make_job, make_user
 from tests.receiver import Receiver, Reply
 
 pytestmark = pytest.mark.django_db(transaction=True)

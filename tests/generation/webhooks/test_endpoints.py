@@ -18,8 +18,8 @@ from generation.jobs.job_request import JobRequest
 from generation.jobs.lifecycle import Claim, Outcome
 from generation.models import Delivery, Job, WebhookEndpoint
 from generation.webhooks import endpoints as webhooks
-from tests import painter
-from tests.people import (
+from tests import fake_worker
+from tests.factories import (
     make_delivery,
     make_embedding,
     make_endpoint,
@@ -175,7 +175,7 @@ def test_the_start_is_inserted_with_the_claim_and_the_end_with_the_commit():
     (claimed,) = jobs.claim("w1").jobs
     assert events_of(job) == ["start"]
 
-    assert completion.commit([painter.result_of(claimed)]) == []
+    assert completion.commit([fake_worker.result_of(claimed)]) == []
     assert events_of(job) == ["start", "output", "completed"]
     delivery = job.deliveries.first()
     assert (delivery.owner_id, delivery.endpoint_id) == (job.owner_id, job.webhook_id)
@@ -186,7 +186,7 @@ def test_only_requested_events_are_inserted():
     job = watched(events=["completed"])
 
     (claimed,) = jobs.claim("w1").jobs
-    completion.commit([painter.result_of(claimed)])
+    completion.commit([fake_worker.result_of(claimed)])
 
     assert events_of(job) == ["completed"]
 
@@ -225,7 +225,7 @@ def test_an_identical_job_that_is_answered_by_a_commit_is_reported_too():
     twin = make_job(webhook=make_endpoint(), webhook_events=ALL, key=job.key)
     (claimed,) = jobs.claim("w1").jobs
 
-    completion.commit([painter.result_of(claimed)])
+    completion.commit([fake_worker.result_of(claimed)])
 
     assert events_of(twin) == ["output", "completed"]
 
@@ -235,7 +235,7 @@ def test_a_refused_result_inserts_no_delivery():
     (late,) = jobs.claim("slow").jobs
     jobs.cancel(job.id)
 
-    assert completion.commit([painter.result_of(late)]) != []
+    assert completion.commit([fake_worker.result_of(late)]) != []
 
     assert events_of(job) == ["start", "completed"]
 
@@ -246,7 +246,7 @@ def test_a_change_that_is_rolled_back_inserts_no_delivery(monkeypatch):
     monkeypatch.setattr(quotas, "spend", lambda **_: 1 / 0)
 
     with pytest.raises(ZeroDivisionError):
-        completion.commit([painter.result_of(claimed)])
+        completion.commit([fake_worker.result_of(claimed)])
 
     assert events_of(job) == ["start"]
 
@@ -261,7 +261,7 @@ def test_a_job_without_a_webhook_costs_no_query_for_it():
     with connection.execute_wrapper(keep):
         make_job()
         (claimed,) = jobs.claim("w1").jobs
-        completion.commit([painter.result_of(claimed)])
+        completion.commit([fake_worker.result_of(claimed)])
         jobs.cancel(make_job(seed=2).id)
 
     assert len(statements) > 10

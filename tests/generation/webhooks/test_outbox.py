@@ -12,7 +12,7 @@ from generation.models import Delivery
 from generation.webhooks import outbox
 from generation.webhooks.outbox import Shares, note, take
 from generation.webhooks.sender import Answer
-from tests.people import make_delivery, make_endpoint, make_job, make_user
+from tests.factories import make_delivery, make_endpoint, make_job, make_user
 
 pytestmark = pytest.mark.django_db(transaction=True)
 

@@ -9,7 +9,7 @@ from django.utils import timezone
 from generation.models import Delivery, Job
 from generation.webhooks import endpoints as webhooks
 from generation.webhooks import payload, predictions
-from tests.people import make_delivery, make_endpoint, make_image, make_job
+from tests.factories import make_delivery, make_endpoint, make_image, make_job
 
 pytestmark = pytest.mark.django_db
 

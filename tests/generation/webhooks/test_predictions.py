@@ -10,7 +10,7 @@ from generation import errors
 from generation.infra import notifications
 from generation.models import Job
 from generation.webhooks.predictions import as_prediction
-from tests.people import make_image, make_job
+from tests.factories import make_image, make_job
 
 pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("redis_server")]
 

@@ -14,7 +14,7 @@ from generation.jobs import erasure
 from generation.models import Delivery, Job, WebhookEndpoint
 from generation.webhooks import payload
 from tests.client import API, problem
-from tests.people import make_endpoint, make_image, make_job, make_user
+from tests.factories import make_endpoint, make_image, make_job, make_user
 from tests.threads import in_threads
 from tests.web import eventually
 

@@ -28,8 +28,8 @@ from generation.releases import lifecycle as releases
 from generation.worker import health, interleaving, pipelines, writing
 from generation.worker.loop import EXIT_DEVICE, EXIT_STALLED, GenerationWorker
 from generation.worker.stalls import TIMES_UNKNOWN, unknown_bound
+from tests.factories import make_job, make_worker
 from tests.generation.worker.test_loop import TEXTS, served, submit  # noqa: F401
-from tests.people import make_job, make_worker
 from tests.tiny import make_tiny_release
 
 pytestmark = pytest.mark.django_db(transaction=True)

@@ -25,7 +25,7 @@ from generation.jobs.job_request import JobRequest
 from generation.models import Attempt, Embedding, Image, Job, Release, Worker
 from generation.releases import lifecycle as releases
 from generation.worker import generating, interleaving
-from tests.people import make_job, make_user, make_variant, make_worker
+from tests.factories import make_job, make_user, make_variant, make_worker
 from tests.tiny import make_tiny_release
 
 pytestmark = pytest.mark.django_db(transaction=True)

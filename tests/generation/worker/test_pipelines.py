@@ -15,7 +15,7 @@ from generation.releases import activation, specialists
 from generation.releases import lifecycle as releases
 from generation.worker import pipelines
 from generation.worker.pipelines import Loaded
-from tests.people import make_worker
+from tests.factories import make_worker
 from tests.tiny import make_tiny_release
 
 pytestmark = pytest.mark.django_db(transaction=True)

@@ -14,7 +14,7 @@ from generation.models import Attempt, Job, Worker
 from generation.releases import lifecycle as releases
 from generation.worker.loop import EXIT_DEVICE, EXIT_STALLED
 from tests.celery_worker import CeleryWorker
-from tests.people import make_user, make_variant
+from tests.factories import make_user, make_variant
 from tests.tiny import make_tiny_release
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.slow]

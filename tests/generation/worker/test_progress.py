@@ -21,7 +21,7 @@ from generation.models import Job
 from generation.releases import lifecycle as releases
 from generation.worker import progress
 from generation.worker.progress import BatchProgress
-from tests.people import make_job, make_user, make_variant
+from tests.factories import make_job, make_user, make_variant
 from tests.tiny import make_tiny_release
 
 pytestmark = pytest.mark.django_db(transaction=True)

@@ -10,7 +10,7 @@ from generation.models import Release
 from generation.releases import lifecycle as releases
 from generation.releases import specialists
 from tests.client import API
-from tests.people import make_quality, make_variant
+from tests.factories import make_quality, make_variant
 from tests.tiny import make_tiny_release
 
 pytestmark = pytest.mark.django_db(transaction=True)

@@ -16,7 +16,7 @@ from generation.jobs import pausing, retention, stock, submission
 from generation.jobs.job_request import JobRequest
 from generation.models import Image, Job, OwnerLimits, Release, StockedImage
 from generation.releases import lifecycle as releases
-from tests.people import make_user, make_variant
+from tests.factories import make_user, make_variant
 from tests.tiny import make_tiny_release
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("redis_server")]

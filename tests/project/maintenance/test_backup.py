@@ -28,7 +28,7 @@ from generation.models import Image, Job, PromptVariant, Release
 from generation.releases import lifecycle
 from project.maintenance import archive, backup, programs
 from project.maintenance.errors import MaintenanceError, ProgramMissing
-from tests.people import make_image, make_job, make_variant, make_worker
+from tests.factories import make_image, make_job, make_variant, make_worker
 from tests.tiny import make_tiny_release
 from tests.web import ROOT, database_url
 

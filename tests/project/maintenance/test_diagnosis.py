@@ -16,7 +16,7 @@ from generation.models import Release, Worker
 from generation.releases import lifecycle
 from project.maintenance import diagnosis
 from project.maintenance.diagnosis import Finding, State
-from tests.people import make_image, make_worker
+from tests.factories import make_image, make_worker
 from tests.tiny import make_tiny_release
 from tests.web import ROOT, free_port
 

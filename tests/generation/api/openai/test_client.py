@@ -16,14 +16,14 @@ from PIL import Image as Picture
 
 from generation.jobs import lifecycle as jobs
 from generation.models import Job
-from tests.painter import (
+from tests.factories import make_embedding, make_key, make_release, make_variant
+from tests.fake_worker import (
     COLOR,
     fail,
     in_background,
     make_pictures,
     show_previews_then_pictures,
 )
-from tests.people import make_embedding, make_key, make_release, make_variant
 from tests.web import Web
 
 PROMPT = "a red vase"

@@ -10,8 +10,15 @@ from django.utils import timezone
 from generation.jobs import submission
 from generation.models import IdempotencyKey, Image, Job
 from tests.client import API
-from tests.painter import make_pictures
-from tests.people import make_embedding, make_image, make_job, make_release, make_user, make_variant
+from tests.factories import (
+    make_embedding,
+    make_image,
+    make_job,
+    make_release,
+    make_user,
+    make_variant,
+)
+from tests.fake_worker import make_pictures
 
 pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("redis_server")]
 

@@ -15,8 +15,8 @@ from replicate.pagination import paginate
 from generation.infra import notifications
 from generation.jobs import lifecycle as jobs
 from generation.models import Job
-from tests.painter import fail, in_background, make_pictures
-from tests.people import make_embedding, make_job, make_key, make_release, make_variant
+from tests.factories import make_embedding, make_job, make_key, make_release, make_variant
+from tests.fake_worker import fail, in_background, make_pictures
 from tests.web import Web
 
 INPUT = {"prompt": "a red vase"}

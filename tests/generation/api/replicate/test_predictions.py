@@ -13,7 +13,14 @@ from generation.models import IdempotencyKey, Job, Release
 from generation.realtime.hub import HEADER, SHELL, Wait
 from generation.webhooks.predictions import OWNER
 from tests.client import API, problem
-from tests.people import make_embedding, make_image, make_job, make_release, make_user, make_variant
+from tests.factories import (
+    make_embedding,
+    make_image,
+    make_job,
+    make_release,
+    make_user,
+    make_variant,
+)
 from tests.threads import in_threads
 
 pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("redis_server")]

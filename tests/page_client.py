@@ -6,7 +6,7 @@ from typing import Any
 
 from django.test import Client
 
-from tests.people import make_user
+from tests.factories import make_user
 
 
 class Person:

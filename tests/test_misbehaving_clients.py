@@ -23,7 +23,7 @@ from django.urls import reverse
 
 from project.asgi import HELD_BYTES, LOGINS, LOGINS_AT_ONCE, THREADS
 from project.connections import PENDING_BYTES, Connection
-from tests.people import make_key
+from tests.factories import make_key
 from tests.web import Web, eventually
 
 MORE_THAN_THREADS = THREADS + 2
@@ -42,7 +42,10 @@ class ShortDeadlines(Connection):
 @pytest.fixture(scope="module")
 def short_deadline_web(django_db_setup, django_db_blocker, tmp_path_factory) -> Iterator[Web]:
     with django_db_blocker.unblock():
-        web = Web(tmp_path_factory.mktemp("web"), connection="tests.test_strangers:ShortDeadlines")
+        web = Web(
+            tmp_path_factory.mktemp("web"),
+            connection="tests.test_misbehaving_clients:ShortDeadlines",
+        )
     yield web
     web.stop()
 
@@ -314,7 +317,9 @@ def test_at_the_limit_of_files_the_longest_idle_connections_are_closed(
 @pytest.fixture(scope="module")
 def few_files_web(django_db_setup, django_db_blocker, tmp_path_factory) -> Iterator[Web]:
     with django_db_blocker.unblock():
-        web = Web(tmp_path_factory.mktemp("web"), connection="tests.test_strangers:FewFiles")
+        web = Web(
+            tmp_path_factory.mktemp("web"), connection="tests.test_misbehaving_clients:FewFiles"
+        )
     yield web
     web.stop()
 
