@@ -143,12 +143,12 @@ from generation.infra import heartbeat
 from generation.jobs import lifecycle as jobs, retention
 from generation.models import APIKey, Image, Job
 from distillation.runs import lifecycle as runs
-from tests import fake_worker
+from tests import painter
 from tests.client import API, problem
-from tests.distillation.factories import make_run
+from tests.distillation.people import make_run
 
 heartbeat.begin("generation", device="cpu")
-fake_worker.make_pictures()  # a job that the new code accepted
+painter.make_pictures()  # a job that the new code accepted
 key = APIKey.objects.get()
 api = API(owner=key.owner, images_per_day=100, device_seconds_per_day=100)
 body = {"variant": "red-glass-vase"}
@@ -159,10 +159,10 @@ def post(**more):
     assert answer.status_code in (200, 202), answer.content
     return answer.json()["id"]
 done = post(seed=5, n=2, **hook)
-fake_worker.make_pictures()
+painter.make_pictures()
 hit = post(seed=5, n=2)
 failed = post()
-fake_worker.fail()
+painter.fail()
 deleted = post()
 assert api.delete(f"/v1/jobs/{deleted}").status_code == 204
 taken = post(seed=9)
