@@ -13,7 +13,7 @@ from tests.web import database_url
 
 
 class CeleryWorker(subprocess.Popen[bytes]):
-    """environment: beside, or instead of, what the tests have."""
+    """environment: variables that are added to those of the tests or replace them."""
 
     def __init__(
         self, name: str, queue: str, folder: Path, *, pool: str = "solo", **environment: str
@@ -37,7 +37,7 @@ class CeleryWorker(subprocess.Popen[bytes]):
 
 @contextmanager
 def workers(folder: Path) -> Iterator[Callable[..., CeleryWorker]]:
-    """A function that starts a worker (name, queue, variables). All of them end with the block."""
+    """Yield a function that starts a worker (name, queue, variables). All workers end with the block."""
     found: list[CeleryWorker] = []
 
     def start(name: str, queue: str, **env: str) -> CeleryWorker:

@@ -4,11 +4,11 @@ from typing import Any
 
 from django.test import Client
 
-from tests.people import EVERY_SCOPE, make_key
+from tests.factories import EVERY_SCOPE, make_key
 
 
 class API:
-    """`api.get("/v1/jobs")`: requests with the key of `owner`; problems come back like every other answer."""
+    """`api.get("/v1/jobs")`: requests with the key of `owner`. Problems are returned like other answers."""
 
     def __init__(self, *, owner=None, scopes=EVERY_SCOPE, **limits: int) -> None:
         self.key, self.plain = make_key(owner=owner, scopes=scopes, **limits)
@@ -34,7 +34,7 @@ class API:
 
 
 def problem(answer, status: int, code: str) -> dict[str, Any]:
-    """The body of an answer that must be this problem."""
+    """Assert that the answer is this problem and return its body."""
     assert answer.status_code == status, answer.content
     assert answer["Content-Type"] == "application/problem+json"
     body = answer.json()

@@ -19,7 +19,7 @@ from tests.web import Web
 
 
 def _own_redis_database(url: str) -> str:
-    """The URL with the database number of this xdist worker, so that parallel tests do not meet."""
+    """The URL with the database number of this xdist worker, so that parallel tests do not share data."""
     worker = os.environ.get("PYTEST_XDIST_WORKER", "gw0")
     number = 1 + int(worker.removeprefix("gw"))
     parts = urlsplit(url)
@@ -28,10 +28,10 @@ def _own_redis_database(url: str) -> str:
     return urlunsplit(parts._replace(path=f"/{number}"))
 
 
-gc.disable()  # until all tests are collected: imports make many objects that stay
+gc.disable()  # until all tests are collected: imports create many objects that are kept
 settings.REDIS_URL = _own_redis_database(settings.REDIS_URL)
-settings.RUNTIME = "torch"  # the reference; tests of other runtimes name them
-# WhiteNoise finds a file when it is asked for; otherwise it looks at all of them whenever a test makes a client.
+settings.RUNTIME = "torch"  # the reference; tests of other runtimes set their own
+# WhiteNoise looks up a file when it is requested; otherwise it scans all files whenever a test creates a client.
 settings.WHITENOISE_AUTOREFRESH = True
 settings.CELERY_BROKER_URL = settings.REDIS_URL.replace("unix://", "redis+socket://", 1)
 
@@ -43,7 +43,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 class ByFile(LoadFileScheduling):
-    """Hands out whole files. All acceptance tests go to one process, which starts their stack."""
+    """Distribute whole files. All acceptance tests go to one process, which starts their stack."""
 
     def _split_scope(self, nodeid: str) -> str:
         if nodeid.startswith("tests/acceptance/"):
@@ -58,7 +58,7 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log) -> ByFile:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Begin with the acceptance tests: they take longest and mostly wait. Then whole processes: else they come last."""
+    """Begin with the acceptance tests, which take longest and mostly wait. Then tests of whole processes."""
 
     def place(item: pytest.Item) -> int:
         if item.get_closest_marker("acceptance"):
@@ -85,7 +85,7 @@ def device(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture(autouse=True)
 def own_places(settings, tmp_path: Path) -> None:
-    """Files of a test go into its own folder."""
+    """Put the files of a test into its own folder."""
     settings.DATA_DIR = tmp_path / "data"
     settings.MEDIA_ROOT = tmp_path / "data" / "media"
     settings.RELEASES_ROOT = tmp_path / "data" / "releases"
@@ -94,7 +94,7 @@ def own_places(settings, tmp_path: Path) -> None:
 
 @pytest.fixture(autouse=True)
 def keys_are_read_each_time(monkeypatch) -> None:
-    """What a test changes of a key holds at once, and no key outlives its test."""
+    """Apply changes of a key at once, and cache no key beyond its test."""
     from cachetools import TTLCache
 
     from generation.api import authentication
@@ -104,7 +104,7 @@ def keys_are_read_each_time(monkeypatch) -> None:
 
 @pytest.fixture(autouse=True)
 def own_rescuer(monkeypatch) -> None:
-    """The sweep of a test does not wait because the one before was long ago."""
+    """Reset the rescuer, so that a sweep does not wait because the previous one was long ago."""
     from generation import tasks
     from generation.jobs.rescue import Rescuer
 
@@ -152,7 +152,7 @@ def object_store_url():
 
 @pytest.fixture
 def bucket(object_store_url: str, settings, monkeypatch):
-    """Images of this test lie in a bucket of their own: a client of it, for a look from outside."""
+    """Store the images of this test in their own bucket. Return an S3 client, to inspect it independently."""
     import boto3
 
     from project.settings.storage import object_store
@@ -192,7 +192,7 @@ def quick_flush() -> None:
 
 @pytest.fixture(scope="session")
 def django_db_setup(django_db_setup, django_db_blocker):
-    """The test database goes at the end even while a thread or a killed process of a test still holds a session."""
+    """Drop the test database at the end even while a thread or a killed process of a test still has a session."""
     yield
     with django_db_blocker.unblock(), connection.cursor() as cursor:
         cursor.execute(

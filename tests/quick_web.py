@@ -1,4 +1,4 @@
-"""Connections of a web process that looks again for lost messages after a second, where a deployed one takes five."""
+"""Connections of a web process that polls for lost messages after one second; a deployed one after five."""
 
 from generation.realtime import sse
 from project import holding

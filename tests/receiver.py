@@ -26,7 +26,7 @@ class Got:
         return json.loads(self.body)
 
     def verified(self, secret: str) -> dict[str, Any]:
-        """The content, if the signature is good: by the library that receivers use. Raises if it is not."""
+        """Return the content, verified by the library that receivers use. Raise if the signature is invalid."""
         return Webhook(secret).verify(self.body, self.headers)
 
 
@@ -38,7 +38,7 @@ class Reply:
 
 
 class Receiver:
-    """`with Receiver() as receiver:`; `receiver.reply` is what it answers, a Reply or a function of what it got."""
+    """`with Receiver() as receiver:`; `receiver.reply` is its answer, a Reply or a function of the request."""
 
     def __init__(self, host: str = "127.0.0.1", port: int = 0) -> None:
         self.got: list[Got] = []
@@ -65,7 +65,7 @@ class Receiver:
                     self.end_headers()
                     self.wfile.write(reply.body)
                 except OSError:
-                    self.close_connection = True  # who asked waits no longer
+                    self.close_connection = True  # the client does not wait any longer
 
             do_GET = do_POST
 
@@ -74,7 +74,9 @@ class Receiver:
             request_queue_size = 128
 
             def handle_error(self, request: Any, client_address: Any) -> None:
-                if not isinstance(sys.exception(), OSError):  # such as: the sender was killed
+                if not isinstance(
+                    sys.exception(), OSError
+                ):  # for example because the sender was killed
                     super().handle_error(request, client_address)
 
         self._server = Server((host, port), Handler)

@@ -1,4 +1,4 @@
-"""A Redis server of one test, and the states in which a Redis answers but does not serve."""
+"""A Redis server for one test, and the states in which Redis answers but refuses to serve."""
 
 import signal
 import subprocess
@@ -16,7 +16,7 @@ OTHER_PASSWORD = "changed-at-run-time"
 
 
 class RedisServer:
-    """Start it with a folder of the test, and end it with `stop`."""
+    """A server with its data in a folder of the test. End it with `stop`."""
 
     def __init__(self, folder: Path) -> None:
         self._settings = Redis(folder, port=ports.pick(), password="secret", throw_away=True)
@@ -34,7 +34,7 @@ class RedisServer:
         while not self._settings.is_ready():
             assert time.monotonic() < deadline, "Redis does not start"
             time.sleep(0.02)
-        # Its connection outlives a change of the password.
+        # This connection survives a change of the password.
         self.admin = redis.Redis.from_url(self.url, decode_responses=True)
         self.admin.ping()
 
@@ -46,7 +46,7 @@ class RedisServer:
     # --- states -----------------------------------------------------------------------------------
     @contextmanager
     def read_only(self) -> Iterator[None]:
-        """READONLY: the server is the replica of another, as while a failover goes on."""
+        """READONLY: the server is the replica of another, as during a failover."""
         self.admin.execute_command("REPLICAOF", "127.0.0.1", "1")
         yield
         self.admin.execute_command("REPLICAOF", "NO", "ONE")
@@ -69,7 +69,7 @@ class RedisServer:
     @contextmanager
     def cannot_save(self) -> Iterator[None]:
         """MISCONF: snapshots fail, as on a full disk, and writes are refused."""
-        # The disk is full for the snapshot: its folder is gone.
+        # Without its folder, a snapshot fails as on a full disk.
         folder = self._settings.folder / "gone"
         folder.mkdir(exist_ok=True)
         self.admin.config_set("dir", str(folder))
@@ -91,7 +91,7 @@ class RedisServer:
 
     @contextmanager
     def other_password(self) -> Iterator[None]:
-        """WRONGPASS: the password changed, and connections of before were cut."""
+        """WRONGPASS: the password changed, and earlier connections were cut."""
         self.admin.config_set("requirepass", OTHER_PASSWORD)
         self.admin.execute_command("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
         yield
@@ -118,14 +118,14 @@ class RedisServer:
 
     @contextmanager
     def frozen(self) -> Iterator[None]:
-        """Accepts connections and answers nothing."""
+        """The server accepts connections and answers nothing."""
         self.process.send_signal(signal.SIGSTOP)
         yield
         self.process.send_signal(signal.SIGCONT)
 
     @contextmanager
     def dead(self) -> Iterator[None]:
-        """Refuses connections; returns empty."""
+        """The server refuses connections, and is empty afterwards."""
         self.stop()
         yield
         self.start()

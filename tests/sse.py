@@ -21,7 +21,7 @@ def parse(content: bytes) -> list[Event]:
 
 
 def events(lines: Iterable[str]) -> Iterator[Event]:
-    """By the rules of the HTML standard; comments and `retry` are skipped."""
+    """Parse events by the rules of the HTML standard; comments and `retry` are skipped."""
     event_id, name, data = "", "message", []
     for line in lines:
         field, _, value = line.partition(":")

@@ -1,4 +1,4 @@
-"""Bodies of requests: read whole, in time, up to a size; more for members of the staff in the admin."""
+"""Bodies of requests: read completely, in time, up to a size; a larger one for staff in the admin."""
 
 import asyncio
 from collections.abc import Iterator, Sequence
@@ -20,7 +20,7 @@ LARGE = 3_000_000
 
 
 def read(parts: Sequence[bytes | None], length: int = 0) -> bytes:
-    """Read the body. parts: as they come; None: the client disconnects; without an end the client is silent."""
+    """Read the body. parts: in order of arrival; None: the client disconnects; after the last part it is silent."""
 
     async def begin() -> bytes:
         coming = iter(parts)
@@ -41,7 +41,7 @@ def read(parts: Sequence[bytes | None], length: int = 0) -> bytes:
     return asyncio.run(begin())
 
 
-def test_a_body_is_read_whole():
+def test_a_body_is_read_completely():
     assert read([b"abc", b"defg", b""]) == b"abcdefg"
     assert read([b""]) == b""
 
@@ -53,18 +53,18 @@ def test_a_body_is_refused_by_its_announced_or_its_real_size():
         read([b"abcdef", b"ghijk"])
 
 
-def test_a_body_that_does_not_come_is_late(monkeypatch):
+def test_a_body_that_does_not_arrive_times_out(monkeypatch):
     monkeypatch.setattr(bodies, "BODY_SECONDS", 0.05)
     with pytest.raises(bodies.Late):
         read([b"abc"])
 
 
-def test_a_client_that_leaves_is_gone():
+def test_a_client_that_disconnects_while_sending_is_an_error():
     with pytest.raises(bodies.Gone):
         read([b"abc", None])
 
 
-def test_who_takes_longest_makes_room_but_not_who_has_sent_everything():
+def test_the_slowest_sender_is_dropped_to_make_room_unless_its_body_is_complete():
     memory = Memory(100)
     with memory.hold(None) as whole, memory.hold(None) as empty, memory.hold(None) as first:
         whole.add(30)
@@ -81,7 +81,7 @@ def test_who_takes_longest_makes_room_but_not_who_has_sent_everything():
 # --- uploads --------------------------------------------------------------------------------------
 @pytest.fixture
 def sessions(transactional_db) -> Iterator[dict[str, dict[str, str]]]:
-    """Cookies by who has them."""
+    """The session cookies of each kind of user."""
     people = {"staff": True, "other": False}
     cookies: dict[str, dict[str, str]] = {"nobody": {}, "invented": {"sessionid": "a" * 32}}
     for name, is_staff in people.items():
@@ -102,7 +102,7 @@ def sessions(transactional_db) -> Iterator[dict[str, dict[str, str]]]:
         ("invented", IMPORT, 413),
     ],
 )
-def test_only_the_staff_uploads_much_and_to_the_admin_only(
+def test_large_uploads_are_allowed_only_for_staff_and_only_in_the_admin(
     web: Web, sessions, who: str, path: str, status: int
 ):
     cookies = "; ".join(f"{name}={value}" for name, value in sessions[who].items())
@@ -114,7 +114,7 @@ def test_only_the_staff_uploads_much_and_to_the_admin_only(
     assert answer.status_code == status
 
 
-def test_an_upload_reaches_the_view_whole(web: Web, sessions):
+def test_an_upload_reaches_the_view_completely(web: Web, sessions):
     """The import of a catalogue of 3 MB."""
     get_user_model().objects.update(is_superuser=True)
     with httpx.Client(base_url=web.url, cookies=sessions["staff"], timeout=120) as client:
@@ -135,7 +135,9 @@ def test_uploads_have_a_limit(web: Web, sessions):
     connection.putrequest("POST", IMPORT)
     connection.putheader("Cookie", f"sessionid={sessions['staff']['sessionid']}")
     connection.putheader("Content-Length", str(bodies.UPLOAD_BYTES + 1))
-    connection.putheader("Expect", "100-continue")  # or the server would wait for some of it
+    connection.putheader(
+        "Expect", "100-continue"
+    )  # otherwise the server waits for a part of the body
     connection.endheaders()
 
     answer = connection.getresponse()

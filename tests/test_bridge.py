@@ -1,4 +1,4 @@
-"""Django's application on its threads: a whole request goes in, a whole answer comes out."""
+"""Django's application on its threads: it gets a complete request and returns a complete answer."""
 
 import asyncio
 import threading
@@ -30,7 +30,7 @@ def answered(application: Callable[..., Iterable[bytes]], body: bytes = b"") -> 
     return asyncio.run(ask())
 
 
-def test_an_answer_crosses_when_it_is_whole():
+def test_an_answer_is_returned_when_it_is_complete():
     closed = []
 
     class Parts(list[bytes]):
@@ -76,7 +76,7 @@ def test_internal_headers_are_read_and_removed():
     assert (answer.wait, answer.is_settled, answer.headers) == (wait, True, [(b"x-other", b"1")])
 
 
-def test_what_the_application_raises_comes_out():
+def test_an_exception_of_the_application_is_raised():
     def broken(environ: Any, start_response: Any) -> Iterable[bytes]:
         raise ZeroDivisionError
 
@@ -84,7 +84,7 @@ def test_what_the_application_raises_comes_out():
         answered(broken)
 
 
-def test_a_caller_that_leaves_does_not_free_a_thread_that_works():
+def test_a_canceled_caller_does_not_free_a_busy_thread():
     release, begun = threading.Event(), threading.Event()
 
     def application(environ: Any, start_response: Any) -> Iterable[bytes]:

@@ -24,7 +24,7 @@ def document(name: str) -> str:
 
 
 def first_cells(text: str) -> set[str]:
-    """Every word in code type in the first column of a table."""
+    """Return every word in code type in the first column of a table."""
     rows = re.findall(r"^\| ([^|]+) \|", text, re.MULTILINE)
     return {word for row in rows for word in re.findall(r"`([^`]+)`", row)}
 
@@ -34,7 +34,7 @@ def test_every_field_of_the_manifest_is_explained():
     assert first_cells(text) == {field.name for field in fields(Manifest)}
 
 
-def test_the_table_of_errors_has_what_every_answer_may_have():
+def test_the_table_of_errors_has_every_code_and_status_of_answers():
     text = document("api.md").split("| code | status |", 1)[1].split("\n\n", 1)[0]
     listed = {
         (code, int(status))
@@ -44,7 +44,7 @@ def test_the_table_of_errors_has_what_every_answer_may_have():
     assert listed == {(known.code, known.status) for known in problems.known() if known.status}
 
 
-def test_the_table_of_failures_has_what_every_job_may_have():
+def test_the_table_of_failures_has_every_code_of_jobs():
     text = document("api.md").split("| code | retried automatically |", 1)[1].split("\n\n", 1)[0]
     assert first_cells(text) == {known.code for known in problems.known() if known.is_of_jobs}
 
@@ -92,7 +92,7 @@ def explained_events() -> set[str]:
 
 
 def logged_events() -> set[str]:
-    """Every event in the code, and those of the request log's library. Parts that vary are spelled out."""
+    """Return every event in the code, and those of the request log's library. Variable parts are spelled out."""
     own = "\n".join(
         path.read_text()
         for app in ("generation", "distillation", "project")
@@ -102,7 +102,7 @@ def logged_events() -> set[str]:
         re.findall(r'\blog\.(?:info|warning|error|exception)[(,]\s*f?"(\w+|run_{to})[":]', own)
     )
     events |= set(re.findall(r'\blog\.info, "(\w+)"', own))
-    # Through the report of a transaction: `report.moved(job_id, status, event)`.
+    # Logged through the report of a transaction: `report.moved(job_id, status, event)`.
     events |= set(re.findall(r'"(job_(?:claimed|retried))"', own))
     events |= {f"job_{status}" for status in Job.Status.values if status != Job.Status.RUNNING}
     events |= {f"run_{status}" for status in (Run.Status.PAUSED, Run.Status.CANCELED)}
@@ -146,7 +146,7 @@ def test_every_status_and_outcome_is_explained():
     assert [outcome for outcome in Attempt.Outcome.values if outcome not in attempts] == []
 
 
-def test_the_tests_that_hold_a_promise_exist():
+def test_the_tests_cited_in_the_reliability_document_exist():
     named = re.findall(r"`(\S+\.py)::(\w+)`", document("reliability.md"))
     assert len(named) > 30
     missing = [

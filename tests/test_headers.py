@@ -11,7 +11,7 @@ import pytest
 from django.contrib.auth import get_user_model
 
 from tests.acceptance import browser
-from tests.people import make_image, make_job
+from tests.factories import make_image, make_job
 from tests.web import Web
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -25,7 +25,7 @@ PATHS = (
 
 @pytest.fixture(scope="module")
 def tls_web(django_db_setup, django_db_blocker, tmp_path_factory) -> Iterator[Web]:
-    """Behind a proxy that ends TLS."""
+    """A web process behind a proxy that terminates TLS."""
     with django_db_blocker.unblock():
         web = Web(tmp_path_factory.mktemp("web"), BEHIND_TLS_PROXY="true", HSTS_SECONDS="7")
     yield web
@@ -42,13 +42,13 @@ def test_every_answer_has_the_headers(tls_web: Web, path: str):
     assert "'unsafe-inline'" not in rules.get("script-src", "")
     assert "'unsafe-eval'" not in rules.get("script-src", "") or path.startswith("/admin/")
     assert answer.headers["x-content-type-options"] == "nosniff"
-    if not path.startswith("/static/"):  # of older browsers, for pages
+    if not path.startswith("/static/"):  # headers for older browsers, on pages only
         assert answer.headers["x-frame-options"] == "DENY"
     assert answer.headers["referrer-policy"] == "same-origin"
     assert answer.headers["strict-transport-security"] == "max-age=7"
 
 
-def test_without_tls_browsers_are_not_sent_to_it(web: Web):
+def test_without_tls_there_is_no_strict_transport_security(web: Web):
     assert "strict-transport-security" not in web.http.get("/login").headers
 
 
@@ -73,7 +73,7 @@ def test_a_name_with_an_underscore_is_no_header_of_the_proxy(
     connection.close()
 
 
-# --- what browsers make of it ---------------------------------------------------------------------
+# --- in a browser ---------------------------------------------------------------------------------
 @pytest.mark.slow
 @pytest.mark.skipif(browser.installed() is None, reason="no Chromium is installed")
 def test_the_admin_and_the_documentation_work_under_their_policies(web: Web, tmp_path: Path):
@@ -105,4 +105,4 @@ def test_the_admin_and_the_documentation_work_under_their_policies(web: Web, tmp
             known = visited.union(to_visit)
             to_visit += {link for link in links if LISTS.fullmatch(link)} - known
         assert len(visited) > 30
-        assert [text for text in visitor.complaints if "Content Security Policy" in text] == []
+        assert [text for text in visitor.errors if "Content Security Policy" in text] == []

@@ -1,6 +1,6 @@
-"""The README's shell blocks, as far as nothing has to be started: `make` ones name targets and variables that exist.
+"""The README's shell blocks that need no running stack: those with `make` name existing targets and variables.
 
-The others are executed beside a running stack in tests/acceptance/test_readme.py: so every block is tested.
+The others are executed with a running stack in tests/acceptance/test_readme.py, so that every block is tested.
 """
 
 import re
@@ -22,10 +22,10 @@ DOCUMENTS = ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", "deploy/README.md",
 
 
 def blocks(heading: str | None = None) -> list[str]:
-    """The `sh` blocks of the README, or of the section under this heading (up to the next heading)."""
+    """Return the `sh` blocks of the README, or of the section under this heading (up to the next heading)."""
     text = (ROOT / "README.md").read_text()
     if heading is not None:
-        # A comment in a block is no heading: only lines outside of blocks count.
+        # A comment in a block is not a heading: only lines outside of blocks count.
         parts = re.split(r"(^```.*?^```$)", text, flags=re.MULTILINE | re.DOTALL)
         section, inside = [], False
         for part in parts:
@@ -40,7 +40,7 @@ def blocks(heading: str | None = None) -> list[str]:
 
 
 def is_make(block: str) -> bool:
-    """Its commands are all `make`: they install and start what the tests run in, so they are only checked."""
+    """Return whether all commands are `make`: they install and start the test environment, so they are only checked."""
     return all(line.startswith("make ") for line in block.splitlines())
 
 
@@ -76,7 +76,7 @@ def test_every_other_block_is_under_a_heading_that_is_executed():
     assert executed == [block for block in blocks() if not is_make(block)]
 
 
-def test_the_tree_of_the_readme_is_there():
+def test_the_folders_in_the_readmes_tree_exist():
     tree = re.search(
         r"^## The tree\n\n```\n(.*?)^```", (ROOT / "README.md").read_text(), re.M | re.S
     )
@@ -91,7 +91,7 @@ def test_the_tree_of_the_readme_is_there():
 
 
 @pytest.mark.parametrize("document", DOCUMENTS)
-def test_links_between_documents_lead_somewhere(document: str):
+def test_links_between_documents_have_existing_targets(document: str):
     path = ROOT / document
     links = re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", path.read_text())
     for link in links:

@@ -1,4 +1,4 @@
-"""Two versions side by side: the code of a release goes on working on the schema of the next one."""
+"""Two versions side by side: the code of a release keeps working on the schema of the next one."""
 
 import json
 import os
@@ -34,22 +34,22 @@ from generation.models import (
 from generation.webhooks import outbox, payload
 from generation.webhooks.outbox import Shares
 from generation.webhooks.sender import Answer
-from tests import painter, release_before
+from tests import fake_worker, previous_release
 from tests.client import API, problem
 from tests.conftest import PERMANENT_TABLES
-from tests.distillation.people import make_run
-from tests.people import DEFAULT_TEXT, make_embedding, make_release, make_user, make_worker
+from tests.distillation.factories import make_run
+from tests.factories import DEFAULT_TEXT, make_embedding, make_release, make_user, make_worker
 from tests.web import database_url
 
 pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("redis_server")]
 
 
 ROOT = Path(__file__).resolve().parents[1]
-# The last migrations from before the rules: they are not changed any more.
+# The last migrations from before the rules, which are not checked.
 BEFORE_THE_RULES = {"generation": "0012", "distillation": "0007"}
 
 
-# --- columns that the code does not know -----------------------------------------------------------
+# --- columns that are unknown to the code ----------------------------------------------------------
 @pytest.fixture
 def next_schema(db) -> None:
     """Add columns to every table, as a migration of the next release may: one is required and has a default."""
@@ -63,13 +63,13 @@ def next_schema(db) -> None:
 
 
 def values(model: type) -> set[int]:
-    """Return what the rows of a model have in the column that its code does not know."""
+    """Return the values of a model's rows in the column that is unknown to its code."""
     with connection.cursor() as cursor:
         cursor.execute(f"SELECT of_the_next_release FROM {model._meta.db_table}")
         return {row[0] for row in cursor.fetchall()}
 
 
-def test_jobs_live_and_end_while_every_table_has_a_column_more(next_schema):
+def test_jobs_run_while_every_table_has_an_additional_column(next_schema):
     make_embedding(encoder_fingerprint=make_release().encoder_fingerprint)
     api = API(images_per_day=1000, device_seconds_per_day=1000, max_queued_jobs=100)
     hook = {"webhook": "https://example.org/hook", "webhook_events": ["start", "completed"]}
@@ -78,19 +78,19 @@ def test_jobs_live_and_end_while_every_table_has_a_column_more(next_schema):
     first = api.post("/v1/jobs", wanted | hook, headers={"Idempotency-Key": "a"})
     twin = api.post("/v1/jobs", wanted)
     assert (first.status_code, twin.status_code) == (202, 202), (first.content, twin.content)
-    painter.make_pictures()
+    fake_worker.make_pictures()
     hit = api.post("/v1/jobs", wanted).json()
     prompt = {"prompt": DEFAULT_TEXT}
-    assert api.post("/v1/images/generations", prompt).status_code == 503  # accepted; nobody waits
+    assert api.post("/v1/images/generations", prompt).status_code == 503  # accepted; no shell waits
     assert api.post("/v1/predictions", {"input": prompt}).status_code == 202
-    painter.fail()
+    fake_worker.fail()
     canceled = api.post("/v1/jobs", {"variant": "red-glass-vase"}).json()["id"]
     assert api.post(f"/v1/jobs/{canceled}/cancel").status_code == 200
     lost = api.post("/v1/jobs", {"variant": "red-glass-vase"}).json()["id"]
     assert jobs.claim("worker-2").jobs
     Job.objects.filter(id=lost).update(lease_expires_at="2020-01-01T00:00Z")
     rescue()
-    painter.make_pictures()
+    fake_worker.make_pictures()
 
     assert hit["cache"] == "hit"
     for job in (first, twin):
@@ -106,7 +106,7 @@ def test_jobs_live_and_end_while_every_table_has_a_column_more(next_schema):
         assert values(model) == {7}, model
 
 
-def test_workers_texts_and_runs_live_while_every_table_has_a_column_more(next_schema):
+def test_workers_texts_and_runs_work_while_every_table_has_an_additional_column(next_schema):
     variants.save(PromptVariant(slug="vase", text="a red vase", status="active"))
     make_embedding(encoder_fingerprint=make_release().encoder_fingerprint)
     make_worker()
@@ -133,7 +133,7 @@ def test_every_insert_names_its_columns():
     assert [found for found in inserts if not found[1].endswith("(")] == []
 
 
-# --- the release before, on this schema ---------------------------------------------------------------
+# --- the previous release, on this schema -------------------------------------------------------------
 OLD = """
 import django, json, sys
 django.setup()
@@ -178,14 +178,14 @@ print(json.dumps(dict(done=done, hit=hit, failed=failed, deleted=deleted, waitin
 
 @pytest.fixture(scope="module")
 def old_code(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The code of the release before."""
+    """The folder with the code of the previous release."""
     folder = tmp_path_factory.mktemp("release-before")
-    return release_before.extract(folder, without=("generation/starter", "distillation/starter"))
+    return previous_release.extract(folder, without=("generation/starter", "distillation/starter"))
 
 
 @pytest.mark.slow
 @pytest.mark.django_db(transaction=True)
-def test_the_release_before_works_on_this_schema_beside_this_one(old_code: Path, settings):
+def test_the_previous_release_works_on_this_schema_beside_this_one(old_code: Path, settings):
     make_embedding(encoder_fingerprint=make_release().encoder_fingerprint)
     api = API()
     accepted = api.post("/v1/jobs", {"variant": "red-glass-vase"}).json()["id"]
@@ -207,10 +207,10 @@ def test_the_release_before_works_on_this_schema_beside_this_one(old_code: Path,
     assert old.returncode == 0, old.stderr[-3000:]
     ids = json.loads(old.stdout.splitlines()[-1])
     Job.objects.filter(id=ids["taken"]).update(lease_expires_at="2020-01-01T00:00Z")
-    rescue()  # what a worker of before left
+    rescue()  # jobs left by a worker of the previous release
     Job.objects.update(not_before=None)
-    while claimed := jobs.claim("new-worker").jobs:  # one that was lost runs alone
-        assert painter.finish(claimed) == []
+    while claimed := jobs.claim("new-worker").jobs:  # a lost job runs alone
+        assert fake_worker.finish(claimed) == []
     for job_id in (accepted, ids["done"], ids["hit"], ids["waiting"], ids["taken"]):
         job = api.get(f"/v1/jobs/{job_id}").json()
         assert (job["status"], len(job["images"])) == ("succeeded", job["n"]), job
@@ -218,13 +218,13 @@ def test_the_release_before_works_on_this_schema_beside_this_one(old_code: Path,
     assert api.get(f"/v1/jobs/{ids['failed']}").json()["status"] == "failed"
     problem(api.get(f"/v1/jobs/{ids['deleted']}"), 410, "job_purged")
     assert Run.objects.get().outcome == "candidate"
-    retention.sweep()  # erases what the code of before left
+    retention.sweep()  # erases what the previous release left
     assert erasure.leftovers() == []
 
 
 # --- migrations -----------------------------------------------------------------------------------
-def objections(sql: list[str]) -> list[str]:
-    """Return what in these statements of a migration breaks the code of before, or makes it wait."""
+def violations(sql: list[str]) -> list[str]:
+    """Return the statements of a migration that break the previous release or block it."""
     new = {found[1] for line in sql if (found := re.match(r'CREATE TABLE "(\w+)"', line))}
     changes = [line for line in sql if not line.startswith("--")]
     changes = [line for line in changes if not any(f'"{table}"' in line for table in new)]
@@ -276,13 +276,13 @@ TIMEOUT = "SET LOCAL lock_timeout = '5s'"
         (['CREATE UNIQUE INDEX "i" ON "job" ("a");'], 1),
     ],
 )
-def test_the_rules_of_migrations(sql, count):
-    assert len(objections(sql)) == count
+def test_violations_of_the_migration_rules_are_found(sql, count):
+    assert len(violations(sql)) == count
 
 
-@pytest.mark.django_db(transaction=True)  # an index that is made concurrently refuses a transaction
+@pytest.mark.django_db(transaction=True)  # an index cannot be created concurrently in a transaction
 @pytest.mark.parametrize("app", sorted(BEFORE_THE_RULES))
-def test_migrations_leave_the_code_of_before_working_and_do_not_make_it_wait(app):
+def test_migrations_neither_break_nor_block_the_previous_release(app):
     loader = MigrationLoader(connection, replace_migrations=False)
     new = [
         (loader.graph.nodes[node], False)
@@ -291,4 +291,4 @@ def test_migrations_leave_the_code_of_before_working_and_do_not_make_it_wait(app
     ]
     for migration, backwards in new:
         sql = loader.collect_sql([(migration, backwards)])
-        assert objections(sql) == [], migration
+        assert violations(sql) == [], migration

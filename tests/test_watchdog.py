@@ -1,4 +1,4 @@
-"""The watchdog ends a process whose event loop stands still, and none that was only stopped for a while."""
+"""The watchdog ends a process whose event loop is blocked, and not one that was suspended for a while."""
 
 import os
 import signal
@@ -26,7 +26,7 @@ asyncio.run(run())
 """
 
 
-def test_a_standing_event_loop_ends_the_process_and_a_stopped_process_goes_on():
+def test_a_blocked_event_loop_ends_the_process_and_a_suspended_process_continues():
     environment = {"DJANGO_SETTINGS_MODULE": "project.settings", "WEB_STUCK_SECONDS": "3"}
     with subprocess.Popen(
         [sys.executable, "-c", PROCESS], env={**os.environ, **environment}, cwd=ROOT, text=True,
@@ -45,5 +45,5 @@ def test_a_standing_event_loop_ends_the_process_and_a_stopped_process_goes_on():
         assert process.stdout.readline() == "stands still\n"
         eventually(lambda: process.poll() is not None)
         assert process.returncode == 70
-        said = process.stderr.read()
-        assert "web_stuck" in said and "time.sleep" not in said and "in run" in said
+        errors = process.stderr.read()
+        assert "web_stuck" in errors and "time.sleep" not in errors and "in run" in errors

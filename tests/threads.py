@@ -7,7 +7,7 @@ from django.db import connection
 
 
 def in_threads(work: Callable[[], object], *, count: int) -> None:
-    """`work` in so many threads that begin together; returns when all have ended."""
+    """Run `work` in `count` threads that begin together; return when all have ended."""
     start = threading.Barrier(count)
 
     def begin() -> None:

@@ -1,6 +1,6 @@
 """Toy checkpoints and releases: real diffusers and transformers classes, fixed seeds, small enough for a CPU in tests.
 
-Each set of weights is made once per process; folders are copies of it.
+Each set of weights is created once per process; folders are copies of it.
 """
 
 import functools
@@ -25,9 +25,7 @@ from generation.engine.importing import Options
 from generation.engine.release import ENCODER_FOLDERS, Manifest
 
 transformers_logging.disable_progress_bar()
-torch.set_num_threads(
-    1
-)  # tests run in parallel; threads that wait for each other's cores take minutes
+torch.set_num_threads(1)  # tests run in parallel; threads that compete for the cores take minutes
 
 WIDTH = 32  # of the embeddings
 TOKENS = 77
@@ -35,7 +33,7 @@ WORDS = (  # one token each
     "a an on red orange yellow green blue purple white black clay glass metal plastic wooden marble linen "
     "table slab cloth vase bowl mug bottle ball cube cone ring"
 )
-# Stable Diffusion 1.5's own.
+# The scheduler configuration of Stable Diffusion 1.5.
 PNDM_CONFIG = {
     "_class_name": "PNDMScheduler",
     "_diffusers_version": "0.6.0",
@@ -60,7 +58,7 @@ OLD_NAMES = {
 
 # --- Stable Diffusion 1.5, small ------------------------------------------------------------------
 def make_sd15_folder(path: Path, *, fp16: bool = True) -> Path:
-    """A diffusers folder with the file and key layout of Stable Diffusion 1.5. fp16: with those variants as well."""
+    """Write a diffusers folder with the file and key layout of Stable Diffusion 1.5. fp16: with those variants too."""
     shutil.copytree(_sd15(), path)
     if not fp16:
         for file in path.rglob("*.fp16.safetensors"):
@@ -116,7 +114,7 @@ def _sd15() -> Path:
     save_file({_old_name(key): value for key, value in load_file(vae).items()}, vae)
     text_encoder = folder / "text_encoder/model.safetensors"
     positions = {"text_model.embeddings.position_ids": torch.arange(TOKENS)[None]}
-    # transformers 5 writes the names without the prefix that they have there.
+    # transformers 5 writes the names without the prefix that Stable Diffusion 1.5 has.
     prefixed = {
         f"text_model.{key.removeprefix('text_model.')}": value
         for key, value in load_file(text_encoder).items()
@@ -137,7 +135,7 @@ def _old_name(key: str) -> str:
     return key
 
 
-# --- the smallest thing that generates ------------------------------------------------------------
+# --- the smallest release that generates ----------------------------------------------------------
 def make_tiny_release(
     path: Path,
     *,
@@ -154,7 +152,7 @@ def make_tiny_release(
     has_encoder: bool = True,
     seed: int = 0,
 ) -> Manifest:
-    """A complete release in the new folder `path`: a few ms a step on a CPU. seed: another one gives other weights."""
+    """Write a complete release into the new folder `path`: a few ms per step on a CPU. seed: of the weights."""
     path = Path(path)
     cached = _release(seed, steps, guidance_scale, noise_scheduler, prediction_type, zero_snr)
     shutil.copytree(cached, path)
@@ -163,15 +161,15 @@ def make_tiny_release(
     if not has_encoder:
         for folder in ENCODER_FOLDERS:
             shutil.rmtree(path / folder)
-    walked = list(timesteps) if timesteps is not None else manifest.timesteps
+    visited = list(timesteps) if timesteps is not None else manifest.timesteps
     manifest = replace(
         manifest,
         name=name,
         kind=kind,
         parent=parent,
         image_sizes=[size],
-        timesteps=walked,
-        num_inference_steps=len(walked),
+        timesteps=visited,
+        num_inference_steps=len(visited),
         has_encoder=has_encoder,
         files=[
             file
@@ -234,7 +232,7 @@ def _components(seed: int) -> Path:
         mid_block_add_attention=False,
     )
     with torch.no_grad():
-        # Random networks are timid: else every picture is nearly grey, and no prompt changes it.
+        # The outputs of random networks are small: otherwise every picture would be nearly grey, whatever the prompt.
         vae.decoder.conv_out.weight *= 1.5
         for name, weight in unet.named_parameters():
             if "attn2" in name:
@@ -262,7 +260,7 @@ def _save_encoder(folder: Path, *, layers: int) -> None:
     with torch.no_grad():
         for name, weight in text_encoder.named_parameters():
             if "embedding" in name:
-                weight.normal_()  # the usual 0.02 would make all words alike
+                weight.normal_()  # with the usual 0.02 all words would be nearly the same
     text_encoder.save_pretrained(folder / "text_encoder")
 
 

@@ -23,7 +23,7 @@ def free_port() -> int:
 
 
 def database_url() -> str:
-    """Of the test database that this process uses. Several hosts and ports are separated by commas, as in settings."""
+    """Return the URL of this process's test database. Several hosts and ports are separated by commas."""
     facts = connection.settings_dict
     password = f":{facts['PASSWORD']}" if facts["PASSWORD"] else ""
     hosts = zip(facts["HOST"].split(","), str(facts["PORT"]).split(","), strict=True)
@@ -40,7 +40,7 @@ def eventually(condition: Callable[[], bool], *, seconds: float = 60) -> None:
 
 
 class Web:
-    """Start it, talk to it through `http`, end it with `stop`."""
+    """A running web process. Send requests through `http`; end it with `stop`."""
 
     def __init__(
         self,
@@ -50,7 +50,7 @@ class Web:
         connection: str = "project.connections:Connection",
         **environment: str,
     ) -> None:
-        """connection: class of uvicorn's connections. environment: beside, or instead of, what the tests have."""
+        """connection: class of uvicorn's connections. environment: added to that of the tests, or replacing it."""
         self.connection = connection
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
@@ -96,7 +96,7 @@ class Web:
                 time.sleep(0.05)
 
     def stop(self, number: int = signal.SIGTERM) -> float:
-        """Seconds that it took."""
+        """Stop the process and return the seconds that it took."""
         started = time.monotonic()
         self.http.close()
         self.process.send_signal(number)

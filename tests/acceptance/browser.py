@@ -14,7 +14,7 @@ from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
 from tests.acceptance.stack import Stack
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
-# Nothing is asked of the network but what the page itself asks for.
+# The browser itself sends no requests, only the page does.
 ARGUMENTS = [
     "--no-sandbox", "--disable-quic", "--disable-background-networking", "--disable-component-update", "--disable-sync",
 ]  # fmt: skip
@@ -22,11 +22,11 @@ SECONDS = 60.0
 
 
 def installed() -> str | None:
-    """Where the browser is: CHROME, or one that is found by name."""
+    """Return the path of the browser: CHROME, or the first that is found by name."""
     return os.environ.get("CHROME") or next(filter(None, map(shutil.which, NAMES)), None)
 
 
-# Of a test module whose pages are read in a browser, on a web process that serves this test's database.
+# Marks of test modules that open pages in a browser, from a web process that serves the test's database.
 MARKS = [
     pytest.mark.django_db(transaction=True),
     pytest.mark.usefixtures("redis_server"),
@@ -46,18 +46,18 @@ def chromium() -> Iterator[Browser]:
 
 @contextmanager
 def visiting(base_url: str, monkeypatch: pytest.MonkeyPatch, **options: Any) -> Iterator["Visitor"]:
-    """Open a window for a test that also reads the database. At its end nothing may have complained."""
+    """Open a window for a test that also reads the database. Afterwards assert that no error was logged."""
     # Playwright runs an event loop in this thread, where Django refuses queries otherwise.
     monkeypatch.setenv("DJANGO_ALLOW_ASYNC_UNSAFE", "true")
     with chromium() as started:
         visitor = Visitor(started, base_url, **options)
         yield visitor
-        assert visitor.complaints == []
+        assert visitor.errors == []
         visitor.close()
 
 
 def admin_password(stack: Stack) -> str:
-    """As the launcher printed it."""
+    """Return the password that the launcher printed."""
     printed = (stack.home / "launcher.log").read_text()
     found = re.search(r"user admin, password (\S+)", printed)
     assert found, printed[-2000:]
@@ -65,7 +65,7 @@ def admin_password(stack: Stack) -> str:
 
 
 class Visitor:
-    """One window of its own. requests: addresses that it asked for; complaints: of the console and of scripts."""
+    """A window with its own session. requests: requested URLs; errors: of scripts, and the console's with warnings."""
 
     def __init__(self, browser: Browser, base_url: str, **options: Any) -> None:
         self.context: BrowserContext = browser.new_context(base_url=base_url, **options)
@@ -73,12 +73,14 @@ class Visitor:
         self.page.set_default_timeout(SECONDS * 1000)
         self.base_url = base_url
         self.requests: list[str] = []
-        self.complaints: list[str] = []
+        self.errors: list[str] = []
         self.page.on("request", lambda request: self.requests.append(request.url))
-        self.page.on("pageerror", lambda error: self.complaints.append(str(error)))
+        self.page.on("pageerror", lambda error: self.errors.append(str(error)))
         self.page.on(
             "console",
-            lambda said: said.type in ("error", "warning") and self.complaints.append(said.text),
+            lambda message: (
+                message.type in ("error", "warning") and self.errors.append(message.text)
+            ),
         )
 
     def log_in(self, password: str, *, user: str = "admin") -> None:
@@ -88,8 +90,8 @@ class Visitor:
         self.page.get_by_role("button", name="Log in").click()
         self.page.get_by_role("button", name="Generate").wait_for()
 
-    def strangers(self) -> list[str]:
-        """Addresses of other hosts that it asked for."""
+    def foreign_requests(self) -> list[str]:
+        """Return the requested URLs of other hosts."""
         own = urlsplit(self.base_url).netloc
         return [
             url
@@ -98,13 +100,13 @@ class Visitor:
         ]
 
     def overflow(self) -> int:
-        """Pixels that the page is wider than the window."""
+        """Return by how many pixels the page is wider than the window."""
         return self.page.evaluate(
             "() => document.documentElement.scrollWidth - document.documentElement.clientWidth"
         )
 
     def loaded(self, selector: str) -> list[int]:
-        """Widths in pixels of the files of these pictures, once each has come."""
+        """Wait until these pictures are loaded and return the widths of their files in pixels."""
         pictures = self.page.locator(selector)
         pictures.first.wait_for()
         return [

@@ -57,7 +57,7 @@ def redis_server(stack_home: Path) -> Iterator[RedisServer]:
 
 @pytest.fixture(scope="session")
 def stack(stack_home: Path, redis_server: RedisServer) -> Iterator[Stack]:
-    """Serving with the starter and three toy students: quick, other, and slow (some seconds a job)."""
+    """A running stack with the starter and three toy students: quick, other, and slow (some seconds a job)."""
     env = {
         "REDIS_URL": redis_server.server.url,
         "LEASE_SECONDS": "4",
@@ -69,7 +69,7 @@ def stack(stack_home: Path, redis_server: RedisServer) -> Iterator[Stack]:
         students = {"quick": 4, "other": 4, "slow": 150}
         for name, steps in students.items():
             make_tiny_release(stack_home / name, name=name, kind="student", steps=steps)
-        # In one process, and by what loads no torch, which `manage.py release register` does.
+        # In one process without torch, which `manage.py release register` would load.
         folders = [str(stack_home / name) for name in students]
         stack.manage("shell", "-c", REGISTER.format(folders=folders))
         yield stack
@@ -78,7 +78,7 @@ def stack(stack_home: Path, redis_server: RedisServer) -> Iterator[Stack]:
 
 @pytest.fixture(scope="session")
 def variants(stack: Stack) -> list[str]:
-    """Slugs of prompt variants that are encoded for every release; for the starter's student they are at once."""
+    """Slugs of prompt variants, once every release has their embeddings; the starter's student brings its own."""
     fewest = """
         SELECT min(encoded) AS n FROM (
             SELECT r.encoder_fingerprint, count(e.id) AS encoded

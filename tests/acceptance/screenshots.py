@@ -1,4 +1,4 @@
-"""`make screenshots`: the pictures of the page in docs/page/, taken anew with the starter: what they show is real."""
+"""`make screenshots`: take the screenshots of the page in docs/page/ again, with the starter."""
 
 import io
 import tempfile
@@ -26,7 +26,7 @@ SHOWN = [
 def main() -> None:
     if installed() is None:
         raise SystemExit(
-            "No Chromium here. Install it (apt install chromium), or say in CHROME where one is."
+            "Chromium was not found. Install it (apt install chromium), or set CHROME to its path."
         )
     FOLDER.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as folder:
@@ -56,17 +56,17 @@ def take(stack: Stack) -> None:
         page.get_by_role("button", name="Generate").click()
         page.locator(".forming img[src^=data]").nth(2).wait_for()
         page.wait_for_timeout(700)
-        keep(page, "forming")
+        save_screenshot(page, "forming")
         desktop.loaded(".card figure:not(.forming) img")
         desktop.loaded(".tile img")
-        keep(page, "desktop")
+        save_screenshot(page, "desktop")
         account = {"storage_state": desktop.context.storage_state()}
         dark = Visitor(
             browser, stack.run["base_url"], color_scheme="dark", viewport=WINDOW, **account
         )
         dark.page.goto("/gallery")
         dark.loaded(".tile img")
-        keep(dark.page, "dark")
+        save_screenshot(dark.page, "dark")
         phone = Visitor(
             browser, stack.run["base_url"], viewport={"width": 360, "height": 740}, device_scale_factor=2,
             is_mobile=True, has_touch=True, **account,
@@ -76,25 +76,23 @@ def take(stack: Stack) -> None:
         phone.page.get_by_role("button", name="Generate").tap()
         phone.loaded(".card figure:not(.forming) img")
         phone.page.locator(".card").evaluate("card => card.scrollIntoView()")
-        keep(phone.page, "phone")
+        save_screenshot(phone.page, "phone")
 
 
 def has_embeddings(stack: Stack) -> bool:
-    """Of the starter's catalogue, for both encoders."""
+    """Return whether the starter's catalogue has embeddings of both encoders."""
     counts = stack.query(
         "SELECT count(*) AS n FROM generation_embedding WHERE error = '' GROUP BY encoder_fingerprint"
     )
     return bool(counts) and all(row["n"] >= 256 for row in counts)
 
 
-def keep(page: Page, name: str) -> None:
+def save_screenshot(page: Page, name: str) -> None:
     content = io.BytesIO()
     Image.open(io.BytesIO(page.screenshot())).save(content, "webp", quality=QUALITY, method=6)
     size = content.tell()
     if size > MOST_BYTES:
-        raise SystemExit(
-            f"{name}.webp has {size} bytes, and more than {MOST_BYTES} are too many for a document."
-        )
+        raise SystemExit(f"{name}.webp has {size} bytes; at most {MOST_BYTES} are allowed.")
     (FOLDER / f"{name}.webp").write_bytes(content.getvalue())
     print(f"{FOLDER / name}.webp: {size} bytes", flush=True)
 

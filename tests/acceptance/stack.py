@@ -1,4 +1,4 @@
-"""A whole stack in processes of its own, started as a user starts it, with an HTTP client and access to the rows."""
+"""A whole stack in separate processes, started as a user starts it, with an HTTP client and access to the database."""
 
 import json
 import os
@@ -21,7 +21,7 @@ from deploy.local.supervision import kill_processes
 ROOT = Path(__file__).resolve().parents[2]
 TERMINAL = ("succeeded", "failed", "canceled")
 T = TypeVar("T")
-PATIENCE_SECONDS = 1800  # many times what any state takes: a slow machine is no failure
+PATIENCE_SECONDS = 1800  # far above any usual wait, so that a slow machine fails no test
 
 
 def wait_for(look: Callable[[], T], what: str, *, seconds: float = PATIENCE_SECONDS) -> T:
@@ -41,7 +41,7 @@ class StartFailed(AssertionError):
 
 
 class Stack:
-    """`python -m deploy.local run` with a home of its own. Use it as a context manager, or call stop()."""
+    """`python -m deploy.local run` with its own home. Use it as a context manager, or call stop()."""
 
     def __init__(
         self,
@@ -68,7 +68,7 @@ class Stack:
             **env,
         }
         self.log = (home / "launcher.log").open("w")
-        # In a session of its own: a Ctrl-C in the terminal is for the tests, which then stop it.
+        # In its own session: Ctrl-C in the terminal reaches only the tests, which then stop the stack.
         self.process = subprocess.Popen(
             [sys.executable, "-m", "deploy.local", "run", "--no-picture"],
             cwd=self.code,
@@ -114,7 +114,7 @@ class Stack:
         return self._end()
 
     def _end(self) -> int:
-        """End the launcher, and whatever it leaves if it must be killed."""
+        """End the launcher, then kill the processes that are left."""
         try:
             self.process.send_signal(signal.SIGINT)
             return self.process.wait(timeout=120)
@@ -125,7 +125,7 @@ class Stack:
             self.log.close()
 
     def pid(self, name: str) -> int:
-        """Return the process ID; one that is being started again has none for a moment."""
+        """Return the process ID. Wait while the process is being restarted."""
 
         def look() -> int | None:
             return json.loads((self.home / "run.json").read_text())["processes"].get(name)
@@ -194,7 +194,7 @@ class Stack:
         raise AssertionError("unreachable")
 
     def running_on(self, job_id: str, *, attempt: int = 1) -> str:
-        """Wait until a worker steps through this attempt of the job and return its name."""
+        """Wait until a worker has computed steps of this attempt and return the worker's name."""
 
         def look() -> str | None:
             job = self.job(job_id)

@@ -1,4 +1,4 @@
-"""An editor's day in a browser: 20 new prompts are imported, covered by the student of a rehearsal, seen and served."""
+"""An editor's day in a browser: 20 new prompts are imported, covered by a rehearsal's student, reviewed and served."""
 
 import csv
 import re
@@ -19,9 +19,7 @@ pytestmark = [
     pytest.mark.skipif(browsers.installed() is None, reason="no Chromium is installed"),
 ]
 
-KEPT = (
-    4  # variants of the starter's that stay active: with the new ones as many as a rehearsal takes
-)
+KEPT = 4  # active variants of the starter; with the new ones as many as a rehearsal accepts
 NEW = 20
 PASSWORD = "an editor's password"
 CATALOGUE = "/admin/generation/promptvariant/"
@@ -30,7 +28,7 @@ RUN_SECONDS = 3600.0  # many times what a rehearsal takes
 
 @pytest.fixture(scope="module")
 def shop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
-    """Serving with the starter and a small catalogue, an editor, and a schedule that begins no run."""
+    """A running stack with the starter, a small catalogue, an editor, and a schedule that starts no run."""
     home = tmp_path_factory.mktemp("shop")
     env = {"REDISTIL_SETTLED_SECONDS": "86400", "SWEEP_SECONDS": "1", "TORCH_THREADS": "1"}
     with Stack(home / "home", workers=1, env=env) as stack:
@@ -55,14 +53,14 @@ def editor(shop: Stack) -> Iterator[Visitor]:
     with browsers.chromium() as browser:
         visitor = Visitor(browser, shop.run["base_url"])
         yield visitor
-        assert visitor.strangers() == []
-        assert visitor.complaints == []
+        assert visitor.foreign_requests() == []
+        assert visitor.errors == []
         visitor.close()
 
 
 @pytest.fixture
 def prompts(tmp_path: Path) -> Path:
-    """A file of new combinations of words that the starter knows: its objects on another ground."""
+    """A CSV file of new combinations of the starter's words: its objects on another ground."""
     with (ROOT / "generation/starter/catalogue.csv").open() as file:
         known = list(csv.DictReader(file))
     texts = {row["text"] for row in known}
@@ -78,7 +76,7 @@ def prompts(tmp_path: Path) -> Path:
     return path
 
 
-def test_twenty_new_prompts_are_covered_seen_and_served(
+def test_twenty_new_prompts_are_covered_reviewed_and_served(
     shop: Stack, editor: Visitor, prompts: Path
 ):
     page = editor.page
@@ -96,11 +94,11 @@ def test_twenty_new_prompts_are_covered_seen_and_served(
     page.get_by_text(f"Imported: {NEW} new").wait_for()
     page.get_by_role("link", name="Show them").click()
     page.wait_for_url("**change=*")
-    brought = page.url
+    imported_url = page.url
 
     # All are in the catalogue, and no student covers them.
     def legend() -> str:
-        page.goto(brought)
+        page.goto(imported_url)
         return " ".join(page.locator(".rt-legend").inner_text().split())
 
     def served() -> list[str]:
@@ -110,7 +108,7 @@ def test_twenty_new_prompts_are_covered_seen_and_served(
     wait_for(lambda: f"{NEW} not covered" in legend(), "the new prompts are encoded")
     assert served() == ["teacher"] * NEW
 
-    # Real pictures come in as a source and are reviewed by keys.
+    # Real pictures are added as a source and reviewed with the keyboard.
     folder = Path(shop.run["data_dir"]) / "sources" / "shop"
     folder.mkdir(parents=True)
     for seed in range(3):
@@ -130,7 +128,7 @@ def test_twenty_new_prompts_are_covered_seen_and_served(
     decided = shop.query("SELECT override FROM distillation_example ORDER BY override")
     assert [row["override"] for row in decided] == ["", "accepted", "rejected"]
 
-    # A run is planned, then started, by the form.
+    # A run is planned and started in the form.
     page.goto("/admin/distillation/run/add/")
     page.get_by_role("radio", name=re.compile("^rehearsal")).check()
     page.get_by_label("Policy").select_option("manual")
@@ -141,7 +139,7 @@ def test_twenty_new_prompts_are_covered_seen_and_served(
     page.get_by_role("button", name="Save", exact=True).click()
     page.get_by_text("was added successfully").wait_for()
 
-    # Its page follows it up to the gate, without a reload by hand.
+    # Its page updates itself until the gate has decided.
     page.goto("/admin/distillation/run/")
     page.locator("#result_list tbody th a").first.click()
     page.get_by_role("progressbar", name="Progress of the run").wait_for()
@@ -150,7 +148,7 @@ def test_twenty_new_prompts_are_covered_seen_and_served(
     expect(page.get_by_role("list", name="Stages").get_by_role("listitem")).not_to_have_count(0)
     name = page.locator("#run-live strong").first.inner_text()
 
-    # The editor looks at the sheet of new prompts, then decides and says why.
+    # The editor looks at the sheet of new prompts, then decides and gives a reason.
     assert all(width > 128 for width in editor.loaded("img.rt-sheet[src]"))
     page.locator("summary", has_text="Serve").click()
     page.locator("details[open]").get_by_label("Reason").fill("A rehearsal of the whole day.")

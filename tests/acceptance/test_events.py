@@ -19,7 +19,7 @@ pytestmark = pytest.mark.acceptance
 def watch(
     stack: Stack, job: dict[str, Any], *, last_event_id: str = "", most: int = 10_000
 ) -> list[sse.Event]:
-    """Until the stream ends, or the client leaves after so many events."""
+    """Return the events until the stream ends or `most` have been received."""
     headers = {"Accept": "text/event-stream"}
     if last_event_id:
         headers["Last-Event-ID"] = last_event_id
@@ -33,7 +33,7 @@ def watch(
     return seen
 
 
-def of(events: list[sse.Event], name: str) -> list[dict[str, Any]]:
+def data_of(events: list[sse.Event], name: str) -> list[dict[str, Any]]:
     return [event.json() for event in events if event.name == name]
 
 
@@ -47,14 +47,16 @@ def assert_previews(previews: list[dict[str, Any]], *, size: tuple[int, int], st
 
 
 def assert_rises(progress: list[dict[str, Any]]) -> None:
-    steps = [told["step"] for told in progress]
+    steps = [data["step"] for data in progress]
     assert steps == sorted(set(steps))
-    percents = [told["percent"] for told in progress]
+    percents = [data["percent"] for data in progress]
     assert percents == sorted(percents) and percents[0] < percents[-1] < 100
 
 
 @pytest.mark.slow
-def test_a_job_is_watched_from_its_queue_to_its_picture(stack: Stack, variants: list[str]):
+def test_the_event_stream_covers_a_job_from_the_queue_to_its_success(
+    stack: Stack, variants: list[str]
+):
     job = stack.submit(variant=variants[0], model="slow", seed=9001)
 
     seen = watch(stack, job)
@@ -62,39 +64,43 @@ def test_a_job_is_watched_from_its_queue_to_its_picture(stack: Stack, variants: 
     names = [event.name for event in seen]
     assert names[0] == "snapshot" and names[-1] == "succeeded"
     assert set(names[1:-1]) <= {"status", "progress", "preview"}
-    assert of(seen, "snapshot")[0]["id"] == job["id"]
-    assert len(of(seen, "progress")) >= 3
-    assert_rises(of(seen, "progress"))
-    previews = of(seen, "preview")
+    assert data_of(seen, "snapshot")[0]["id"] == job["id"]
+    assert len(data_of(seen, "progress")) >= 3
+    assert_rises(data_of(seen, "progress"))
+    previews = data_of(seen, "preview")
     assert len(previews) >= 2
     assert_previews(previews, size=(64, 64), steps=150)
-    assert [told["step"] for told in previews] == sorted({told["step"] for told in previews})
-    assert of(seen, "succeeded")[0] == stack.job(job["id"])
+    assert [data["step"] for data in previews] == sorted({data["step"] for data in previews})
+    assert data_of(seen, "succeeded")[0] == stack.job(job["id"])
     assert len({event.id for event in seen}) == len(seen)
 
 
 @pytest.mark.slow
-def test_who_was_cut_off_in_the_middle_misses_nothing(stack: Stack, variants: list[str]):
+def test_a_client_that_reconnects_misses_no_event(stack: Stack, variants: list[str]):
     job = stack.submit(variant=variants[1], model="slow", seed=9002)
     first = watch(stack, job, most=6)
-    time.sleep(0.5)  # in which more is told
+    time.sleep(0.5)  # more events are sent meanwhile
 
     rest = watch(stack, job, last_event_id=first[-1].id)
 
     assert "snapshot" not in [event.name for event in rest]
     assert rest[-1].name == "succeeded"
-    assert_rises(of([*first, *rest], "progress"))
+    assert_rises(data_of([*first, *rest], "progress"))
     whole = watch(stack, job, last_event_id=first[0].id)
-    # A status that its snapshot has said is not told again to the same client.
-    told = [event for event in [*first[1:], *rest] if event.name != "status"]
-    assert [event.id for event in whole if event.name != "status"] == [event.id for event in told]
+    # A status that was in the snapshot is not sent again to the same client.
+    received = [event for event in [*first[1:], *rest] if event.name != "status"]
+    assert [event.id for event in whole if event.name != "status"] == [
+        event.id for event in received
+    ]
     over = stack.http.get(job["urls"]["events"], headers={"Last-Event-ID": rest[-1].id})
     assert over.status_code == 204
 
 
 @pytest.mark.slow
-def test_a_student_of_few_steps_shows_each_step_but_the_last(stack: Stack, variants: list[str]):
-    """Others keep the workers busy, so that the client is there before its job begins."""
+def test_a_job_of_few_steps_has_a_preview_of_each_step_but_the_last(
+    stack: Stack, variants: list[str]
+):
+    """Other jobs keep the workers busy, so that the client is connected before its job starts."""
     busy = [
         stack.submit(variant=slug, model="slow", seed=9003 + number, n=2)["id"]
         for number, slug in enumerate(variants[2:4])
@@ -105,10 +111,10 @@ def test_a_student_of_few_steps_shows_each_step_but_the_last(stack: Stack, varia
 
     seen = watch(stack, job)
 
-    assert [told["status"] for told in of(seen, "status")] == ["running"]
-    previews = of(seen, "preview")
+    assert [data["status"] for data in data_of(seen, "status")] == ["running"]
+    previews = data_of(seen, "preview")
     assert_previews(previews, size=(64, 64), steps=4)
-    assert [(told["step"], told["index"]) for told in previews] == [
+    assert [(data["step"], data["index"]) for data in previews] == [
         (step, index) for step in (1, 2, 3) for index in (0, 1)
     ]
     assert seen[-1].name == "succeeded"
@@ -116,7 +122,9 @@ def test_a_student_of_few_steps_shows_each_step_but_the_last(stack: Stack, varia
 
 
 @pytest.mark.slow
-def test_a_canceled_job_ends_its_stream_with_that_word(stack: Stack, variants: list[str]):
+def test_the_stream_of_a_canceled_job_ends_with_the_event_canceled(
+    stack: Stack, variants: list[str]
+):
     job = stack.submit(variant=variants[5], model="slow", seed=9005, n=8)
     canceling = threading.Timer(1, lambda: stack.http.post(f"/v1/jobs/{job['id']}/cancel"))
     canceling.start()
@@ -127,7 +135,7 @@ def test_a_canceled_job_ends_its_stream_with_that_word(stack: Stack, variants: l
     assert seen[-1].name == "canceled" and seen[-1].json()["status"] == "canceled"
 
 
-def test_redis_killed_under_a_watching_client_does_not_keep_it_from_the_end(
+def test_a_watching_client_gets_the_final_event_although_redis_is_killed(
     stack: Stack, variants: list[str], redis_server
 ):
     job = stack.submit(variant=variants[6], model="slow", seed=9006, n=4)
@@ -147,7 +155,7 @@ def test_redis_killed_under_a_watching_client_does_not_keep_it_from_the_end(
 
 
 @pytest.mark.slow
-def test_the_address_of_a_stranger_is_as_good_as_none(stack: Stack):
+def test_the_events_of_an_unknown_job_are_not_found(stack: Stack):
     answer = httpx.get(
         f"{stack.run['base_url']}/v1/jobs/00000000-0000-4000-8000-000000000000/events",
         headers={**stack.http.headers, "Accept": "text/event-stream"},

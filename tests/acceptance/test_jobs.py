@@ -100,7 +100,7 @@ def test_a_worker_killed_in_mid_batch_loses_no_job(stack: Stack, variants: list[
     wait_for(lambda: len(stack.workers_alive()) == 2, "the killed worker was started again")
 
 
-def test_a_frozen_worker_finds_its_late_result_refused(stack: Stack, variants: list[str]):
+def test_the_late_result_of_a_frozen_worker_is_refused(stack: Stack, variants: list[str]):
     job_id = stack.submit(variant=variants[0], model="slow", seed=77)["id"]
     frozen = stack.running_on(job_id)
     pid = stack.pid(frozen)
@@ -111,7 +111,7 @@ def test_a_frozen_worker_finds_its_late_result_refused(stack: Stack, variants: l
         before = stack.query("SELECT id, sha256 FROM generation_image WHERE job_id = %s", job_id)
     finally:
         os.kill(pid, signal.SIGCONT)
-    # The thawed worker must go on to serve, and nothing of its late work may show.
+    # The thawed worker must continue to serve, and its late result must not be stored.
     again = [stack.submit(variant=slug, model="quick", seed=78)["id"] for slug in variants[:20]]
     stack.ended(again)
     wait_for(lambda: frozen in stack.workers_alive(), "the thawed worker is alive")
@@ -124,7 +124,7 @@ def test_a_frozen_worker_finds_its_late_result_refused(stack: Stack, variants: l
 
 
 @pytest.mark.slow
-def test_redis_killed_for_twenty_seconds_under_load_costs_no_job(
+def test_killing_redis_for_twenty_seconds_under_load_loses_no_job(
     stack: Stack, variants: list[str], redis_server
 ):
     ids = [stack.submit(variant=slug, model="slow", seed=11)["id"] for slug in variants[:6]]
@@ -141,7 +141,7 @@ def test_redis_killed_for_twenty_seconds_under_load_costs_no_job(
 
 
 @pytest.mark.slow
-def test_postgresql_restarted_under_load_costs_no_accepted_job(stack: Stack, variants: list[str]):
+def test_restarting_postgresql_under_load_loses_no_accepted_job(stack: Stack, variants: list[str]):
     ids = [stack.submit(variant=slug, model="slow", seed=21)["id"] for slug in variants[:10]]
     stack.running_on(ids[0])
     pid = stack.pid("postgres")
@@ -154,7 +154,7 @@ def test_postgresql_restarted_under_load_costs_no_accepted_job(stack: Stack, var
 
 
 @pytest.mark.slow
-def test_a_job_that_kills_its_worker_fails_in_the_end_and_the_workers_live(
+def test_a_job_that_kills_its_workers_fails_and_the_workers_recover(
     stack: Stack, variants: list[str]
 ):
     poison = stack.submit(variant=variants[0], model="slow", seed=666)["id"]
@@ -171,7 +171,7 @@ def test_a_job_that_kills_its_worker_fails_in_the_end_and_the_workers_live(
 
 
 @pytest.mark.slow
-def test_a_job_whose_work_raises_fails_after_its_attempts_and_its_neighbours_succeed(
+def test_a_job_with_a_damaged_embedding_fails_and_other_jobs_succeed(
     stack: Stack, variants: list[str]
 ):
     good = [stack.submit(variant=slug, model="slow", seed=31)["id"] for slug in variants[:2]]
@@ -194,7 +194,7 @@ def test_a_job_whose_work_raises_fails_after_its_attempts_and_its_neighbours_suc
 
 
 @pytest.mark.slow
-def test_cancel_while_queued_and_while_running(stack: Stack, variants: list[str]):
+def test_jobs_are_canceled_while_queued_and_while_running(stack: Stack, variants: list[str]):
     running = [
         stack.submit(variant=variants[n], model="slow", seed=51, n=8)["id"] for n in range(2)
     ]
@@ -234,7 +234,7 @@ def test_identical_jobs_at_once_are_computed_once_and_a_repeat_is_a_hit(
 
 
 @pytest.mark.slow
-def test_a_flushed_cache_still_answers_a_repeat_without_computing(
+def test_a_repeated_request_is_a_hit_after_redis_is_flushed(
     stack: Stack, variants: list[str], redis_server
 ):
     fields = {"variant": variants[8], "model": "quick", "seed": 62}

@@ -1,4 +1,4 @@
-"""Redistillation on real processes: new variants get a release that serves them, whatever is killed."""
+"""Redistillation on real processes: new variants get a release that serves them, although processes are killed."""
 
 import json
 import os
@@ -21,14 +21,14 @@ NEW = {
     "orange-glass-mug-cloth": ("an orange glass mug on a linen cloth", "mug,orange,glass,cloth"),
     "white-clay-cone-slab": ("a white clay cone on a marble slab", "cone,white,clay,slab"),
 }
-# Everything as in a real run, little of each.
+# All stages of a real run, each of them short.
 RECIPE = {
     "recipe": "starter-1step",
     "pairs": {"seeds_per_variant": 3, "num_inference_steps": 4, "path_timesteps": [749]},
     "again": {"steps": 30, "learning_rate": 5e-5, "batch": 8, "watched": 8, "warmup": 5},
     "quantise": {"steps": 4, "warmup": 0, "batch": 8, "measured": 8},
     "evaluation": {"seeds_per_variant": 1, "fresh_seeds": 1, "speed": None},
-    # One seed of two dozen variants cannot show more than this.
+    # One seed for each of two dozen variants cannot prove more than this.
     "gate": {
         "variant": None,
         "to_teacher": {
@@ -49,7 +49,7 @@ RECIPE = {
 
 @pytest.fixture(scope="module")
 def loop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
-    """Serving with the starter and a small catalogue; slices of seconds, and a schedule that asks every two."""
+    """A running stack with the starter and a small catalogue; slices last seconds."""
     home = tmp_path_factory.mktemp("loop")
     (home / "recipe.json").write_text(json.dumps(RECIPE))
     env = {
@@ -73,8 +73,8 @@ def loop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
         assert stack.stop() == 0
 
 
-class Customers(threading.Thread):
-    """Jobs one after the other for any of these variants, with pauses: training stands still while jobs wait."""
+class Client(threading.Thread):
+    """Submits jobs for random variants one after another, with pauses: training waits while jobs are queued."""
 
     def __init__(self, stack: Stack, slugs: list[str], *, pause: float = 0.5) -> None:
         super().__init__(daemon=True)
@@ -118,7 +118,7 @@ def active(stack: Stack) -> str:
     return rows[0]["name"]
 
 
-def facts(stack: Stack, ids: list[str]) -> list[dict]:
+def job_rows(stack: Stack, ids: list[str]) -> list[dict]:
     return stack.query(
         "SELECT j.status, r.name AS release, v.slug, j.created_at,"
         " extract(epoch FROM j.finished_at - j.created_at)::float AS seconds"
@@ -134,7 +134,7 @@ def p99(seconds: list[float]) -> float:
 
 
 @pytest.mark.slow
-def test_variants_are_added_and_a_release_serves_them_though_the_worker_is_killed(
+def test_new_variants_get_a_release_that_serves_them_although_the_worker_is_killed(
     loop: Stack, tmp_path: Path, record_property
 ):
     known = [
@@ -153,10 +153,10 @@ def test_variants_are_added_and_a_release_serves_them_though_the_worker_is_kille
             " ON v.id = e.variant_id WHERE v.slug = ANY(%s) AND e.error = ''", list(NEW)
         )[0]["n"] >= len(NEW), "the new variants are encoded",
     )  # fmt: skip
-    customers = [Customers(loop, known), Customers(loop, list(NEW), pause=4)]
-    for customer in customers:
-        customer.start()
-    # As a person would in the admin: ask every two seconds instead of at night.
+    clients = [Client(loop, known), Client(loop, list(NEW), pause=4)]
+    for client in clients:
+        client.start()
+    # As a person would in the admin: decide every two seconds instead of at night.
     loop.manage(
         "shell",
         "-c",
@@ -178,18 +178,18 @@ def test_variants_are_added_and_a_release_serves_them_though_the_worker_is_kille
     )
     ids = [loop.submit(variant=slug)["id"] for slug in NEW for _ in range(2)]
     time.sleep(2)
-    ids += [job for customer in customers for job in customer.stop()]
+    ids += [job for client in clients for job in client.stop()]
     loop.ended(ids)
 
     assert (run["status"], run["outcome"]) == ("succeeded", "promoted"), run
     outcomes = slices(loop, run)
     assert outcomes.count("lost") == 1 and outcomes[-1] == "finished"
     assert active(loop) == run["name"] != first
-    rows = facts(loop, ids)
+    rows = job_rows(loop, ids)
     assert {row["status"] for row in rows} == {"succeeded"}
     served = {slug: [r["release"] for r in rows if r["slug"] == slug] for slug in NEW}
     for releases in served.values():
-        # By the teacher until the new student, and by nobody else.
+        # Served by the teacher until the new student is active, then by that student alone.
         turn = releases.index(run["name"])
         assert set(releases[:turn]) == {"starter-teacher-2"}
         assert set(releases[turn:]) == {run["name"]}
@@ -197,7 +197,7 @@ def test_variants_are_added_and_a_release_serves_them_though_the_worker_is_kille
     assert set(old) == {first, run["name"]} and old == sorted(old, key=[first, run["name"]].index)
     decisions = loop.query("SELECT is_start, reasons FROM distillation_decision ORDER BY id")
     assert any(row["is_start"] and "2 prompt variants" in row["reasons"][0] for row in decisions)
-    # What people would like to know: whether the change of the release was felt.
+    # Latency around the change of the release, for the printed summary.
     swap = run["finished_at"]
     students = [row for row in rows if row["release"] != "starter-teacher-2"]
     around = [r["seconds"] for r in students if abs((r["created_at"] - swap).total_seconds()) < 3]
@@ -211,7 +211,7 @@ def test_variants_are_added_and_a_release_serves_them_though_the_worker_is_kille
 
 
 @pytest.mark.slow
-def test_a_ruined_candidate_is_rejected(loop: Stack):
+def test_a_badly_trained_candidate_is_rejected(loop: Stack):
     before = active(loop)
     loop.manage("run", "start", "--set", "again.learning_rate=0.03", "--set", "again.warmup=0")
     run = wait_for(
@@ -228,33 +228,33 @@ def test_a_ruined_candidate_is_rejected(loop: Stack):
 
 
 @pytest.mark.slow
-def test_a_rollback_under_load_loses_nothing(loop: Stack):
+def test_a_rollback_under_load_loses_no_job(loop: Stack):
     promoted = active(loop)
     known = [
         row["slug"]
         for row in loop.query("SELECT slug FROM generation_promptvariant WHERE status = 'active'")
         if row["slug"] not in NEW
     ]
-    customers = [Customers(loop, known, pause=0.05) for _ in range(3)]
-    for customer in customers:
-        customer.start()
+    clients = [Client(loop, known, pause=0.05) for _ in range(3)]
+    for client in clients:
+        client.start()
     time.sleep(2)
     began = time.monotonic()
     loop.manage("release", "rollback", "student")
     seconds = time.monotonic() - began
     time.sleep(2)
-    ids = [job for customer in customers for job in customer.stop()]
+    ids = [job for client in clients for job in client.stop()]
 
     assert active(loop) != promoted
-    rows = facts(loop, ids)
+    rows = job_rows(loop, ids)
     assert {row["status"] for row in rows} == {"succeeded"}
     assert {row["release"] for row in rows} == {promoted, active(loop)}
     assert seconds < 60
 
 
 @pytest.mark.slow
-def test_a_canary_serves_its_share_and_then_all(loop: Stack):
-    """The starter's student, which is surely no worse than one of thirty steps, beside that one."""
+def test_a_canary_serves_its_share_until_it_is_promoted(loop: Stack):
+    """The canary is the starter's student, certainly no worse than the active one, a student of thirty steps."""
     (brief,) = loop.query(
         "SELECT r.name FROM generation_release r WHERE kind = 'student' AND status = 'retired'"
     )
@@ -265,15 +265,15 @@ def test_a_canary_serves_its_share_and_then_all(loop: Stack):
         for row in loop.query("SELECT slug FROM generation_promptvariant WHERE status = 'active'")
         if row["slug"] not in NEW
     ]
-    customers = [Customers(loop, known, pause=0.05) for _ in range(2)]
+    clients = [Client(loop, known, pause=0.05) for _ in range(2)]
     loop.manage("release", "canary", tried, "--percent", "40")
-    for customer in customers:
-        customer.start()
+    for client in clients:
+        client.start()
     wait_for(lambda: active(loop) == tried, "the canary is promoted")
     time.sleep(1)
-    ids = [job for customer in customers for job in customer.stop()]
+    ids = [job for client in clients for job in client.stop()]
 
-    rows = facts(loop, ids)
+    rows = job_rows(loop, ids)
     assert {row["status"] for row in rows} == {"succeeded"}
     releases = [row["release"] for row in rows]
     assert set(releases) == {before, tried}
@@ -284,8 +284,8 @@ def test_a_canary_serves_its_share_and_then_all(loop: Stack):
 
 
 @pytest.mark.slow
-def test_images_that_fail_are_made_again_and_what_was_asked_for_is_flagged(loop: Stack):
-    """Of two variants, one of whose tags says what its pictures never show."""
+def test_failing_images_are_tried_again_and_those_of_requested_seeds_only_flagged(loop: Stack):
+    """One of the two variants has a tag that its pictures never show."""
     good, wrong = NEW
     loop.query("UPDATE generation_promptvariant SET max_tries = 4 WHERE slug = ANY(%s)", list(NEW))
     loop.query(
@@ -300,14 +300,14 @@ def test_images_that_fail_are_made_again_and_what_was_asked_for_is_flagged(loop:
     def images(ids: list[str]) -> list[dict]:
         return [loop.job(job)["images"][0] for job in ids]
 
-    made, failing, asked = images(free[good]), images(free[wrong]), images(fixed)
+    made, failing, requested = images(free[good]), images(free[wrong]), images(fixed)
     assert all(image["is_accepted"] or image["tries"] == 4 for image in made)
     assert {(i["is_accepted"], i["tries"]) for i in failing} == {(False, 4)}
-    assert all("table" in image["failing"] for image in failing + asked)
-    assert [(i["seed"], i["is_accepted"], i["tries"]) for i in asked] == [
+    assert all("table" in image["failing"] for image in failing + requested)
+    assert [(i["seed"], i["is_accepted"], i["tries"]) for i in requested] == [
         (seed, False, 1) for seed in range(6)
     ]
-    # Who asks for the seed of one that was chosen among four gets that picture.
+    # A request with the seed of an image that was chosen among four tries gets that image.
     again = loop.submit(variant=wrong, seed=failing[0]["seed"])
     assert loop.job(again["id"])["images"][0]["sha256"] == failing[0]["sha256"]
     print(

@@ -19,8 +19,8 @@ def post(stack: Stack, text: str, **fields: Any) -> httpx.Response:
     return stack.http.post("/v1/jobs", json={"text": text, **fields})
 
 
-def answered(stack: Stack, text: str, **fields: Any) -> httpx.Response:
-    """Asked again while the encode worker is starting, as every 503 says."""
+def post_until_answered(stack: Stack, text: str, **fields: Any) -> httpx.Response:
+    """Send the request again while it gets a 503, until the encode worker has started."""
 
     def look() -> httpx.Response | None:
         answer = post(stack, text, **fields)
@@ -42,11 +42,11 @@ def answered(stack: Stack, text: str, **fields: Any) -> httpx.Response:
         "a red glass vase on a wooden tabel",
     ],
 )
-def test_other_words_for_a_variant_get_its_picture_and_the_job_says_so(
+def test_a_rewording_of_a_variant_gets_its_picture_and_the_job_names_the_match(
     stack: Stack, variants: list[str], text: str
 ):
     seed = 15_001
-    answer = answered(stack, text, model="quick", seed=seed)
+    answer = post_until_answered(stack, text, model="quick", seed=seed)
     assert answer.status_code in (200, 202), answer.text
     job = answer.json()
     assert (job["variant"], job["text"]) == ("red-glass-vase-table", VASE)
@@ -68,10 +68,10 @@ def test_other_words_for_a_variant_get_its_picture_and_the_job_says_so(
         ("supercalifragilisticexpialidocious", "tokens"),
     ],
 )
-def test_anything_else_is_refused_with_the_three_nearest(
+def test_other_texts_are_refused_with_the_three_nearest_variants(
     stack: Stack, variants: list[str], text: str, why: str
 ):
-    answer = answered(stack, text)
+    answer = post_until_answered(stack, text)
     body = answer.json()
     assert (answer.status_code, body["code"]) == (422, "variant_not_found"), answer.text
     assert why in body["detail"]
@@ -83,10 +83,12 @@ def test_anything_else_is_refused_with_the_three_nearest(
     assert stack.submit(variant=nearest[0]["variant"], model="quick")["text"] == nearest[0]["text"]
 
 
-def test_a_frozen_encode_worker_costs_503s_and_no_thread_for_long_and_a_new_one_matches_again(
+def test_a_frozen_encode_worker_leads_to_quick_503s_and_a_new_one_matches_again(
     stack: Stack, variants: list[str]
 ):
-    answered(stack, "a red glass vase by the wooden table")  # it has begun
+    post_until_answered(
+        stack, "a red glass vase by the wooden table"
+    )  # the encode worker has started
     pid = stack.pid("encode")
     os.kill(pid, signal.SIGSTOP)
     try:
@@ -96,7 +98,7 @@ def test_a_frozen_encode_worker_costs_503s_and_no_thread_for_long_and_a_new_one_
         assert answer.json()["code"] in ("encoder_busy", "encoder_unavailable")
         assert int(answer.headers["Retry-After"]) >= 1
         assert time.monotonic() - started < 8
-        # Neither its own texts nor slugs need it, nor what it said before.
+        # Texts of variants, slugs and earlier results need no encode worker.
         assert stack.submit(text=VASE.upper(), model="quick")["match"] is None
         assert stack.submit(variant=variants[0], model="quick")["match"] is None
         known = post(stack, "a red glass vase by the wooden table")
@@ -105,7 +107,7 @@ def test_a_frozen_encode_worker_costs_503s_and_no_thread_for_long_and_a_new_one_
         os.kill(pid, signal.SIGKILL)
     wait_for(lambda: stack.pid("encode") != pid, "the encode worker was started again")
 
-    answer = answered(stack, "the blue clay vase on the wooden table", model="quick")
+    answer = post_until_answered(stack, "the blue clay vase on the wooden table", model="quick")
 
     assert answer.json()["variant"] == "blue-clay-vase-table"
     assert answer.json()["match"]["asked"] == "the blue clay vase on the wooden table"

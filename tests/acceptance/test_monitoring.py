@@ -25,9 +25,9 @@ pytestmark = [
     ),
 ]
 
-SLUG, TEXT = "red-glass-vase-table", "a red glass vase on the wooden table"  # no variant's: matched
+SLUG, TEXT = "red-glass-vase-table", "a red glass vase on the wooden table"  # TEXT must be matched
 MONITORING = ROOT / "deploy" / "monitoring"
-# What a stack where nothing is wrong does not send, and why.
+# Metrics that a stack without faults does not send, and why.
 ABSENT = {
     "retort_faulty_workers": "no worker has a fault",
 }
@@ -36,7 +36,7 @@ SELECTOR = re.compile(r"(?:\bretort_\w+|\bup)(?:\{[^}]*\})?")
 
 @pytest.fixture(scope="module")
 def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
-    """One of its own: other tests break theirs, which raises alarms. Pictures of SLUG are judged."""
+    """A separate stack: other tests break theirs, which raises alarms. Images of SLUG are judged."""
     home = tmp_path_factory.mktemp("monitored")
     with Stack(home / "home", workers=1, env={"SWEEP_SECONDS": "1"}) as stack:
         stack.query("UPDATE generation_promptvariant SET max_tries = 1 WHERE slug = %s", SLUG)
@@ -46,7 +46,7 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
 
 @pytest.fixture
 def prometheus(stack: Stack, tmp_path: Path) -> Iterator[httpx.Client]:
-    """Prometheus with the configuration that the project has, with another target, token and pace."""
+    """Prometheus with the project's configuration, except for target, token and intervals."""
     config = yaml.safe_load((MONITORING / "prometheus.yml").read_text())
     config["global"] = {"scrape_interval": "1s", "evaluation_interval": "2s"}
     (tmp_path / "token").write_text(stack.run["metrics_token"])
@@ -80,7 +80,7 @@ def _is_ready(client: httpx.Client, process: subprocess.Popen[bytes]) -> bool:
 
 
 def _values(prometheus: httpx.Client, expression: str) -> list[float]:
-    """The values of a query now; NaN, such as a quantile of no requests, is no value."""
+    """Return the current values of a query without NaN, such as a quantile of no requests."""
     answer = prometheus.get("/query", params={"query": expression}).raise_for_status().json()
     values = [float(row["value"][1]) for row in answer["data"]["result"]]
     return [value for value in values if value == value]

@@ -36,20 +36,20 @@ def picture(content: bytes | str) -> Image.Image:
     return Image.open(io.BytesIO(content)).convert("RGB")
 
 
-def test_pictures_come_with_the_answer_and_as_links_and_are_those_of_every_other_route(
+def test_images_are_returned_inline_or_as_links_and_equal_those_of_other_routes(
     stack: Stack, client: OpenAI, variants: list[str]
 ):
-    asked = {"prompt": WORDS, "model": "quick", "n": 2, "extra_body": {"seed": 88_001}}
+    fields = {"prompt": WORDS, "model": "quick", "n": 2, "extra_body": {"seed": 88_001}}
 
-    answer = client.images.generate(**asked)
-    linked = client.images.generate(**asked, response_format="url")
+    answer = client.images.generate(**fields)
+    linked = client.images.generate(**fields, response_format="url")
 
     pictures = [picture(image.b64_json) for image in answer.data]
     assert pictures[0].tobytes() != pictures[1].tobytes()
     assert answer.size == "{}x{}".format(*pictures[0].size)
     for image, link in zip(pictures, linked.data, strict=True):
         assert picture(httpx.get(link.url).content).tobytes() == image.tobytes()
-    # The starter's tokenizer counts more than the eight words: two markers, at least.
+    # The starter's tokenizer counts the eight words and at least two markers.
     assert answer.usage.input_tokens >= len(WORDS.split()) + 2
     assert answer.usage.output_tokens == 2 * pictures[0].width * pictures[0].height // 64
     job = stack.ended(
@@ -58,7 +58,7 @@ def test_pictures_come_with_the_answer_and_as_links_and_are_those_of_every_other
     assert job["cache"] == "hit"
 
 
-def test_a_stream_brings_the_picture_as_it_forms(client: OpenAI, variants: list[str]):
+def test_a_stream_has_partial_images_and_then_the_image(client: OpenAI, variants: list[str]):
     stream = client.images.generate(
         prompt="", model="slow", stream=True, partial_images=3,
         extra_body={"variant": variants[3], "seed": 88_002},
@@ -76,10 +76,10 @@ def test_a_stream_brings_the_picture_as_it_forms(client: OpenAI, variants: list[
         assert picture(event.b64_json).tobytes() != whole.tobytes()
 
 
-def test_a_client_that_gave_up_gets_the_first_job_when_it_tries_again(
+def test_a_client_that_retries_after_a_timeout_gets_its_first_job(
     stack: Stack, client: OpenAI, variants: list[str]
 ):
-    """One picture of the slow release takes longer than the client waits at first."""
+    """One picture of the slow release takes longer than the client's timeout."""
     hurried = client.with_options(timeout=1, max_retries=20)
 
     raw = hurried.images.with_raw_response.generate(
@@ -91,7 +91,7 @@ def test_a_client_that_gave_up_gets_the_first_job_when_it_tries_again(
     assert raw.parse().data[0].b64_json
 
 
-def test_a_job_that_is_canceled_by_another_way_ends_the_waiting(
+def test_canceling_the_job_by_another_route_ends_the_request(
     stack: Stack, client: OpenAI, variants: list[str]
 ):
     def cancel() -> None:
@@ -115,7 +115,7 @@ def test_a_job_that_is_canceled_by_another_way_ends_the_waiting(
     assert time.monotonic() - started < 20
 
 
-def test_other_words_are_answered_with_what_was_made(client: OpenAI, variants: list[str]):
+def test_a_matched_text_is_answered_with_the_revised_prompt(client: OpenAI, variants: list[str]):
     def look() -> str | None:
         try:
             answer = client.images.generate(
@@ -129,7 +129,7 @@ def test_other_words_are_answered_with_what_was_made(client: OpenAI, variants: l
     assert wait_for(look, "the encode worker answers") == WORDS
 
 
-def test_models_and_refusals(client: OpenAI, variants: list[str]):
+def test_models_are_listed_and_unsupported_parameters_refused(client: OpenAI, variants: list[str]):
     assert {"student", "teacher"} <= {model.id for model in client.models.list()}
     with pytest.raises(openai.BadRequestError) as caught:
         client.images.generate(prompt=WORDS, quality="hd")
@@ -137,13 +137,13 @@ def test_models_and_refusals(client: OpenAI, variants: list[str]):
 
 
 def blocks(language: str) -> list[str]:
-    """Of the section OpenAI of docs/api.md."""
+    """Return the code blocks of the section OpenAI of docs/api.md."""
     text = (ROOT / "docs" / "api.md").read_text()
     section = text.split("\n## OpenAI\n", 1)[1].split("\n## ", 1)[0]
     return re.findall(rf"^```{language}\n(.*?)^```$", section, re.MULTILINE | re.DOTALL)
 
 
-def test_what_the_document_shows_works(stack: Stack, variants: list[str], tmp_path: Path):
+def test_the_examples_in_the_document_work(stack: Stack, variants: list[str], tmp_path: Path):
     env = {**os.environ, "URL": stack.run["base_url"], "KEY": stack.run["api_key"]}
     run = {"cwd": tmp_path, "env": env, "capture_output": True, "text": True, "timeout": 100}
     (python,), (shell,) = blocks("python"), blocks("sh")
@@ -153,6 +153,6 @@ def test_what_the_document_shows_works(stack: Stack, variants: list[str], tmp_pa
     assert "image_generation.completed 128x128" in shown.stdout
     assert picture((tmp_path / "vase.png").read_bytes()).size == (256, 256)
 
-    said = subprocess.run(["bash", "-euc", shell], **run)
-    assert said.returncode == 0, said.stderr + said.stdout
-    assert picture(httpx.get(json.loads(said.stdout)["data"][0]["url"]).content)
+    called = subprocess.run(["bash", "-euc", shell], **run)
+    assert called.returncode == 0, called.stderr + called.stdout
+    assert picture(httpx.get(json.loads(called.stdout)["data"][0]["url"]).content)

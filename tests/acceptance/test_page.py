@@ -15,7 +15,7 @@ pytestmark = [
     pytest.mark.acceptance,
     pytest.mark.skipif(
         browsers.installed() is None,
-        reason="No Chromium here. Install it (apt install chromium), or say in CHROME where one is.",
+        reason="Chromium was not found. Install it (apt install chromium), or set CHROME to its path.",
     ),
 ]
 
@@ -31,7 +31,7 @@ def browser() -> Iterator[Browser]:
 
 @pytest.fixture
 def visit(stack: Stack, variants: list[str], browser: Browser) -> Iterator[Visit]:
-    """Windows that are closed at the end, after a look at what they asked for and what they complained about."""
+    """Opens windows. At the end asserts that they sent no foreign requests and logged no errors, and closes them."""
     visitors: list[Visitor] = []
 
     def visit(**options: Any) -> Visitor:
@@ -40,13 +40,13 @@ def visit(stack: Stack, variants: list[str], browser: Browser) -> Iterator[Visit
 
     yield visit
     for visitor in visitors:
-        assert visitor.strangers() == []
-        assert visitor.complaints == []
+        assert visitor.foreign_requests() == []
+        assert visitor.errors == []
         visitor.close()
 
 
 def generate(visitor: Visitor, prompt: str = "", **options: str) -> None:
-    """prompt: words that find one alone; options: by label."""
+    """Fill in the form and submit it. prompt: words that match exactly one variant; options: by label."""
     page = visitor.page
     if prompt:
         page.get_by_label("Prompt", exact=True).fill(prompt)
@@ -64,7 +64,7 @@ def generate(visitor: Visitor, prompt: str = "", **options: str) -> None:
     page.get_by_role("button", name="Generate").click()
 
 
-def test_a_picture_is_chosen_watched_and_found_again(stack: Stack, visit: Visit):
+def test_an_image_is_requested_previewed_and_found_in_the_gallery(stack: Stack, visit: Visit):
     visitor = visit()
     visitor.log_in(admin_password(stack))
     page = visitor.page
@@ -74,7 +74,7 @@ def test_a_picture_is_chosen_watched_and_found_again(stack: Stack, visit: Visit)
     expect(card).to_contain_text("a red glass vase on a wooden table")
     preview = card.locator(".forming img[src^='data:image/webp']")
     preview.first.wait_for()
-    assert page.locator(PICTURES).count() == 0  # before the picture itself
+    assert page.locator(PICTURES).count() == 0  # the preview comes before the picture
     expect(card.get_by_role("progressbar")).to_be_visible()
 
     assert visitor.loaded(PICTURES) == [128, 128]
@@ -100,7 +100,7 @@ def test_a_picture_is_chosen_watched_and_found_again(stack: Stack, visit: Visit)
 
 
 @pytest.mark.slow
-def test_a_student_of_one_step_is_there_at_once(stack: Stack, visit: Visit):
+def test_an_image_of_a_one_step_student_is_shown_and_its_repeat_reused(stack: Stack, visit: Visit):
     visitor = visit()
     visitor.log_in(admin_password(stack))
     generate(visitor, "blue glass bowl", Model="student", Seed="3")
@@ -111,7 +111,7 @@ def test_a_student_of_one_step_is_there_at_once(stack: Stack, visit: Visit):
 
 
 @pytest.mark.slow
-def test_everything_is_done_with_the_keyboard_alone(stack: Stack, visit: Visit):
+def test_the_page_is_usable_with_the_keyboard_alone(stack: Stack, visit: Visit):
     visitor = visit()
     page, keys = visitor.page, visitor.page.keyboard
     page.goto("/")
@@ -144,7 +144,7 @@ def test_everything_is_done_with_the_keyboard_alone(stack: Stack, visit: Visit):
     expect(page.get_by_label("Pictures", exact=True)).to_be_focused()
     keys.press("Enter")
     assert visitor.loaded(PICTURES) == [128]
-    expect(page.locator(f"#variant-{slug}")).to_be_checked()  # nothing was lost
+    expect(page.locator(f"#variant-{slug}")).to_be_checked()  # the selection is kept
 
 
 @pytest.mark.slow
@@ -162,7 +162,7 @@ def test_tags_narrow_the_list_and_keep_the_focus(stack: Stack, visit: Visit):
 
 
 @pytest.mark.slow
-def test_other_words_are_answered_with_the_nearest_prompts(stack: Stack, visit: Visit):
+def test_an_unknown_text_is_answered_with_the_nearest_prompts(stack: Stack, visit: Visit):
     visitor = visit()
     visitor.log_in(admin_password(stack))
     page = visitor.page
@@ -177,8 +177,8 @@ def test_other_words_are_answered_with_the_nearest_prompts(stack: Stack, visit: 
     page.keyboard.press("Enter")
     assert visitor.loaded(PICTURES) == [128, 128]
     assert page.locator(".error").count() == 0
-    # A browser itself says so of every answer of that kind.
-    visitor.complaints = [said for said in visitor.complaints if "422" not in said]
+    # Browsers log every answer with that status.
+    visitor.errors = [message for message in visitor.errors if "422" not in message]
 
 
 @pytest.mark.slow
@@ -194,18 +194,18 @@ def test_a_job_is_canceled(stack: Stack, visit: Visit):
 
 
 @pytest.mark.slow
-def test_without_events_asking_again_gets_there_too(stack: Stack, visit: Visit):
+def test_the_page_polls_when_events_are_unavailable(stack: Stack, visit: Visit):
     visitor = visit()
     visitor.log_in(admin_password(stack))
     visitor.page.route("**/events", lambda route: route.abort())
     generate(visitor, "white glass vase", Model="teacher")
     assert visitor.loaded(PICTURES) == [128]
-    visitor.complaints = [said for said in visitor.complaints if "ERR_FAILED" not in said]
+    visitor.errors = [message for message in visitor.errors if "ERR_FAILED" not in message]
 
 
 @pytest.mark.parametrize("width", [360, 320])
 @pytest.mark.slow
-def test_a_phone_needs_no_sideways_scrolling(stack: Stack, visit: Visit, width: int):
+def test_the_page_does_not_scroll_sideways_on_a_phone(stack: Stack, visit: Visit, width: int):
     visitor = visit(
         viewport={"width": width, "height": 740},
         is_mobile=True,
@@ -228,7 +228,7 @@ def test_a_phone_needs_no_sideways_scrolling(stack: Stack, visit: Visit, width: 
 
 
 @pytest.mark.slow
-def test_without_a_script_everything_works(stack: Stack, visit: Visit):
+def test_the_page_works_without_javascript(stack: Stack, visit: Visit):
     visitor = visit(java_script_enabled=False)
     visitor.log_in(admin_password(stack))
     page = visitor.page
@@ -241,7 +241,7 @@ def test_without_a_script_everything_works(stack: Stack, visit: Visit):
     page.get_by_label("Model").select_option("teacher")
     with page.expect_response(lambda answer: "/v1/images/" in answer.url and answer.ok):
         page.get_by_role("button", name="Generate").click()
-    expect(page.locator(PICTURES)).to_have_count(2)  # the page has looked again by itself
+    expect(page.locator(PICTURES)).to_have_count(2)  # the page has reloaded itself
     page.get_by_role("button", name="Again, same seed").click()
     expect(page.locator(".facts")).to_contain_text("reused from an earlier job")
     page.get_by_text("Delete all", exact=True).click()

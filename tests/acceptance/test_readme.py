@@ -71,7 +71,7 @@ def test_the_engine_alone_makes_pictures_and_reports_its_times(clone: Path, vari
 
 
 @pytest.mark.slow
-def test_a_stable_diffusion_folder_is_registered_served_and_taken_back(
+def test_a_stable_diffusion_folder_is_registered_served_and_retired(
     clone: Path, stack: Stack, tmp_path_factory: pytest.TempPathFactory
 ):
     before = {release["name"]: release["status"] for release in releases(stack)}

@@ -26,20 +26,20 @@ def client(stack: Stack) -> Iterator[replicate.Client]:
     client = replicate.Client(api_token=stack.run["api_key"], base_url=stack.run["base_url"])
     client.poll_interval = 0.1
     yield client
-    client._client.close()  # it has no public way
+    client._client.close()  # there is no public method
 
 
 def picture(link: str) -> Image.Image:
     return Image.open(io.BytesIO(httpx.get(link).raise_for_status().content))
 
 
-def test_run_makes_pictures_and_the_same_seed_the_same_at_once(
+def test_run_makes_images_and_a_repeated_seed_is_answered_from_the_cache(
     client: replicate.Client, variants: list[str]
 ):
-    asked = {"prompt": WORDS, "seed": 77_001, "num_outputs": 2, "output_format": "png"}
+    fields = {"prompt": WORDS, "seed": 77_001, "num_outputs": 2, "output_format": "png"}
 
-    links = client.run("retort/quick", input=asked)
-    again = client.run("retort/quick", input=asked)
+    links = client.run("retort/quick", input=fields)
+    again = client.run("retort/quick", input=fields)
 
     first, second = map(picture, links)
     assert first.format == "PNG" and first.tobytes() != second.tobytes()
@@ -47,7 +47,9 @@ def test_run_makes_pictures_and_the_same_seed_the_same_at_once(
     assert client.predictions.list()[0].metrics["predict_time"] == 0
 
 
-def test_a_version_is_run_and_stated(client: replicate.Client, variants: list[str]):
+def test_a_version_is_run_and_named_in_the_prediction(
+    client: replicate.Client, variants: list[str]
+):
     version = client.models.get("retort/quick").latest_version
 
     prediction = client.predictions.create(version=version, input={"variant": variants[0]}, wait=30)
@@ -57,9 +59,7 @@ def test_a_version_is_run_and_stated(client: replicate.Client, variants: list[st
     assert client.run(f"retort/quick:{version.id}", input=prediction.input)
 
 
-def test_a_prediction_is_waited_for_by_polling_and_by_stream(
-    client: replicate.Client, variants: list[str]
-):
+def test_a_prediction_can_be_polled_and_streamed(client: replicate.Client, variants: list[str]):
     prediction = client.predictions.create("retort/slow", {"variant": variants[0]})
     assert prediction.status == "starting"
 
@@ -84,14 +84,14 @@ def test_a_running_prediction_is_canceled(client: replicate.Client, variants: li
     assert client.predictions.list()[0].id == prediction.id
 
 
-def test_a_refusal_and_an_unknown_one_are_told(client: replicate.Client):
+def test_refused_and_unknown_predictions_raise_errors(client: replicate.Client):
     with pytest.raises(ReplicateError, match="num_inference_steps"):
         client.run("retort/student", input={"prompt": WORDS, "num_inference_steps": 4})
     with pytest.raises(ReplicateError, match="404"):
         client.predictions.get("00000000-0000-4000-8000-000000000000")
 
 
-def test_a_put_twice_is_one_job(stack: Stack, variants: list[str]):
+def test_two_puts_with_one_id_are_one_job(stack: Stack, variants: list[str]):
     body = {"version": "retort/quick", "input": {"variant": variants[0]}}
     path = "/v1/predictions/twice-and-more"
 
@@ -110,13 +110,13 @@ def test_a_put_twice_is_one_job(stack: Stack, variants: list[str]):
 
 
 def blocks(language: str) -> list[str]:
-    """Of the section Replicate of docs/api.md."""
+    """Return the code blocks of the section Replicate of docs/api.md."""
     text = (ROOT / "docs" / "api.md").read_text()
     section = text.split("\n## Replicate\n", 1)[1].split("\n## ", 1)[0]
     return re.findall(rf"^```{language}\n(.*?)^```$", section, re.MULTILINE | re.DOTALL)
 
 
-def test_what_the_document_shows_works(stack: Stack, variants: list[str], tmp_path: Path):
+def test_the_examples_in_the_document_work(stack: Stack, variants: list[str], tmp_path: Path):
     env = {**os.environ, "URL": stack.run["base_url"], "KEY": stack.run["api_key"]}
     run = {"cwd": tmp_path, "env": env, "capture_output": True, "text": True, "timeout": 100}
     (python,), (shell,) = blocks("python"), blocks("sh")
@@ -125,6 +125,6 @@ def test_what_the_document_shows_works(stack: Stack, variants: list[str], tmp_pa
     assert shown.returncode == 0, shown.stderr
     assert picture(shown.stdout.strip())
 
-    said = subprocess.run(["bash", "-euc", shell], **run)
-    assert said.returncode == 0, said.stderr + said.stdout
-    assert said.stdout.count('"status":"succeeded"') >= 2
+    called = subprocess.run(["bash", "-euc", shell], **run)
+    assert called.returncode == 0, called.stderr + called.stdout
+    assert called.stdout.count('"status":"succeeded"') >= 2

@@ -13,8 +13,8 @@ from django.db import connection
 
 from generation.jobs import lifecycle as jobs
 from generation.models import Job
-from tests.distillation.people import make_run
-from tests.people import (
+from tests.distillation.factories import make_run
+from tests.factories import (
     EVERY_SCOPE,
     make_embedding,
     make_image,
@@ -38,8 +38,8 @@ EXAMPLES = 20  # of each operation
 
 
 @contextmanager
-def jobs_that_end() -> Iterator[None]:
-    """No worker is there: what is submitted is canceled soon, so that nobody waits for long."""
+def canceling_jobs() -> Iterator[None]:
+    """Cancel submitted jobs soon: there is no worker, and requests would wait for long."""
     over = threading.Event()
 
     def cancel() -> None:
@@ -57,7 +57,7 @@ def jobs_that_end() -> Iterator[None]:
         thread.join()
 
 
-def test_no_request_that_the_document_allows_or_forbids_breaks_it(tmp_path: Path, redis_server):
+def test_no_valid_or_invalid_request_gets_an_undocumented_answer(tmp_path: Path, redis_server):
     release = make_release(image_sizes=((64, 64), (128, 64)))
     make_embedding(variant=make_variant(slug="red-vase", text="a red vase"))
     key, plain = make_key(scopes=EVERY_SCOPE)
@@ -65,7 +65,7 @@ def test_no_request_that_the_document_allows_or_forbids_breaks_it(tmp_path: Path
     make_run()
     web = Web(tmp_path)
     try:
-        with jobs_that_end():
+        with canceling_jobs():
             done = subprocess.run(
             [
                 sys.executable, "-m", "schemathesis.cli", "run", f"{web.url}/v1/openapi.json",

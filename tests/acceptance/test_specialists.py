@@ -18,7 +18,7 @@ SELECT r.id, v.normalized_text, 4, %s, 0, 0 FROM generation_release r, generatio
 
 @pytest.fixture
 def main(stack: Stack) -> Iterator[str]:
-    """The active student, for the time of a test: one of the toys."""
+    """Activate a toy student for the time of a test and yield its name."""
     (before,) = stack.query(
         "SELECT name FROM generation_release WHERE kind = 'student' AND status = 'active'"
     )
@@ -30,7 +30,7 @@ def main(stack: Stack) -> Iterator[str]:
 
 
 def served_by(stack: Stack, slug: str) -> str:
-    """The release of a job without a model, which the catalogue names as well."""
+    """Return the release that serves a job without a model. The catalogue must name it too."""
     job = stack.ended([stack.submit(variant=slug)["id"]])[0]
     assert job["status"] == "succeeded" and job["images"]
     assert stack.http.get(f"/v1/variants/{slug}").json()["served_by"] == job["model"]

@@ -1,4 +1,4 @@
-"""An upgrade of a database and a data folder of the release before, while clients ask and jobs are under way."""
+"""Upgrade of a database and a data folder of the previous release, while clients send requests and jobs run."""
 
 import subprocess
 import sys
@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests import release_before
+from tests import previous_release
 from tests.acceptance.stack import ROOT, Stack, wait_for
 
 pytestmark = [pytest.mark.acceptance, pytest.mark.slow]
@@ -15,7 +15,7 @@ ENV = {"LEASE_SECONDS": "4", "SWEEP_SECONDS": "1", "WORKER_STALE_SECONDS": "8"}
 
 
 class Client(threading.Thread):
-    """Submits one job after the other, and keeps what it was told."""
+    """Submits one job after another and keeps the answers."""
 
     def __init__(self, stack: Stack, variant: str) -> None:
         super().__init__()
@@ -40,17 +40,17 @@ def shas(stack: Stack, job_ids: list[str]) -> dict[str, str]:
     return {str(row["job_id"]): row["sha256"] for row in rows}
 
 
-def test_old_processes_go_on_during_the_migrations_and_new_ones_finish_what_they_left(
+def test_old_processes_serve_during_the_migrations_and_new_ones_finish_their_jobs(
     tmp_path: Path,
 ):
-    code = release_before.extract(tmp_path / "code")
+    code = previous_release.extract(tmp_path / "code")
     with Stack(tmp_path / "home", workers=1, env=ENV, code=code) as old:
         (variant,) = old.query(
             "SELECT slug FROM generation_promptvariant WHERE status = 'active' LIMIT 1"
         )
         slug = variant["slug"]
-        asked = {"variant": slug, "seed": 7}
-        first = old.submit(**asked)["id"]
+        fields = {"variant": slug, "seed": 7}
+        first = old.submit(**fields)["id"]
         old.ended([first])
         client = Client(old, slug)
         client.start()
@@ -73,6 +73,6 @@ def test_old_processes_go_on_during_the_migrations_and_new_ones_finish_what_they
         assert {job["status"] for job in new.ended(ids)} == {"succeeded"}
         now = shas(new, ids)
         assert set(now) == set(ids) and now.items() >= kept.items()
-        assert new.submit(**asked)["cache"] == "hit"
+        assert new.submit(**fields)["cache"] == "hit"
         link = new.job(first)["images"][0]["url"]
         assert new.http.get(link).status_code == 200

@@ -32,7 +32,7 @@ def secret(stack: Stack) -> str:
     return stack.http.get("/v1/webhooks/default/secret").json()["key"]
 
 
-def told(receiver: Receiver, number: int) -> list[Got]:
+def received(receiver: Receiver, number: int) -> list[Got]:
     wait_for(lambda: len(receiver.got) >= number, f"{number} messages came")
     return receiver.got
 
@@ -43,12 +43,12 @@ def deliveries(stack: Stack, job_id: str) -> list[dict]:
 
 
 @pytest.mark.slow
-def test_a_job_tells_its_webhook_what_becomes_of_it(
+def test_a_job_sends_start_output_and_completed_to_its_webhook(
     stack: Stack, variants: list[str], receiver: Receiver
 ):
     job = stack.submit(variant=variants[0], model="quick", seed=9001, webhook=receiver.url)
 
-    by_type = {got.data["type"]: got for got in told(receiver, 3)}
+    by_type = {got.data["type"]: got for got in received(receiver, 3)}
 
     assert set(by_type) == {"prediction.start", "prediction.output", "prediction.completed"}
     for got in by_type.values():
@@ -65,18 +65,20 @@ def test_a_job_tells_its_webhook_what_becomes_of_it(
 
 
 @pytest.mark.slow
-def test_a_stored_picture_is_told_too(stack: Stack, variants: list[str], receiver: Receiver):
+def test_a_cached_job_sends_output_and_completed_to_its_webhook(
+    stack: Stack, variants: list[str], receiver: Receiver
+):
     fields = {"variant": variants[1], "model": "quick", "seed": 9002}
     stack.ended([stack.submit(**fields)["id"]])
 
     assert stack.submit(**fields, webhook=receiver.url)["cache"] == "hit"
 
-    types = {got.data["type"] for got in told(receiver, 2)}
+    types = {got.data["type"] for got in received(receiver, 2)}
     assert types == {"prediction.output", "prediction.completed"}
 
 
 @pytest.mark.slow
-def test_a_receiver_that_was_down_is_told_when_it_is_up(stack: Stack, variants: list[str]):
+def test_a_message_is_delivered_once_the_receiver_is_up(stack: Stack, variants: list[str]):
     port = ports.pick()
     url = f"http://127.0.0.1:{port}/hook"
     job = stack.submit(
@@ -87,7 +89,7 @@ def test_a_receiver_that_was_down_is_told_when_it_is_up(stack: Stack, variants: 
     )
 
     with Receiver(port=port) as receiver:
-        (got,) = told(receiver, 1)  # 5 seconds after the first try
+        (got,) = received(receiver, 1)  # 5 seconds after the first try
 
         (row,) = deliveries(stack, job["id"])
         assert (got.id, got.verified(secret(stack))["job"]) == (row["id"], job["id"])
@@ -112,7 +114,7 @@ def test_a_dead_receiver_slows_neither_jobs_nor_other_webhooks(
     )
     job = stack.job(job["id"], wait=30)
     ended = time.monotonic()
-    told(receiver, 1)
+    received(receiver, 1)
 
     assert job["status"] == "succeeded"
     # One try of the dead receiver alone takes 15 seconds.
@@ -121,7 +123,9 @@ def test_a_dead_receiver_slows_neither_jobs_nor_other_webhooks(
 
 
 @pytest.mark.slow
-def test_what_a_killed_process_was_sending_is_sent_again(stack: Stack, variants: list[str]):
+def test_a_message_is_sent_again_if_the_sending_process_is_killed(
+    stack: Stack, variants: list[str]
+):
     with Receiver() as receiver:
         receiver.reply = lambda got: time.sleep(60) or Reply()
         job = stack.submit(
@@ -131,11 +135,11 @@ def test_what_a_killed_process_was_sending_is_sent_again(stack: Stack, variants:
             webhook=receiver.url,
             webhook_events=["completed"],
         )
-        told(receiver, 1)
+        received(receiver, 1)
         receiver.reply = Reply()
         os.kill(stack.pid("webhooks"), signal.SIGKILL)
 
-        first, second = told(receiver, 2)  # the lease is 30 seconds
+        first, second = received(receiver, 2)  # the lease is 30 seconds
 
         assert (first.id, first.body) == (second.id, second.body)
         wait_for(
@@ -145,7 +149,7 @@ def test_what_a_killed_process_was_sending_is_sent_again(stack: Stack, variants:
 
 
 @pytest.mark.slow
-def test_a_receiver_that_is_gone_is_refused_until_it_is_enabled_and_the_rest_is_replayed(
+def test_a_webhook_that_is_gone_is_refused_until_it_is_enabled_and_its_delivery_replayed(
     stack: Stack, variants: list[str], receiver: Receiver
 ):
     receiver.reply = Reply(410)
@@ -162,12 +166,12 @@ def test_a_receiver_that_is_gone_is_refused_until_it_is_enabled_and_the_rest_is_
     stack.http.post(f"/v1/webhooks/{dead['webhook']}/enable").raise_for_status()
     stack.http.post(f"/v1/webhooks/deliveries/{dead['id']}/replay").raise_for_status()
 
-    first, second = told(receiver, 2)
+    first, second = received(receiver, 2)
     assert first.id == second.id == dead["id"]
 
 
 @pytest.mark.slow
-def test_a_prediction_tells_its_webhook_as_replicate_would(
+def test_a_prediction_sends_webhooks_in_the_format_of_replicate(
     stack: Stack, variants: list[str], receiver: Receiver
 ):
     answer = stack.http.post(
@@ -181,7 +185,7 @@ def test_a_prediction_tells_its_webhook_as_replicate_would(
     )
     assert answer.status_code in (201, 202), answer.text
 
-    (got,) = told(receiver, 1)
+    (got,) = received(receiver, 1)
 
-    told_of = got.verified(secret(stack))
-    assert (told_of["id"], told_of["status"]) == (answer.json()["id"], "succeeded")
+    data = got.verified(secret(stack))
+    assert (data["id"], data["status"]) == (answer.json()["id"], "succeeded")

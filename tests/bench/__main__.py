@@ -1,4 +1,4 @@
-"""What is measured, in one run: the student beside its teacher in stock diffusers, then the whole stack with it.
+"""Run the benchmarks: the student beside its teacher in stock diffusers, then the whole stack with the student.
 
 make bench                              # distilled and stack, about ten minutes on two idle cores
 make bench ARGS="distilled --rounds 9"
@@ -58,9 +58,7 @@ def main(arguments: list[str] | None = None) -> int:
     say(f"{figures['cores']} cores, {figures['memory_bytes'] / 2**30:.0f} GiB.")
     load = psutil.getloadavg()[0]
     if load > 0.5:
-        say(
-            f"This machine is not quiet: {load:.1f} processes wanted to compute in the last minute."
-        )
+        say(f"This machine is not idle: its load average of the last minute is {load:.1f}.")
         figures["load_before"] = load
     if set(parts) & set(USUAL):
         try:
@@ -72,7 +70,7 @@ def main(arguments: list[str] | None = None) -> int:
             options.student, STARTER / "teacher", rounds=options.rounds, say=say
         )
     if set(parts) & set(USUAL):
-        say("\nStarting a stack of its own …")
+        say("\nStarting a stack …")
         with stack.serving(options.student) as serving:
             figures["stack_memory"] = stack.memories(serving, say)
             if "stack" in parts:

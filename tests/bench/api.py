@@ -1,4 +1,4 @@
-"""The API as its clients meet it: rates, the wait around the engine, a thousand clients that wait, a million rows.
+"""Benchmarks of the API: request rates, latency besides the engine's, a thousand waiting clients, a million rows.
 
 make bench-api                              # about six minutes on two idle cores
 make bench-api ARGS="latency waiting"       # some parts; rates, latency, mixed, stock, waiting, rows
@@ -47,7 +47,7 @@ def percentile(values: list[float], share: float) -> float:
 
 # --- rates ----------------------------------------------------------------------------------------
 def rates(stack: Stack, slug: str) -> dict[str, float]:
-    """Answered requests a second over four kept connections, the worker frozen, in turns with the shell alone."""
+    """Return the answered requests per second over four kept connections, the worker frozen, beside the shell alone."""
     stored = stack.ended([stack.submit(variant=slug, seed=77)["id"]])[0]
     offset = [3_000_000]
 
@@ -94,7 +94,7 @@ def _drop_queue(stack: Stack) -> None:
 
 # --- latency --------------------------------------------------------------------------------------
 def latency(stack: Stack, slug: str) -> dict[str, float]:
-    """Milliseconds from POST with Prefer: wait to the finished job, less the engine's own: device and files."""
+    """Return the milliseconds from POST with Prefer: wait to the finished job, without those for device and files."""
     client = stacks.Client(stack)
     client.headers["Prefer"] = "wait=30"
     around, whole = [], []
@@ -122,7 +122,7 @@ def latency(stack: Stack, slug: str) -> dict[str, float]:
 
 # --- mixed ----------------------------------------------------------------------------------------
 def mixed(stack: Stack, slug: str) -> dict[str, float]:
-    """Milliseconds that a student's picture takes while the same worker makes pictures of the teacher."""
+    """Return the milliseconds of a student's picture while the same worker makes pictures of the teacher."""
     stack.ended([stack.submit(variant=slug, seed=1, model="teacher")["id"]])  # it is loaded
     slow = [stack.submit(variant=slug, seed=10 + k, model="teacher")["id"] for k in range(TEACHERS)]
     client = stacks.Client(stack)
@@ -150,7 +150,7 @@ def mixed(stack: Stack, slug: str) -> dict[str, float]:
 
 # --- stock ----------------------------------------------------------------------------------------
 def stocked(stack: Stack, slug: str) -> dict[str, float]:
-    """Milliseconds from POST with Prefer: wait and without a seed to an image that was made ahead."""
+    """Return the milliseconds from POST with Prefer: wait and without a seed to an image of the stock."""
     client = stacks.Client(stack)
     client.headers["Prefer"] = "wait=30"
     for _ in range(3):  # it is requested often
@@ -179,7 +179,7 @@ def stocked(stack: Stack, slug: str) -> dict[str, float]:
 
 # --- waiting --------------------------------------------------------------------------------------
 def waiting(stack: Stack, slug: str) -> dict[str, Any]:
-    """A thousand clients wait for a job each, on one web process; then the worker begins."""
+    """Return figures of a thousand clients that wait for a job each on one web process, until the worker starts."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, 4 * WAITING), hard))
     web, worker = psutil.Process(stack.pid("web")), stack.pid("generation-1")
@@ -207,7 +207,7 @@ async def _wait_for_all(
     held = 0
 
     async def client(job_id: str) -> float | None:
-        """Milliseconds from the job's end to the answer."""
+        """Return the milliseconds from the job's end to the answer."""
         nonlocal held
         reader, writer = await asyncio.open_connection(address.hostname, address.port)
         writer.write(
@@ -242,10 +242,10 @@ async def _wait_for_all(
 
 # --- rows -----------------------------------------------------------------------------------------
 def rows(stack: Stack, slug: str, count: int) -> dict[str, Any]:
-    """Claim, position and lists with few rows and with a million more."""
+    """Return times of claim, position and lists with few rows and with a million more."""
     worker = stack.pid("generation-1")
     stack.ended([stack.submit(variant=slug, seed=99)["id"]])
-    os.kill(worker, signal.SIGSTOP)  # it would take what is only to be counted
+    os.kill(worker, signal.SIGSTOP)  # it would claim jobs that must stay queued
     try:
         done = subprocess.run(
             [sys.executable, "-c", f"{SET_UP}; from tests.bench import rows; rows.main({count})"],
@@ -256,7 +256,7 @@ def rows(stack: Stack, slug: str, count: int) -> dict[str, Any]:
             text=True,
         )
     finally:
-        os.kill(worker, signal.SIGKILL)  # it is started again; the rows go with the stack
+        os.kill(worker, signal.SIGKILL)  # it is started again; the rows are deleted with the stack
     if done.returncode:
         raise RuntimeError(done.stderr[-3000:])
     found = json.loads(done.stdout.splitlines()[-1])
@@ -285,11 +285,9 @@ def main(arguments: list[str] | None = None) -> int:
     parts = options.parts or list(PARTS)
     if unknown := sorted(set(parts) - set(PARTS)):
         parser.error(f"unknown parts: {', '.join(unknown)}. There are {', '.join(PARTS)}.")
-    say(f"{psutil.cpu_count()} cores. Starting a stack of its own …")
+    say(f"{psutil.cpu_count()} cores. Starting a stack …")
     if (load := psutil.getloadavg()[0]) > 0.5:
-        say(
-            f"This machine is not quiet: {load:.1f} processes wanted to compute in the last minute."
-        )
+        say(f"This machine is not idle: its load average of the last minute is {load:.1f}.")
     figures: dict[str, Any] = {}
     stock = {"STOCK": str(STOCKED)} if "stock" in parts else {}
     with stacks.serving(STUDENT, MAX_QUEUED_JOBS="0", **stock) as stack:

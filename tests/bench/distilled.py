@@ -22,10 +22,10 @@ from generation.engine import release
 from tests.bench.processes import QUIET, ROOT, Process
 
 STEPS = 50
-STEPS_OF_BATCHES = 4  # that the teacher runs of a batch of several; the rest is extrapolated
+STEPS_OF_BATCHES = 4  # that the teacher runs for batches above 1; the rest is extrapolated
 BATCHES = (1, 4, 8)
 ENGINE_IMAGES = 20  # calls of one turn
-SECONDS = 240  # after which no round is begun
+SECONDS = 240  # no round starts later
 TEXTS = (
     "a red glass vase on a wooden table",
     "a blue clay bowl on a marble slab",
@@ -36,19 +36,19 @@ Row = dict[str, float]
 
 @dataclass
 class Column:
-    """What is compared. turns: by batch size, a row of each round; seconds are of a picture."""
+    """A pipeline under comparison. turns: the rows of all rounds by batch size, in seconds per picture."""
 
     title: str
     process: Process
     steps: int
-    is_slow: bool = False  # one call a turn, and of a batch fewer steps
+    is_slow: bool = False  # one call per turn, and fewer steps for batches
     turns: dict[int, list[Row]] = field(default_factory=dict)
 
     def take(self, batch: int, calls: int) -> None:
         """Run one turn."""
         steps = self.steps if batch == 1 or not self.is_slow else min(self.steps, STEPS_OF_BATCHES)
         answer = self.process.images(1 if self.is_slow else calls, batch=batch, steps=steps)
-        row = _of_one(answer, steps) if self.is_slow else _of_many(answer)
+        row = _row_of_call(answer, steps) if self.is_slow else _median_row(answer)
         self.turns.setdefault(batch, []).append({key: row[key] / batch for key in row})
 
     def median(self, batch: int, key: str = "seconds") -> float:
@@ -76,9 +76,7 @@ def measure(
         columns = _columns(stack, scratch, student, teacher, steps=steps, device=device, say=say)
         libraries = stack.enter_context(Process("libraries"))
         for column in columns:
-            column.process.images(
-                1, batch=1, steps=2
-            )  # what is made at the first call is not counted
+            column.process.images(1, batch=1, steps=2)  # warm-up, not counted
         ends, done = time.monotonic() + SECONDS, 0
         for _ in tqdm(range(rounds), desc="in turns", leave=False, disable=None):
             if done and time.monotonic() > ends:
@@ -134,7 +132,7 @@ def _columns(
     device: str,
     say: Say,
 ) -> list[Column]:
-    """Return the columns, their processes loaded. What this machine lacks is left out and named."""
+    """Return the columns with loaded processes. What this machine cannot run is left out and named."""
     from generation.engine import device as devices  # it loads torch into this process
     from generation.engine import exporting
     from generation.engine.runtimes import selection
@@ -151,8 +149,8 @@ def _columns(
 
     runtimes = scratch / "runtimes"
 
-    def add(title: str, kind: str, folder: Path, *asked: object, of: int, slow: bool) -> None:
-        process = stack.enter_context(Process(kind, folder, device, *asked))
+    def add(title: str, kind: str, folder: Path, *arguments: object, of: int, slow: bool) -> None:
+        process = stack.enter_context(Process(kind, folder, device, *arguments))
         columns.append(Column(title, process, of, slow))
 
     guidance = release.read(teacher).guidance_scale
@@ -213,15 +211,15 @@ def _show(
         say(f"    {column.title}, batch 1: {cells}")
 
 
-def _of_one(answer: dict[str, Any], steps: int) -> Row:
-    """A call of stock diffusers with STEPS steps; measured whole if so many were run."""
+def _row_of_call(answer: dict[str, Any], steps: int) -> Row:
+    """Return the row of a call of stock diffusers with STEPS steps, extrapolated if fewer were run."""
     (parts,), (seconds,) = answer["parts"], answer["seconds"]
     if steps != STEPS:
         seconds = parts["before"] + STEPS * parts["step"] + parts["decoder"]
     return {"seconds": seconds, **parts}
 
 
-def _of_many(answer: dict[str, Any]) -> Row:
+def _median_row(answer: dict[str, Any]) -> Row:
     parts = answer["parts"]
     return {
         "seconds": statistics.median(answer["seconds"]),
@@ -244,7 +242,7 @@ pipe.save_pretrained(sys.argv[2])
 
 
 def _disk(student: Path, teacher: Path, say: Say) -> dict[str, Any]:
-    """Bytes of the bundle, of the teacher's release, and of the teacher as diffusers saves it in fp32."""
+    """Return the bytes of the bundle, of the teacher's release, and of the teacher as diffusers saves it in fp32."""
     scratch = Path(tempfile.mkdtemp(prefix="retort-fp32-"))
     try:
         subprocess.run(
@@ -265,10 +263,10 @@ def _disk(student: Path, teacher: Path, say: Say) -> dict[str, Any]:
         )
         for part in ("unet", "vae", "prompt_embeds")
     }
-    said = ", ".join(f"{part} {size / 1e6:.2f}" for part, size in parts.items())
+    listed = ", ".join(f"{part} {size / 1e6:.2f}" for part, size in parts.items())
     say("\nBytes on disk")
     say(
-        f"  student's bundle        {sizes['bundle'] / 1e6:9.2f} MB  ({said}; nothing else is needed)"
+        f"  student's bundle        {sizes['bundle'] / 1e6:9.2f} MB  ({listed}; nothing else is needed)"
     )
     say(f"  teacher's release       {sizes['teacher_release'] / 1e6:9.2f} MB")
     say(f"  teacher's fp32 folder   {sizes['teacher_fp32'] / 1e6:9.2f} MB")

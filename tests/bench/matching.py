@@ -1,4 +1,4 @@
-"""How often a text is matched to the right prompt variant, by threshold: what MATCH_THRESHOLD is chosen by.
+"""How often texts are matched to the right prompt variant, by threshold: the basis of MATCH_THRESHOLD.
 
 python -m tests.bench.matching        # the starter's text encoder and catalogue; two minutes
 
@@ -29,8 +29,8 @@ TYPOS = 3  # of each variant
 
 
 @dataclass(frozen=True)
-class Asked:
-    """A text of one kind. means: the place in the catalogue of the variant that it means; None: it means none."""
+class Query:
+    """A query of one kind. means: index in the catalogue of the variant that it means; None if it means no variant."""
 
     kind: str
     text: str
@@ -38,8 +38,8 @@ class Asked:
 
 
 # --- texts ----------------------------------------------------------------------------------------
-def rewordings(variants: Sequence[Combination]) -> Iterator[Asked]:
-    """Texts that mean a variant."""
+def rewordings(variants: Sequence[Combination]) -> Iterator[Query]:
+    """Yield texts that mean a variant."""
     chance = random.Random(SEED)
     for place, variant in enumerate(variants):
         colour, material, thing = variant.colour, variant.material, variant.object
@@ -47,32 +47,32 @@ def rewordings(variants: Sequence[Combination]) -> Iterator[Asked]:
         bare = ground.removeprefix("a ")
         own = captions(variant)
         for text in own[1:]:
-            yield Asked("captions that the encoder was trained on", text, place)
+            yield Query("captions that the encoder was trained on", text, place)
         for text in (
             f"the {colour} {material} {thing} on the {bare}",
             f"{colour} {material} {thing} on {bare}",
         ):
-            yield Asked("other articles, or none", text, place)
+            yield Query("other articles, or none", text, place)
         for text in (
             f"on {ground} {article} {colour} {material} {thing}",
             f"a {material} {thing}, {colour}, on {ground}",
             f"{bare}, {colour} {material} {thing}",
         ):
-            yield Asked("another order of words", text, place)
+            yield Query("another order of words", text, place)
         for text in (f"{own[0]}!", f"{own[4].replace(' with', ', with')}."):
-            yield Asked("punctuation", text, place)
+            yield Query("punctuation", text, place)
         words = own[0].split()
         for _ in range(TYPOS):
             spoilt = chance.choice([at for at, word in enumerate(words) if len(word) > 2])
             text = " ".join(
                 _typo(word, chance) if at == spoilt else word for at, word in enumerate(words)
             )
-            yield Asked("a typing error", text, place)
-        yield Asked("plural", f"{colour} {material} {thing}s on {ground}", place)
+            yield Query("a typing error", text, place)
+        yield Query("plural", f"{colour} {material} {thing}s on {ground}", place)
 
 
-def strangers(variants: Sequence[Combination]) -> Iterator[Asked]:
-    """Texts that mean no variant."""
+def texts_of_no_variant(variants: Sequence[Combination]) -> Iterator[Query]:
+    """Yield texts that mean no variant."""
     chance = random.Random(SEED)
     known = {captions(variant)[0] for variant in variants}
     for variant in variants:
@@ -82,7 +82,7 @@ def strangers(variants: Sequence[Combination]) -> Iterator[Asked]:
             elsewhere = captions(Combination(thing, colour, material, other))
             if elsewhere[0] not in known:
                 for text in (elsewhere[0], chance.choice(elsewhere[1:])):
-                    yield Asked("a known ground that this variant has not", text, None)
+                    yield Query("a known ground that this variant has not", text, None)
         texts = {
             "an unknown colour": [
                 f"a {word} {material} {thing} on {ground}" for word in ("pink", "grey", "gold")
@@ -117,11 +117,11 @@ def strangers(variants: Sequence[Combination]) -> Iterator[Asked]:
         }
         for kind, of_kind in texts.items():
             for text in of_kind:
-                yield Asked(kind, text, None)
+                yield Query(kind, text, None)
 
 
 def _typo(word: str, chance: random.Random) -> str:
-    """A letter left out, doubled, swapped with the next, or another one; not the first."""
+    """Return the word with a letter left out, doubled, swapped with the next or replaced; not the first."""
     at = chance.randrange(1, len(word) - 1)
     return chance.choice(
         (
@@ -152,51 +152,51 @@ class Catalogue:
         self._vocabulary = {word for text in texts for word in objections.words(text)}
 
     def nearest(self, text: str) -> tuple[int, float, str]:
-        """Its place, its score, and what the words have against it. As `generation.catalogue.nearest` says it."""
+        """Return index and score of the nearest text, and the objection, as `generation.catalogue.nearest` does."""
         ways = (text, objections.plain(text))
         scores = np.max([self._matrix @ self._vectors.encode(way) for way in ways], axis=0)
         place = int(scores.argmax())
-        said = "too long" * (self._vectors.count(text) > self._vectors.max_tokens)
-        said = said or objections.objection(
+        objection = "too long" * (self._vectors.count(text) > self._vectors.max_tokens)
+        objection = objection or objections.objection(
             text,
             self.texts[place],
             vocabulary=self._vocabulary,
             is_split=self._vectors.is_split,
         )
-        return place, float(scores[place]), said
+        return place, float(scores[place]), objection
 
 
-def table(title: str, asked: Sequence[Asked], held: Catalogue) -> None:
-    """A line of each kind; of each threshold: right / wrong by vectors alone, then right / wrong with the words."""
+def table(title: str, queries: Sequence[Query], held: Catalogue) -> None:
+    """Print a line for each kind; for each threshold right / wrong by vectors alone → right / wrong with objections."""
     print(f"\n{title}\n")
     heads = " | ".join(f"{threshold:.2f}" for threshold in THRESHOLDS)
     print(f"| text | asked | {heads} |\n|---|---|{'---|' * len(THRESHOLDS)}")
     known = set(held.texts)
-    kinds = list(dict.fromkeys(one.kind for one in asked))
+    kinds = list(dict.fromkeys(one.kind for one in queries))
     totals = np.zeros((len(THRESHOLDS), 4), int)
     for kind in kinds:
-        of_kind = [one for one in asked if one.kind == kind and one.text not in known]
+        of_kind = [one for one in queries if one.kind == kind and one.text not in known]
         counts = np.zeros((len(THRESHOLDS), 4), int)
         for one in of_kind:
-            place, score, said = held.nearest(one.text)
+            place, score, objection = held.nearest(one.text)
             is_wrong = int(place != one.means)
             for row, threshold in enumerate(THRESHOLDS):
                 counts[row, is_wrong] += score >= threshold
-                counts[row, 2 + is_wrong] += score >= threshold and not said
+                counts[row, 2 + is_wrong] += score >= threshold and not objection
         totals += counts
         _line(kind, len(of_kind), counts)
-    _line("all", len([one for one in asked if one.text not in known]), totals)
+    _line("all", len([one for one in queries if one.text not in known]), totals)
 
 
-def _line(kind: str, asked: int, counts: np.ndarray) -> None:
+def _line(kind: str, queries: int, counts: np.ndarray) -> None:
     cells = " | ".join(f"{a}/{b} → {c}/{d}" for a, b, c, d in counts.tolist())
-    print(f"| {kind} | {asked} | {cells} |", flush=True)
+    print(f"| {kind} | {queries} | {cells} |", flush=True)
 
 
-def unheard_of(vectors: TextVectors, seeds: int = 6) -> None:
-    """Words that the encoder knows and the catalogue does not: then the vectors decide alone."""
+def unknown_words(vectors: TextVectors, seeds: int = 6) -> None:
+    """Print matches of words that the encoder knows but the catalogue lacks: only the vectors decide on them."""
     print(
-        "\nA catalogue without some words, asked for them (wrong matches) and for its own in other words:\n"
+        "\nA catalogue without some words: queries with these words (wrong matches) and rewordings of its texts:\n"
     )
     heads = " | ".join(f"{threshold:.2f}" for threshold in THRESHOLDS)
     print(f"| asked for | asked | {heads} |\n|---|---|{'---|' * len(THRESHOLDS)}")
@@ -218,8 +218,10 @@ def unheard_of(vectors: TextVectors, seeds: int = 6) -> None:
                 continue
             kind = f"another {lacks[one][0]}" if lacks[one] else "a variant in other words"
             for text in captions(one)[1:5:3]:
-                place, score, said = held.nearest(text)
-                is_match = score >= np.array(THRESHOLDS) if not said else np.zeros(len(THRESHOLDS))
+                place, score, objection = held.nearest(text)
+                is_match = (
+                    score >= np.array(THRESHOLDS) if not objection else np.zeros(len(THRESHOLDS))
+                )
                 known = counts.setdefault(kind, np.zeros(1 + len(THRESHOLDS), int))
                 known += np.array([1, *is_match], int)
                 if not lacks[one] and kept[place] != one and is_match.any():
@@ -235,8 +237,8 @@ def main() -> int:
     held = Catalogue([captions(variant)[0] for variant in variants], vectors)
     print("Each cell: right / wrong by vectors alone → right / wrong when the words may object.")
     table("Texts that mean a variant", list(rewordings(variants)), held)
-    table("Texts that mean none", list(strangers(variants)), held)
-    unheard_of(vectors)
+    table("Texts that mean none", list(texts_of_no_variant(variants)), held)
+    unknown_words(vectors)
     return 0
 
 

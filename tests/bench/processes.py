@@ -1,4 +1,4 @@
-"""Subjects as processes beside this one, asked in turns, so that only one computes; and what memory a process takes."""
+"""Measured subjects in separate processes, called in turns, so that only one computes; memory of a process."""
 
 import json
 import os
@@ -14,13 +14,13 @@ ROOT = Path(__file__).resolve().parents[2]
 QUIET = {
     "TRANSFORMERS_VERBOSITY": "error",
     "DIFFUSERS_VERBOSITY": "error",
-    "PYTHONWARNINGS": "ignore::FutureWarning",  # of names that older diffusers has alone
+    "PYTHONWARNINGS": "ignore::FutureWarning",  # about names that only older diffusers has
 }
 
 
 @dataclass(frozen=True)
 class Memory:
-    """Resident bytes of a process: now, and the most that it ever had (None where the system does not say)."""
+    """Resident bytes of a process: now, and at its peak (None if the system does not report it)."""
 
     resident: int
     peak: int | None
@@ -34,7 +34,7 @@ class Memory:
 
 
 def memory(pid: int) -> Memory:
-    """VmHWM is the peak of this process's own program: it starts anew with it, unlike what getrusage says."""
+    """Return the memory of a process. VmHWM is the peak since exec, unlike that of getrusage."""
     peak = None
     status = Path(f"/proc/{pid}/status")
     if status.exists():
@@ -44,7 +44,7 @@ def memory(pid: int) -> Memory:
 
 
 class Process:
-    """A `tests.bench.subject` that has loaded. Use as a context manager."""
+    """A loaded `tests.bench.subject`. Use as a context manager."""
 
     def __init__(self, kind: str, *arguments: object) -> None:
         self._process = subprocess.Popen(

@@ -1,6 +1,6 @@
-"""Whether a million job rows slow the questions that are asked all day. Runs in a process that has set Django up.
+"""Measure whether a million job rows slow frequent operations. Runs in a process that has set Django up.
 
-The rows are written past the application: most have ended, one in QUEUED_ONE_IN waits; they belong to OWNERS owners.
+The rows are inserted by SQL: most jobs have ended, one in QUEUED_ONE_IN is queued; they belong to OWNERS owners.
 """
 
 import json
@@ -19,7 +19,7 @@ from generation.jobs import claiming, estimates
 from generation.models import APIKey, Job
 
 OWNERS = 20
-QUEUED_ONE_IN = 100  # as many as MAX_QUEUED_JOBS lets wait, of a million
+QUEUED_ONE_IN = 100  # of a million, as many as MAX_QUEUED_JOBS allows
 ROUNDS = 30
 COPIED = (
     "id",
@@ -51,8 +51,8 @@ def fill(rows: int, template: Job, owners: list[int]) -> None:
         cursor.execute("VACUUM ANALYZE generation_job")
 
 
-class Questions:
-    """What is measured, by name: a claim (rolled back), a place in the queue, and pages of lists through the API."""
+class Operations:
+    """Measured operations by name: a claim (rolled back), a place in the queue, and pages of lists through the API."""
 
     def __init__(self, owner: User, job: Job) -> None:
         self._job = job
@@ -70,7 +70,7 @@ class Questions:
         }
 
     def go_deep(self, before: str) -> None:
-        """A page from the middle of the owner's jobs, by its cursor."""
+        """Use a page from the middle of the owner's jobs, by its cursor."""
         first = self.list(f"/v1/jobs?created_before={before}")
         self._deep = first["next"] or ""
 
@@ -88,21 +88,21 @@ class Questions:
         return answer.json()
 
 
-def measured(questions: Questions) -> dict[str, dict[str, Any]]:
+def measured(operations: Operations) -> dict[str, dict[str, Any]]:
     found = {}
-    for name, ask in questions.all().items():
-        ask()
+    for name, operation in operations.all().items():
+        operation()
         spans = []
         for _ in range(ROUNDS):
             started = time.perf_counter()
-            ask()
+            operation()
             spans.append(1000 * (time.perf_counter() - started))
-        found[name] = {"ms": round(statistics.median(spans), 2), **plan(ask)}
+        found[name] = {"ms": round(statistics.median(spans), 2), **plan(operation)}
     return found
 
 
-def plan(ask: Callable[[], Any]) -> dict[str, Any]:
-    """Of the slowest statement that is asked: blocks that it touches, and how it gets at its rows."""
+def plan(operation: Callable[[], Any]) -> dict[str, Any]:
+    """Return the blocks that the operation's statements touch, and their scans of generation_job."""
     statements: list[tuple[str, Any]] = []
 
     def note(execute: Any, sql: str, params: Any, many: bool, context: Any) -> Any:
@@ -111,13 +111,13 @@ def plan(ask: Callable[[], Any]) -> dict[str, Any]:
         return execute(sql, params, many, context)
 
     with connection.execute_wrapper(note):
-        ask()
+        operation()
     blocks, ways = 0, set()
     for sql, params in statements:
         with transaction.atomic(), connection.cursor() as cursor:
-            settings, asked = sql.rpartition(";")[::2]
+            settings, statement = sql.rpartition(";")[::2]
             explain = "EXPLAIN (ANALYZE, BUFFERS, SUMMARY OFF, TIMING OFF)"
-            cursor.execute(f"{settings}; {explain} {asked}", params)
+            cursor.execute(f"{settings}; {explain} {statement}", params)
             lines = [line for (line,) in cursor.fetchall()]
             transaction.set_rollback(True)
         hits = re.findall(r"Buffers: shared (?:hit=(\d+))?(?: read=(\d+))?", "\n".join(lines))
@@ -152,16 +152,16 @@ def main(rows: int) -> None:
         **(facts | {"owner_id": owners[0].pk, "status": "queued", "key": uuid.uuid4().hex,
                     "started_at": None, "finished_at": None, "lease_expires_at": None})
     )  # fmt: skip
-    questions = Questions(owners[0], mine)
+    operations = Operations(owners[0], mine)
     fill(1000, template, [owner.pk for owner in owners])
-    before = measured(questions)
+    before = measured(operations)
     started = time.perf_counter()
     fill(rows, template, [owner.pk for owner in owners])
     filled = time.perf_counter() - started
     middle = Job.objects.filter(owner=owners[0]).order_by("created_at")[rows // OWNERS // 2]
-    questions.go_deep(middle.created_at.isoformat().replace("+", "%2B"))
+    operations.go_deep(middle.created_at.isoformat().replace("+", "%2B"))
     print(
         json.dumps(
-            {"rows": rows, "fill_seconds": filled, "before": before, "after": measured(questions)}
+            {"rows": rows, "fill_seconds": filled, "before": before, "after": measured(operations)}
         )
     )

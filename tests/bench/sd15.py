@@ -1,6 +1,6 @@
-"""The same side by side at Stable Diffusion 1.5's true shape, 512 × 512: real layout, bytes and time, random weights.
+"""The same comparison at Stable Diffusion 1.5's true shape, 512 × 512: real layout, bytes and time, random weights.
 
-The weights are made on the spot, so no picture means anything. Of the teacher's 50 steps a few are run; the rest is
+The weights are random, so the pictures are noise. Of the teacher's 50 steps only a few are run; the rest is
 extrapolated, and the output says so.
 """
 
@@ -54,7 +54,7 @@ def measure(*, rounds: int, say: Say, device: str = "cpu") -> dict[str, Any]:
 
 
 def make_student(target: Path, teacher: Path) -> None:
-    """The bundle that the recipe leads to, untrained, with the embeddings of VARIANTS prompt variants."""
+    """Write an untrained bundle of the recipe's student, with embeddings of VARIANTS prompt variants."""
     recipe = recipes.named(RECIPE)
     if recipe.student.cut is None or recipe.student.share != 1:
         raise ValueError(f"{RECIPE} makes another student than this: {recipe.student}")

@@ -1,6 +1,6 @@
-"""The whole stack with the student: images a second beside the engine alone, latency around it, submissions, memory.
+"""The whole stack with the student: images per second beside the engine alone, latency, submissions, memory.
 
-Ratios are taken side by side, in turns, as the median of several rounds: machines are noisy.
+Ratios are medians of several rounds in turns, because machines are noisy.
 """
 
 import json
@@ -34,7 +34,7 @@ Say = Callable[[str], None]
 
 @contextmanager
 def serving(student: Path, **environment: str) -> Iterator[Stack]:
-    """A stack of its own with one generation worker that has the student active."""
+    """Run a stack whose only generation worker serves the student."""
     home = Path(tempfile.mkdtemp(prefix="retort-bench-"))
     stack = Stack(home, workers=1, env={"LOG_LEVEL": "WARNING", **environment})
     try:
@@ -55,7 +55,7 @@ def serving(student: Path, **environment: str) -> Iterator[Stack]:
 
 
 def _holds_all(stack: Stack) -> bool:
-    """Whether nothing is loaded any more beside what is measured."""
+    """Return whether the worker has loaded all active releases."""
     (row,) = stack.query(
         "SELECT loaded::bigint[] @> array(SELECT id FROM generation_release WHERE status = 'active') AS all"
         " FROM generation_worker WHERE queue = 'generation' ORDER BY started_at DESC LIMIT 1"
@@ -64,7 +64,7 @@ def _holds_all(stack: Stack) -> bool:
 
 
 def _restart_worker(stack: Stack) -> None:
-    """So that it holds the student alone, and not what was active before as well."""
+    """Restart the worker, so that it holds the student alone and no release that was active before."""
     before = stack.pid("generation-1")
     os.kill(before, signal.SIGTERM)
     wait_for(lambda: stack.pid("generation-1") != before, "the worker is started again")
@@ -108,7 +108,7 @@ def measure(stack: Stack, *, student: str, rounds: int, say: Say) -> dict[str, A
 
 
 def memories(stack: Stack, say: Say) -> dict[str, Any]:
-    """Resident memory of the stack's own processes after they have made pictures of the student."""
+    """Return the resident memory of the stack's processes after they have made pictures of the student."""
     slug = variant(stack)
     jobs = [stack.submit(variant=slug, seed=5_000 + seed)["id"] for seed in range(2 * BATCH)]
     stack.ended(jobs)
@@ -122,7 +122,7 @@ def memories(stack: Stack, say: Say) -> dict[str, Any]:
 
 
 def variant(stack: Stack) -> str:
-    """A slug that the student covers."""
+    """Return a slug that the student covers."""
     (row,) = stack.query(
         "SELECT coverage.slug FROM generation_release release"
         " LEFT JOIN generation_coverage coverage ON coverage.release_id = release.id"
@@ -135,7 +135,7 @@ def variant(stack: Stack) -> str:
 
 
 def engine(stack: Stack, slug: str, batch: int, count: int) -> float:
-    """Images a second of the engine alone, files included, loading not."""
+    """Return the images per second of the engine alone, with files, without loading."""
     out = tempfile.mkdtemp()
     printed = stack.manage(
         "generate", "--release", "student", "--variant", slug, "--batch", str(batch),
@@ -147,9 +147,9 @@ def engine(stack: Stack, slug: str, batch: int, count: int) -> float:
 
 
 def saturated(stack: Stack, slug: str, seed: int) -> float:
-    """Images a second through the whole stack while the queue is never empty: first claim to last commit.
+    """Return the images per second of the whole stack with a full queue, from the first claim to the last commit.
 
-    The worker is frozen while the jobs queue up: it would be faster than whoever submits them.
+    The worker is frozen while the jobs are submitted: it would be faster than the client.
     """
     pid = stack.pid("generation-1")
     os.kill(pid, signal.SIGSTOP)
@@ -158,7 +158,7 @@ def saturated(stack: Stack, slug: str, seed: int) -> float:
     finally:
         os.kill(pid, signal.SIGCONT)
     while True:
-        time.sleep(0.5)  # whoever looks more often takes the cores that are measured
+        time.sleep(0.5)  # more frequent queries would use the measured cores
         row = stack.query(
             "SELECT count(finished_at) AS ended, extract(epoch FROM max(finished_at) - min(started_at)) AS s"
             " FROM generation_job WHERE id = ANY(%s::uuid[])",
@@ -169,7 +169,7 @@ def saturated(stack: Stack, slug: str, seed: int) -> float:
 
 
 class Client:
-    """A kept connection that costs little itself."""
+    """A kept connection with little overhead."""
 
     def __init__(self, stack: Stack) -> None:
         address = urlsplit(stack.run["base_url"])
@@ -197,7 +197,7 @@ class Client:
         return json.loads(content or b"{}")
 
     def _answer(self) -> tuple[bytes, bytes]:
-        """Head and body. The server says how long the body is."""
+        """Return head and body. Content-Length is the length of the body."""
         received, end, length = b"", -1, 0
         while end < 0 or len(received) < end + 4 + length:
             part = self._socket.recv(65536)
@@ -211,13 +211,13 @@ class Client:
 
 
 def around_the_engine(stack: Stack, slug: str) -> list[float]:
-    """Milliseconds from POST to the finished answer, less the device's time, one job at a time."""
+    """Return the milliseconds from POST to the finished answer without the device's time, one job at a time."""
     client = Client(stack)
     spans = []
     for seed in tqdm(range(IDLE_JOBS), desc="idle latency", leave=False, disable=None):
-        asked = {"variant": slug, "seed": 1_000_000 + seed}
+        body = {"variant": slug, "seed": 1_000_000 + seed}
         started = time.perf_counter()
-        job = client("POST", "/v1/jobs", asked)
+        job = client("POST", "/v1/jobs", body)
         while job["status"] not in ("succeeded", "failed"):
             job = client("GET", f"/v1/jobs/{job['id']}?wait=30")
         spans.append(1000 * (time.perf_counter() - started - job["metrics"]["device_seconds"]))
@@ -227,7 +227,7 @@ def around_the_engine(stack: Stack, slug: str) -> list[float]:
 def requests_per_second(
     stack: Stack, call: Callable[[Client, int], None], threads: int = 4
 ) -> float:
-    """Answered requests a second over kept connections."""
+    """Return the answered requests per second over kept connections."""
     done = [0] * threads
     until = time.monotonic() + SUBMIT_SECONDS
 
@@ -246,7 +246,7 @@ def requests_per_second(
 
 
 def submissions(stack: Stack, slug: str) -> tuple[float, float]:
-    """Submissions a second, and what the shell answers alone (/health/live), with the worker frozen."""
+    """Return submissions and answers of the shell alone (/health/live) per second, with the worker frozen."""
 
     def submit(client: Client, seed: int) -> None:
         client("POST", "/v1/jobs", {"variant": slug, "seed": 2_000_000 + seed})

@@ -1,9 +1,9 @@
-"""A process of its own that generates on demand: stock diffusers, or our engine. It answers in JSON lines.
+"""A process that generates on demand, with stock diffusers or the engine, and answers in JSON lines.
 
     python -m tests.bench.subject stock FOLDER DEVICE DTYPE GUIDANCE TEXT …
     python -m tests.bench.subject engine FOLDER DEVICE RUNTIME CACHE
 
-Each line of stdin is an order, answered by one line: `{"images": n, "batch": b, "steps": s}` makes n times b pictures;
+Each line of stdin is a request, answered by one line: `{"images": n, "batch": b, "steps": s}` makes n times b pictures;
 the engine takes the steps of its release.
 """
 
@@ -49,7 +49,7 @@ class Stock:
         self.made = 0
 
     def images(self, count: int, batch: int, steps: int) -> dict[str, Any]:
-        """Seconds of each call from its texts to Pillow images, and of the parts of them."""
+        """Return the seconds of each call from texts to Pillow images, and of its parts."""
         seconds, parts = [], []
         for _ in range(count):
             marks: list[float] = []
@@ -83,7 +83,7 @@ class Stock:
 
 
 class Engine:
-    """Our engine with a student's bundle."""
+    """The engine with a student's bundle."""
 
     def __init__(self, folder: str, device: str, runtime: str, cache: str) -> None:
         from safetensors.numpy import load_file
@@ -96,17 +96,17 @@ class Engine:
         self.loaded = pipeline.load(folder, device=device, runtime=runtime, cache=Path(cache))
         manifest = self.loaded.manifest
         self.size = manifest.image_sizes[0]
-        # As many as the texts that stock diffusers gets; their keys and values are kept after the first picture.
+        # As many as the texts for stock diffusers; their keys and values are cached after the first picture.
         rows = load_file(Path(folder) / PROMPT_EMBEDS)["prompt_embeds"][:PROMPTS]
         self.prompts = [embeddings.pack(row, manifest.encoder_fingerprint) for row in rows]
         self.made = 0
         self.images(1, batch=len(self.prompts), steps=0)
 
     def images(self, count: int, batch: int, steps: int) -> dict[str, Any]:
-        """Seconds of each call from its requests to their pixels, and of the parts of them; files apart."""
+        """Return the seconds of each call from requests to pixels, without files, and of its parts."""
         seconds, parts = [], []
         for _ in range(count):
-            asked = [
+            requests = [
                 self.request.GenerationRequest(
                     self.prompts[number % len(self.prompts)], FIRST_SEED + number, *self.size
                 )
@@ -115,7 +115,7 @@ class Engine:
             self.made += batch
             timings = self.request.Timings()
             started = time.perf_counter()
-            results = self.loaded.generate(asked, timings=timings)
+            results = self.loaded.generate(requests, timings=timings)
             ended = time.perf_counter()
             for result in results:
                 if result.pixels is None:
@@ -133,7 +133,7 @@ class Engine:
 
 
 class Libraries:
-    """Nothing but what both others import: the floor of their memory."""
+    """Only the imports that the other two share: the lower bound of their memory."""
 
     def __init__(self) -> None:
         import generation.engine.pipeline  # noqa: F401
@@ -146,7 +146,7 @@ KINDS: dict[str, Any] = {"stock": Stock, "engine": Engine, "libraries": Librarie
 
 
 def main(kind: str, *arguments: str) -> None:
-    import generation.engine  # noqa: F401  before torch: it says how long OpenMP may spin, for both alike
+    import generation.engine  # noqa: F401  before torch: it sets how long OpenMP may spin, for both
 
     started = time.perf_counter()
     subject: Subject = KINDS[kind](*arguments)

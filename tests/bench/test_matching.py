@@ -1,19 +1,19 @@
-"""What the bench of matching asks for: texts that a client could send, and of which it knows what they mean."""
+"""Queries of the matching benchmark: valid texts with a known meaning."""
 
 from distillation.starter.captions import captions, catalogue
 from tests.bench import matching
 
 
-def test_the_texts_are_such_as_may_be_asked_for_and_are_the_same_each_time():
+def test_the_queries_are_valid_and_the_same_each_time():
     variants = catalogue()[:20]
-    asked = [*matching.rewordings(variants), *matching.strangers(variants)]
-    assert asked == [*matching.rewordings(variants), *matching.strangers(variants)]
-    assert all(1 <= len(one.text.split()) <= 12 for one in asked)
+    queries = [*matching.rewordings(variants), *matching.texts_of_no_variant(variants)]
+    assert queries == [*matching.rewordings(variants), *matching.texts_of_no_variant(variants)]
+    assert all(1 <= len(one.text.split()) <= 12 for one in queries)
     assert {one.means for one in matching.rewordings(variants)} == set(range(20))
-    assert {one.means for one in matching.strangers(variants)} == {None}
+    assert {one.means for one in matching.texts_of_no_variant(variants)} == {None}
 
 
-def test_a_stranger_is_no_wording_of_a_variant():
+def test_texts_of_no_variant_are_captions_of_none():
     variants = catalogue()
     own = {text for variant in variants for text in captions(variant)}
-    assert not own & {one.text for one in matching.strangers(variants)}
+    assert not own & {one.text for one in matching.texts_of_no_variant(variants)}

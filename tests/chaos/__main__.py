@@ -1,4 +1,4 @@
-"""Faults under load: every server, process and device in every state, and a checker that reads what is left.
+"""Faults under load: every server, process and device in every state, and a checker of the invariants.
 
 make chaos                        # 10,000 jobs; hours; resumes where it was stopped
 make chaos ARGS="--quick"         # one fault of each class, under a quarter of an hour
@@ -22,11 +22,11 @@ from tests.chaos.stack import ROOT, Site
 
 OUT = ROOT / ".retort" / "chaos"
 JOBS = 10_000
-JOBS_PER_STORY = 1.3
+JOBS_PER_SCENARIO = 1.3
 PAIRS = 12
 QUICK_SECONDS = 13 * 60.0  # no further round begins after that
-MOST_RATE = 12.0  # stories a second
-SHARE = 0.5  # of what the idle stack can do
+MOST_RATE = 12.0  # scenarios per second
+SHARE = 0.5  # of the idle stack's capacity
 ENDED = "the round was finished"
 UNUSABLE = {ENDED, "no thread is held"}  # violations after which the next round gets a new stack
 QUICK = Timing(before=3, during=6, after=6, rate=0)
@@ -57,7 +57,7 @@ def main(arguments: list[str] | None = None) -> int:
     began = time.monotonic()
     while rest := {name: chosen for name, chosen in planned.items() if name not in done}:
         if options.quick and time.monotonic() - began > QUICK_SECONDS:
-            say(f"Time is up; not tried: {', '.join(rest)}. The same command goes on.")
+            say(f"Time is up; not tried: {', '.join(rest)}. The same command continues.")
             break
         run(out, rest, done, checkpoint, options, began)
     return conclude(list(done.values()), out)
@@ -126,7 +126,7 @@ def run(
                 return
             try:
                 result = series.run(name, chosen, timing)
-            except Exception as error:  # hours of rounds must not end with one of them
+            except Exception as error:  # one failed round must not end hours of rounds
                 result = broken(name, error)
             done[name] = result
             with checkpoint.open("a") as file:
@@ -146,13 +146,13 @@ def broken(name: str, error: Exception) -> Result:
 
 
 def timing_of(options: argparse.Namespace, rate: float, *, number: int) -> Timing:
-    """Return the timing with which `number` rounds make the jobs that were asked for. rate: at most."""
+    """Return the timing with which `number` rounds make the requested jobs. rate: at most."""
     if options.quick:
         return replace(QUICK, rate=rate)
-    stories = options.jobs / number / JOBS_PER_STORY
+    scenarios = options.jobs / number / JOBS_PER_SCENARIO
     shortest = WHOLE.before + WHOLE.during + WHOLE.after
-    seconds = max(shortest, stories / rate)
-    return replace(WHOLE, after=WHOLE.after + seconds - shortest, rate=stories / seconds)
+    seconds = max(shortest, scenarios / rate)
+    return replace(WHOLE, after=WHOLE.after + seconds - shortest, rate=scenarios / seconds)
 
 
 def read(checkpoint: Path) -> dict[str, Result]:

@@ -1,6 +1,6 @@
 """Invariants: each is a name, a promise and a function that returns its violations.
 
-It reads the database past every cache and pool, the files on the disk, the receiver's counts and the clients' log.
+The checker reads the database without caches and pools, the files, the receiver's counts and the clients' log.
 """
 
 import hashlib
@@ -18,7 +18,7 @@ from tests.chaos.log import TERMINAL, Seen
 Rows = Sequence[Sequence[Any]]
 TOLERANCE = 8  # of 255: the largest of generation.engine.pipeline.TOLERANCE, which loads torch
 
-# Several times the bound of the programme's stack, STALL_SECONDS, and shorter than the fault of a device that hangs.
+# Several times STALL_SECONDS of the programme's stack, and shorter than the fault of a device that hangs.
 OPEN_SECONDS = 45
 
 Found = Iterator[tuple[str, str]]  # subject and detail
@@ -138,8 +138,8 @@ def one_beat(evidence: Evidence) -> Found:
             current = tick.origin
 
 
-def honest_refusals(evidence: Evidence) -> Found:
-    """A refusal for the server's sake is a 503 or a 429 that says when to come again; there is no other 5xx."""
+def refusals_are_retryable(evidence: Evidence) -> Found:
+    """A refusal caused by the server is a retryable 503 or 429 with Retry-After; there is no other 5xx."""
     for seen in evidence.log.of("refused"):
         if seen.code == "quota_exceeded" or (seen.http < 500 and seen.http != 429):
             continue
@@ -153,12 +153,14 @@ def honest_refusals(evidence: Evidence) -> Found:
             )
 
 
-def told_is_true(evidence: Evidence) -> Found:
-    """What a client was told, status and hashes of its files, is what the rows say, and was never told otherwise."""
-    told: dict[str, list[Seen]] = defaultdict(list)
-    for seen in evidence.log.of("told"):
-        told[seen.job].append(seen)
-    ended = {job for job, all_seen in told.items() if any(s.status in TERMINAL for s in all_seen)}
+def responses_match_rows(evidence: Evidence) -> Found:
+    """Statuses and hashes of files in responses match the rows, and never contradict each other."""
+    reported: dict[str, list[Seen]] = defaultdict(list)
+    for seen in evidence.log.of("reported"):
+        reported[seen.job].append(seen)
+    ended = {
+        job for job, all_seen in reported.items() if any(s.status in TERMINAL for s in all_seen)
+    }
     rows = {
         str(row[0]): row[1:]
         for row in evidence.query(
@@ -174,21 +176,21 @@ def told_is_true(evidence: Evidence) -> Found:
             yield job, "there is no row"
             continue
         status, is_purged, hashes = rows[job]
-        for seen in told[job]:
+        for seen in reported[job]:
             if seen.status in TERMINAL and seen.status != status:
-                yield job, f"told {seen.status}, is {status}"
+                yield job, f"reported {seen.status}, is {status}"
             has_files = seen.status == "succeeded" and seen.sha256 and not is_purged
             if has_files and list(seen.sha256) != list(hashes or ()):
-                yield job, f"told files {_short(seen.sha256)}, has {_short(hashes or ())}"
+                yield job, f"reported files {_short(seen.sha256)}, has {_short(hashes or ())}"
 
 
-def promised_bytes(evidence: Evidence) -> Found:
-    """A fetched file has the hash that the client was told."""
+def fetched_files_match(evidence: Evidence) -> Found:
+    """A fetched file has the hash in the response."""
     for seen in evidence.log.of("fetched"):
         if seen.http != 200:
             yield seen.job, f"the file was answered with {seen.http}"
         elif seen.sha256[0] != seen.sha256[1]:
-            yield seen.job, f"told {_short(seen.sha256[:1])}, got {_short(seen.sha256[1:])}"
+            yield seen.job, f"reported {_short(seen.sha256[:1])}, got {_short(seen.sha256[1:])}"
 
 
 def one_job_per_request(evidence: Evidence) -> Found:
@@ -219,7 +221,7 @@ def accepted_jobs_end(evidence: Evidence) -> Found:
 
 
 def no_job_fails(evidence: Evidence) -> Found:
-    """No job fails where only servers, devices and storage did."""
+    """No job fails because of faults of servers, devices and storage."""
     yield from _pairs(
         evidence,
         "SELECT id, error_code || ' after ' || attempt || ' attempts: ' || left(error_detail, 200)"
@@ -252,13 +254,13 @@ def files_as_promised(evidence: Evidence) -> Found:
 
 
 def nothing_half_written(evidence: Evidence) -> Found:
-    """No half of a file is left where images are."""
+    """No partial file is left in the folder of images."""
     for path in evidence.media.rglob(".partial-*"):
         yield path.name, f"{path.stat().st_size} bytes in {path.parent}"
 
 
 def same_seed_same_picture(evidence: Evidence) -> Found:
-    """Pictures of one key differ by at most the tolerance, whoever made them."""
+    """Pictures of one key differ by at most the tolerance, whichever worker made them."""
     for key, masters in evidence.query(
         "SELECT key, array_agg(DISTINCT master) FROM generation_image GROUP BY key HAVING count(DISTINCT master) > 1"
     ):
@@ -270,7 +272,7 @@ def same_seed_same_picture(evidence: Evidence) -> Found:
 
 
 def webhooks_once_each(evidence: Evidence) -> Found:
-    """Each end of a job with a webhook is a message, one per event, that was received at least once under its id."""
+    """Each end of a job with a webhook has one message per event, received at least once with its id."""
     yield from _pairs(
         evidence,
         "SELECT job_id, count(*) || ' messages ' || event FROM generation_delivery GROUP BY job_id, event"
@@ -318,9 +320,9 @@ AT_ANY_TIME = (
 )
 AT_THE_END = (
     *AT_ANY_TIME,
-    honest_refusals,
-    told_is_true,
-    promised_bytes,
+    refusals_are_retryable,
+    responses_match_rows,
+    fetched_files_match,
     accepted_jobs_end,
     no_job_fails,
     clients_are_answered,

@@ -1,4 +1,4 @@
-"""A client of the API that obeys its answers: it sends a refused request again, and asks until its job has ended."""
+"""A client of the API that follows its answers: it repeats refused requests and polls until its job has ended."""
 
 import asyncio
 import hashlib
@@ -14,10 +14,10 @@ import aiohttp
 from tests import sse
 from tests.chaos.log import TERMINAL, ClientLog, Seen
 
-MOST_PAUSE_SECONDS = 3.0  # the clients' own: the programme shall not wait for two minutes
+MOST_PAUSE_SECONDS = 3.0  # limits Retry-After, so that the programme never waits for two minutes
 REQUEST_SECONDS = 90.0
-COME_AGAIN = (429, 500, 502, 503, 504)
-COME_AGAIN_CODES = ("idempotency_in_progress", "variant_not_encoded")
+RETRYABLE_STATUSES = (429, 500, 502, 503, 504)
+RETRYABLE_CODES = ("idempotency_in_progress", "variant_not_encoded")
 
 
 class GaveUp(Exception):
@@ -67,7 +67,7 @@ class Client:
         self._log.add(Seen(event, self.kind, **facts))
 
     # --- requests ---------------------------------------------------------------------------------
-    async def ask(
+    async def send(
         self,
         method: str,
         path: str,
@@ -75,7 +75,7 @@ class Client:
         body: Any = None,
         headers: Mapping[str, str] | None = None,
     ) -> Answer:
-        """Return the first answer that does not ask the client to come again. Raises GaveUp."""
+        """Return the first answer that is not to be retried. Raises GaveUp."""
         url = path if path.startswith("http") else self._base_url + path
         while True:
             try:
@@ -89,7 +89,7 @@ class Client:
                 problem = answer.problem()
                 code = str(problem.get("code") or "")
                 self._refused(method, path, answer, problem)
-                again = answer.status in COME_AGAIN or code in COME_AGAIN_CODES
+                again = answer.status in RETRYABLE_STATUSES or code in RETRYABLE_CODES
                 if code == "quota_exceeded" or answer.headers.get("x-should-retry") == "false":
                     again = False
                 if not again:
@@ -128,21 +128,21 @@ class Client:
     ) -> dict[str, Any]:
         """Return the accepted job; {} when it was refused for good."""
         headers = {"Idempotency-Key": idem} | ({"Prefer": f"wait={wait}"} if wait else {})
-        answer = await self.ask("POST", "/v1/jobs", body=body, headers=headers)
+        answer = await self.send("POST", "/v1/jobs", body=body, headers=headers)
         if answer.status not in (200, 202):
             return {}
         job = answer.json()
         self.accepted(job["id"], idem=idem, n=body.get("n", 1), webhook=webhook)
-        self.told(job)
+        self.reported(job)
         return job
 
     def accepted(self, job_id: str, *, idem: str, n: int = 1, webhook: bool = False) -> None:
         self.note("accepted", job=job_id, idem=idem, n=n, webhook=webhook)
 
-    def told(self, job: Mapping[str, Any]) -> None:
+    def reported(self, job: Mapping[str, Any]) -> None:
         images = sorted(job.get("images") or (), key=lambda image: image["index"])
         self.note(
-            "told",
+            "reported",
             job=job["id"],
             status=job["status"],
             sha256=tuple(image["sha256"] for image in images),
@@ -152,12 +152,12 @@ class Client:
     async def ended(self, job_id: str) -> dict[str, Any]:
         """Return the job when it has ended; {} when it was removed. Raises GaveUp."""
         while True:
-            answer = await self.ask("GET", f"/v1/jobs/{job_id}?wait=20")
+            answer = await self.send("GET", f"/v1/jobs/{job_id}?wait=20")
             if answer.status != 200:
                 return {}
             job = answer.json()
             if job["status"] in TERMINAL:
-                self.told(job)
+                self.reported(job)
                 return job
             if time.monotonic() > self._until:
                 raise GaveUp(job_id)
@@ -171,7 +171,7 @@ class Client:
                     last = event.id or last
                     if event.name in TERMINAL:
                         job = event.json()
-                        self.told(job)
+                        self.reported(job)
                         return job
                     if event.name == "problem":
                         last = ""
@@ -188,7 +188,7 @@ class Client:
         async with self._session.get(url, headers=headers, timeout=timeout) as response:
             if (
                 response.status == 204
-            ):  # it has the last event already; a stream from the start has it again
+            ):  # the client has had the last event; a new stream sends it again
                 async for event in self._events(job_id, ""):
                     yield event
                 return
@@ -207,7 +207,7 @@ class Client:
     async def fetch(self, job: Mapping[str, Any]) -> None:
         """Read the first file of a job that succeeded."""
         image = job["images"][0]
-        answer = await self.ask("GET", image["url"])
+        answer = await self.send("GET", image["url"])
         if answer.status == 200:
             found = hashlib.sha256(answer.content).hexdigest()
             self.note("fetched", job=job["id"], sha256=(image["sha256"], found), http=200)

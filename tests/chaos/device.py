@@ -1,8 +1,8 @@
-"""A device that can be broken from outside: in generation workers `Pipeline.generate` first reads a file.
+"""A device with faults that are set from outside: in generation workers `Pipeline.generate` first reads a file.
 
-The folder is in CHAOS_DEVICES, the file has the worker's name, and its word is one of WORDS. No file: a sound device.
-A second file, `.felt`, says that the word was obeyed. `die` is no fault of the device: the worker is killed at a random
-moment around the COMMIT of its next batch.
+The folder is in CHAOS_DEVICES, the file has the worker's name and contains one of MODES. Without it the device works.
+A second file, `.felt`, shows that the mode took effect. `die` is no fault of the device: the worker is killed at a
+random moment around the COMMIT of its next batch.
 """
 
 import os
@@ -17,9 +17,9 @@ from typing import Any
 from django.apps import AppConfig
 from django.db.backends.signals import connection_created
 
-WORDS = ("raise-once", "raise", "hang", "slow", "die")
+MODES = ("raise-once", "raise", "hang", "slow", "die")
 DIES_WITHIN_SECONDS = (
-    0.03  # of the statement that lets a batch succeed: before its COMMIT, in it or after it
+    0.03  # of the statement that completes a batch: before, during or after its COMMIT
 )
 FOLDER = "CHAOS_DEVICES"
 STICKY = "CUDA error: an illegal memory access was encountered"
@@ -34,7 +34,7 @@ class Device(AppConfig):
         worker = os.environ.get("WORKER_NAME", "")
         if worker.startswith("generation-") and (folder := os.environ.get(FOLDER)):
             _wrap(Path(folder) / worker)
-            _die(Path(folder) / worker)
+            _kill_at_commit(Path(folder) / worker)
 
 
 def _wrap(file: Path) -> None:
@@ -43,19 +43,19 @@ def _wrap(file: Path) -> None:
     generate = Pipeline.generate
 
     def broken(self: Pipeline, *arguments: Any, **named: Any) -> Any:
-        obey(file)
+        apply_mode(file)
         return generate(self, *arguments, **named)
 
     Pipeline.generate = broken  # type: ignore[method-assign]
 
 
-def _die(file: Path) -> None:
-    """Have this process killed when it has sent the statement that lets a batch succeed."""
+def _kill_at_commit(file: Path) -> None:
+    """Kill this process shortly after it has sent the statement that completes a batch."""
 
     def wrapper(execute: Any, sql: str, params: Any, many: bool, context: Any) -> Any:
         result = execute(sql, params, many, context)
         if "'succeeded'" in sql and "UPDATE" in sql and _read(file) == "die":
-            felt(file).touch()
+            effect_file(file).touch()
             kill = (os.getpid(), signal.SIGKILL)
             threading.Timer(random.uniform(0, DIES_WITHIN_SECONDS), os.kill, kill).start()
         return result
@@ -66,24 +66,24 @@ def _die(file: Path) -> None:
     connection_created.connect(connected, weak=False)
 
 
-def obey(file: Path, pause: Callable[[float], None] = time.sleep) -> None:
-    """Do what the file says. Raises RuntimeError as a device does."""
-    word = _read(file)
-    if word and word != "die":
-        felt(file).touch()
-    if word == "raise-once":
+def apply_mode(file: Path, pause: Callable[[float], None] = time.sleep) -> None:
+    """Apply the mode in the file. Raises RuntimeError as a device does."""
+    mode = _read(file)
+    if mode and mode != "die":
+        effect_file(file).touch()
+    if mode == "raise-once":
         file.unlink(missing_ok=True)
         raise RuntimeError("The device failed once.")
-    if word == "raise":
+    if mode == "raise":
         raise RuntimeError(STICKY)
-    while word == "hang":
+    while mode == "hang":
         pause(0.2)
-        word = _read(file)
-    if word == "slow":
+        mode = _read(file)
+    if mode == "slow":
         pause(SLOW_SECONDS)
 
 
-def felt(file: Path) -> Path:
+def effect_file(file: Path) -> Path:
     return file.with_suffix(".felt")
 
 

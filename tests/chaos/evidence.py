@@ -1,4 +1,4 @@
-"""What the checker reads, and what it finds."""
+"""Input of the checker, and the violations that it returns."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -31,7 +31,7 @@ CREATE TRIGGER chaos_note AFTER INSERT OR UPDATE ON generation_job FOR EACH ROW 
 
 @dataclass(frozen=True)
 class Violation:
-    """invariant: its name. subject: a job, an image, a file, or what else broke it."""
+    """A broken invariant. invariant: its name. subject: the job, image, file or other object that breaks it."""
 
     invariant: str
     subject: str
@@ -40,7 +40,7 @@ class Violation:
 
 @dataclass
 class Evidence:
-    """query: returns the rows of an SQL statement with parameters. received: the receiver's count by message id."""
+    """Input of the checker. query: returns the rows of a statement. received: the receiver's count by message id."""
 
     query: Callable[..., Rows]
     media: Path
@@ -48,4 +48,6 @@ class Evidence:
     received: Mapping[str, int] = field(default_factory=dict)
     messages: Mapping[str, tuple[str, str]] = field(default_factory=dict)
     ticks: Sequence[Tick] = ()
-    active: Mapping[str, str] = field(default_factory=dict)  # release last activated by kind
+    active: Mapping[str, str] = field(
+        default_factory=dict
+    )  # by kind, the release that was activated last

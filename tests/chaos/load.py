@@ -1,4 +1,4 @@
-"""Mixed jobs at a steady rate: each kind is one client's whole story, from its first request to its job's end."""
+"""Mixed jobs at a steady rate: each kind is a client's scenario, from its first request to its job's end."""
 
 import asyncio
 import base64
@@ -17,14 +17,14 @@ import aiohttp
 from tests.chaos.client import Client, GaveUp
 from tests.chaos.log import TERMINAL, ClientLog
 
-GIVE_UP_SECONDS = 900.0  # a slow machine is no failure
+GIVE_UP_SECONDS = 900.0  # long enough for a slow machine
 IDENTICAL = 4
 FORMATS = ("webp", "png", "jpeg")
 
 
 @dataclass
 class World:
-    """What the clients of one programme share. numbers: seeds that nobody used before."""
+    """State that the clients share. numbers: for seeds that were not used before."""
 
     base_url: str
     keys: list[str]
@@ -44,7 +44,7 @@ class World:
         return 10 * next(self.numbers)
 
 
-Story = Callable[[Client, World], Awaitable[None]]
+Scenario = Callable[[Client, World], Awaitable[None]]
 
 
 def _idem() -> str:
@@ -66,7 +66,7 @@ async def seeded(client: Client, world: World) -> None:
 
 
 async def stored(client: Client, world: World) -> None:
-    """A request that stored images answer, unless they were lost."""
+    """Send a request that stored images answer, unless they were lost."""
     body = world.draw.choice(world.known)[1] if world.known else world.body(seed=world.seed())
     if job := await client.submit(body, idem=_idem(), wait=20):
         await _end(client, world, job)
@@ -83,7 +83,7 @@ async def identical(client: Client, world: World) -> None:
 
 
 async def repeated(client: Client, world: World) -> None:
-    """The same request three times at once under one idempotency key."""
+    """Send the same request three times at once with one idempotency key."""
     idem, body = _idem(), world.body(n=2)
     jobs = await asyncio.gather(*(client.submit(body, idem=idem) for _ in range(3)))
     if jobs[0]:
@@ -93,9 +93,9 @@ async def repeated(client: Client, world: World) -> None:
 async def canceled(client: Client, world: World) -> None:
     if job := await client.submit(world.body(n=3), idem=_idem()):
         await asyncio.sleep(world.draw.choice((0, 0, 0.05, 0.5)))
-        answer = await client.ask("POST", f"/v1/jobs/{job['id']}/cancel")
+        answer = await client.send("POST", f"/v1/jobs/{job['id']}/cancel")
         if answer.status == 200:
-            client.told(answer.json())
+            client.reported(answer.json())
         await client.ended(job["id"])
 
 
@@ -103,7 +103,7 @@ async def deleted(client: Client, world: World) -> None:
     if job := await client.submit(world.body(n=2), idem=_idem()):
         if world.draw.random() < 0.6:
             await client.ended(job["id"])
-        answer = await client.ask("DELETE", f"/v1/jobs/{job['id']}")
+        answer = await client.send("DELETE", f"/v1/jobs/{job['id']}")
         if answer.status == 204:
             client.note("deleted", job=job["id"])
 
@@ -120,7 +120,7 @@ async def hooked(client: Client, world: World) -> None:
 
 
 async def described(client: Client, world: World) -> None:
-    """A file with metadata belongs to its job alone."""
+    """Request a file with metadata, which belongs to its job alone."""
     body = world.body(seed=world.seed(), metadata=True, output_format="png")
     if job := await client.submit(body, idem=_idem()):
         await _end(client, world, job)
@@ -128,7 +128,7 @@ async def described(client: Client, world: World) -> None:
 
 async def openai(client: Client, world: World) -> None:
     idem, body = _idem(), world.body(seed=world.seed())
-    answer = await client.ask(
+    answer = await client.send(
         "POST", "/v1/images/generations", body=body, headers={"Idempotency-Key": idem}
     )
     job_id = answer.headers.get("X-Job-Id", "")
@@ -138,7 +138,7 @@ async def openai(client: Client, world: World) -> None:
             hashlib.sha256(base64.b64decode(image["b64_json"])).hexdigest()
             for image in answer.json()["data"]
         )
-        client.note("told", job=job_id, status="succeeded", sha256=found)
+        client.note("reported", job=job_id, status="succeeded", sha256=found)
     elif job_id:
         client.accepted(job_id, idem=idem)
         await client.ended(job_id)
@@ -147,27 +147,27 @@ async def openai(client: Client, world: World) -> None:
 async def replicate(client: Client, world: World) -> None:
     own = f"chaos-{_idem()}"
     body = {"input": world.body(num_outputs=2), "webhook": world.receiver_url}
-    answer = await client.ask("PUT", f"/v1/predictions/{own}", body=body)
+    answer = await client.send("PUT", f"/v1/predictions/{own}", body=body)
     if answer.status not in (200, 201, 202):
         return
     prediction = answer.json()
     client.accepted(prediction["job"], idem=own, n=2, webhook=True)
     status = prediction["phase"]
     while status not in TERMINAL:
-        answer = await client.ask("GET", f"/v1/predictions/{own}?wait=20")
+        answer = await client.send("GET", f"/v1/predictions/{own}?wait=20")
         status = answer.json().get("phase", "")
         if not status:
             return
-    client.note("told", job=prediction["job"], status=status)
+    client.note("reported", job=prediction["job"], status=status)
 
 
 async def limited(client: Client, world: World) -> None:
-    """Of a key that reaches its quota; most requests are refused and must count nothing."""
+    """Submit with a key that reaches its quota; most requests are refused and must not count."""
     if job := await client.submit(world.body(n=2), idem=_idem()):
         await client.ended(job["id"])
 
 
-STORIES: dict[str, tuple[int, Story]] = {  # with the weight of each
+SCENARIOS: dict[str, tuple[int, Scenario]] = {  # with the weight of each
     "fresh": (5, fresh),
     "seeded": (4, seeded),
     "stored": (2, stored),
@@ -191,7 +191,7 @@ async def _end(client: Client, world: World, job: dict[str, Any]) -> None:
 
 
 class Load:
-    """Stories that begin at a steady rate, whatever becomes of those before. Use in one event loop."""
+    """Scenarios that begin at a steady rate, independent of earlier ones. Use in one event loop."""
 
     def __init__(self, world: World, log: ClientLog) -> None:
         self._world = world
@@ -200,7 +200,7 @@ class Load:
         self.begun = 0
 
     async def run(self, ended: asyncio.Event, *, rate: float) -> None:
-        """Begin `rate` stories a second until the event is set, and return when all have ended."""
+        """Begin `rate` scenarios per second until the event is set, and return when all have ended."""
         began = time.monotonic()
         connector = aiohttp.TCPConnector(limit=0)
         async with aiohttp.ClientSession(connector=connector) as session:
@@ -212,7 +212,7 @@ class Load:
             await asyncio.gather(*self._tasks)
 
     async def saturate(self, *, seconds: float, clients: int) -> float:
-        """Return how many stories a second end when so many clients begin one after another."""
+        """Return the scenarios per second that so many clients complete, each one after another."""
         began = time.monotonic()
         connector = aiohttp.TCPConnector(limit=0)
         async with aiohttp.ClientSession(connector=connector) as session:
@@ -227,21 +227,19 @@ class Load:
     def _begin(self, session: aiohttp.ClientSession) -> "asyncio.Task[None]":
         until = time.monotonic() + GIVE_UP_SECONDS
         draw = self._world.draw
-        (kind,) = draw.choices(list(STORIES), [weight for weight, _ in STORIES.values()])
+        (kind,) = draw.choices(list(SCENARIOS), [weight for weight, _ in SCENARIOS.values()])
         key = self._world.limited if kind == "limited" else draw.choice(self._world.keys)
         client = Client(session, self._world.base_url, key, kind=kind, log=self._log, until=until)
-        task = asyncio.create_task(self._tell(client, STORIES[kind][1]))
+        task = asyncio.create_task(self._run_scenario(client, SCENARIOS[kind][1]))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         self.begun += 1
         return task
 
-    async def _tell(self, client: Client, story: Story) -> None:
+    async def _run_scenario(self, client: Client, scenario: Scenario) -> None:
         try:
-            await story(client, self._world)
+            await scenario(client, self._world)
         except GaveUp as error:
             client.note("gave-up", detail=str(error)[:300])
-        except (
-            Exception
-        ) as error:  # an answer that no client can read is a finding, not the end of the round
+        except Exception as error:  # an unreadable answer is a violation, not the end of the round
             client.note("gave-up", detail=repr(error)[:300])

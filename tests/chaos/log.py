@@ -1,4 +1,4 @@
-"""What the clients saw, a line each: the checker compares it with the rows."""
+"""Log of the clients' events, a line each. The checker compares it with the rows."""
 
 import json
 import threading
@@ -14,8 +14,8 @@ TERMINAL = ("succeeded", "failed", "canceled")
 class Seen:
     """An event of one client.
 
-    event: accepted, told, fetched, refused, broken (a connection), deleted or gave-up. sha256: of the job's files in
-    order, or of the fetched one. idem: the idempotency key or the client's own id. n: images that were requested.
+    event: accepted, reported (a status), fetched, refused, broken (a connection), deleted or gave-up. sha256: of the
+    job's files in order, or of the fetched one. idem: the idempotency key or the client's own id. n: requested images.
     """
 
     event: str

@@ -1,4 +1,4 @@
-"""What is seen from outside: a receiver that counts webhooks, and a listener of the messages that beat sends."""
+"""A receiver that counts webhooks, and a listener to the messages that beat sends."""
 
 import re
 import threading
@@ -10,7 +10,7 @@ import redis
 
 from tests.receiver import Got, Receiver, Reply
 
-TASK = "distillation.sweep"  # nobody but beat sends it
+TASK = "distillation.sweep"  # only beat sends it
 
 
 class CountingReceiver(Receiver):

@@ -29,7 +29,7 @@ ORANGE = "#d1691f"
 
 
 def table(results: Sequence[Result]) -> str:
-    """Return a Markdown table. other: violations that are none of the three before."""
+    """Return a Markdown table. other: violations other than lost, doubled and failed jobs."""
     lines = [f"| {' | '.join(HEADS)} |", f"|{'---|' * len(HEADS)}"]
     lines += [f"| {' | '.join(_cells(result))} |" for result in results]
     return "\n".join(lines)

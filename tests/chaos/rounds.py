@@ -1,4 +1,4 @@
-"""One round: jobs at a steady rate, a fault or two in their midst, and the checker's judgement."""
+"""A round: jobs at a steady rate, one or two faults meanwhile, and the checker's result."""
 
 import asyncio
 import random
@@ -25,11 +25,11 @@ from tests.chaos.receiver import Beats
 from tests.chaos.servers import PostgresServer
 from tests.chaos.stack import Site
 
-LOOK_SECONDS = 5.0  # between two checks of what holds at any time
+LOOK_SECONDS = 5.0  # between two checks of the invariants that hold at any time
 SAMPLE_SECONDS = 0.5
 DELIVERED_SECONDS = 120.0  # a delivery whose process was killed is sent again after 30
 DRAIN_SECONDS = 600.0
-GRACE_SECONDS = 3.0  # what was under way when strangers came
+GRACE_SECONDS = 3.0  # for requests that were in progress when the fault began
 AT_ONCE = (
     10  # requests that must be answered after each round: more than the threads of the web process
 )
@@ -37,7 +37,7 @@ AT_ONCE = (
 
 @dataclass(frozen=True)
 class Timing:
-    """Seconds before, during and after the fault, and stories a second."""
+    """Seconds before, during and after the fault, and scenarios per second."""
 
     before: float
     during: float
@@ -47,7 +47,7 @@ class Timing:
 
 @dataclass
 class Result:
-    """What became of a round. recovered: seconds from the end of the fault to the first computed success."""
+    """Result of a round. recovered: seconds from the end of the fault to the first computed success."""
 
     name: str
     jobs: int = 0
@@ -58,9 +58,9 @@ class Result:
     recovered: float | None = None
     longest_transaction: float = 0.0
     refused: dict[str, int] = field(default_factory=dict)
-    broken: int = 0  # connections
+    broken: int = 0  # broken connections
     ticks: int = 0  # messages of the schedule that were seen
-    began: float = 0.0  # the fault, seconds since the round's begin
+    began: float = 0.0  # begin of the fault, seconds since the round's begin
     ended: float = 0.0
     successes: list[float] = field(default_factory=list)  # seconds since the round's begin
     seconds: float = 0.0
@@ -113,9 +113,11 @@ class Rounds:
         evidence = self._evidence(log, beats)
         transactions = Transactions(self.site.postgres)
         found: dict[tuple[str, str], Violation] = {}
-        looking = threading.Event()
-        looker = threading.Thread(target=self._look, args=(evidence, found, looking), daemon=True)
-        looker.start()
+        is_over = threading.Event()
+        checking = threading.Thread(
+            target=self._check_repeatedly, args=(evidence, found, is_over), daemon=True
+        )
+        checking.start()
         result = Result(name)
         began = time.time()
         try:
@@ -123,20 +125,20 @@ class Rounds:
             self._drain()
             self._probe(found)
         finally:
-            looking.set()
-            looker.join()
+            is_over.set()
+            checking.join()
             beats.stop()
             result.longest_transaction = transactions.stop()
             log.close()
         for violation in check(evidence, checker.AT_THE_END):
             found.setdefault((violation.invariant, violation.subject), violation)
         for fault in faults:
-            if not fault.was_felt(self.site):
-                found["faults are felt", fault.name] = Violation(
-                    "faults are felt", fault.name, "Nothing felt it: the round proves nothing."
+            if not fault.took_effect(self.site):
+                found["faults take effect", fault.name] = Violation(
+                    "faults take effect", fault.name, "It had no effect: the round proves nothing."
                 )
         if all(fault.group == "clients" for fault in faults):
-            self._must_go_on(log, result, began, found)
+            self._check_other_clients(log, result, began, found)
         result.ticks = len(beats.ticks)
         self._judge(result, found, log, began)
         return result
@@ -152,7 +154,7 @@ class Rounds:
         result.began = time.time() - began
         begun: list[Fault] = []
         try:
-            # People decide before servers fail, and again when these are back.
+            # Faults by people begin before those of servers, and end after them.
             for fault in sorted(faults, key=lambda fault: fault.group != "people"):
                 begun.append(fault)
                 await asyncio.to_thread(fault.begin, self.site)
@@ -166,7 +168,7 @@ class Rounds:
         await load
 
     def _drain(self) -> None:
-        """Wait for the ends of all jobs and deliveries. What has not ended then is a violation."""
+        """Wait for the ends of all jobs and deliveries. Those without an end are violations."""
 
         def none(sql: str) -> bool:
             with suppress(psycopg2.Error):
@@ -186,7 +188,7 @@ class Rounds:
     def _probe(self, found: dict[tuple[str, str], Violation]) -> None:
         """Send more requests at once than there are threads: each is answered if no thread is held."""
 
-        async def ask() -> list[int | BaseException]:
+        async def send() -> list[int | BaseException]:
             headers = {"Authorization": f"Bearer {self.site.accounts.keys[0]}"}
             async with httpx.AsyncClient(
                 base_url=self.site.stack.run["base_url"], headers=headers, timeout=60
@@ -198,25 +200,27 @@ class Rounds:
                 paths = ["/health/live", *["/v1/models"] * AT_ONCE]
                 return await asyncio.gather(*map(one, paths), return_exceptions=True)
 
-        answers = asyncio.run(ask())
+        answers = asyncio.run(send())
         if set(answers) != {200}:
             violation = Violation("no thread is held", "web", f"after the fault: {answers!r}"[:300])
             found[violation.invariant, violation.subject] = violation
 
-    def _must_go_on(
+    def _check_other_clients(
         self,
         log: ClientLog,
         result: Result,
         began: float,
         found: dict[tuple[str, str], Violation],
     ) -> None:
-        """Whatever strangers do, others are answered meanwhile."""
+        """Add a violation if no job of other clients was accepted while some misbehaved."""
         first, last = began + result.began + GRACE_SECONDS, began + result.ended
         if not any(first < seen.at < last for seen in log.of("accepted")):
-            violation = Violation("strangers stop nobody", "web", "No job was accepted meanwhile.")
+            violation = Violation(
+                "other clients are served", "web", "No job was accepted meanwhile."
+            )
             found[violation.invariant, violation.subject] = violation
 
-    def _look(
+    def _check_repeatedly(
         self,
         evidence: Evidence,
         found: dict[tuple[str, str], Violation],
@@ -283,7 +287,7 @@ def world_of(site: Site, seed: int) -> World:
 
 
 def measured_rate(world: World, *, seconds: float, share: float, most: float) -> float:
-    """Return the steady rate of stories: a share of what the idle stack can do, at most `most`."""
+    """Return the steady rate of scenarios: a share of the idle stack's capacity, at most `most`."""
     found: dict[str, Any] = {}
 
     async def saturate() -> None:

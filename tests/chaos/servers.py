@@ -1,4 +1,4 @@
-"""PostgreSQL, Redis and PgBouncer of the programme: processes of its own that it kills, stops and starts again."""
+"""PostgreSQL, Redis and PgBouncer as processes that the programme kills, stops and starts again."""
 
 import os
 import shutil
@@ -29,7 +29,7 @@ PGBOUNCER = shutil.which("pgbouncer") or shutil.which("pgbouncer", path="/usr/sb
 
 
 class Server:
-    """A process that can be killed, frozen and started again. home: its mark, by which an abandoned one is found."""
+    """A process that can be killed, frozen and started again. home: marks the process, to find an abandoned one."""
 
     def __init__(self, home: Home, name: str) -> None:
         self.home = home
@@ -43,7 +43,7 @@ class Server:
         raise NotImplementedError
 
     def start(self) -> None:
-        """Return when it answers. One that ends at once is started again: children of a killed one may still run."""
+        """Start it and return when it answers. Start it again if it ends: children of a killed one may still run."""
 
         def look() -> bool:
             if not self.is_running():
@@ -80,7 +80,7 @@ class Server:
         return self.process is not None and self.process.poll() is None
 
     def crash(self) -> None:
-        """End it and all its children at once, as where a host loses its power."""
+        """End it and all its children at once, as in a power failure of the host."""
         self._signal(signal.SIGKILL)
         if self.process:
             self.process.wait()
@@ -124,7 +124,7 @@ class PostgresServer(Server):
         self.server.prepare()
 
     def connect(self) -> Any:
-        """Return a session of the programme's own, past PgBouncer and writable in every state of the server."""
+        """Return a direct session without PgBouncer, writable in every state of the server."""
         connection = psycopg2.connect(
             self.url,
             connect_timeout=10,

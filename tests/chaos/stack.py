@@ -1,4 +1,4 @@
-"""The stack under test: web, beat, three generation workers and the others, PgBouncer between, servers of its own."""
+"""The stack under test: web, beat, three generation workers and the others, with PgBouncer and separate servers."""
 
 import json
 import subprocess
@@ -58,7 +58,9 @@ class Accounts:
 
 
 class Site:
-    """Use as a context manager. folder: of everything; what an earlier site left there is ended and reused."""
+    """The stack, its servers, devices and receiver, as a context manager. folder: holds everything; an earlier site's
+    processes there are ended and its files reused.
+    """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -104,14 +106,16 @@ class Site:
         wait_for(lambda: len(self.stack.workers_alive()) == WORKERS, "all workers are ready")
         answer = self.stack.http.get("/v1/variants", params={"limit": 100}).raise_for_status()
         self.variants = [row["slug"] for row in answer.json()["results"]]
-        # By kind, as somebody decided last.
+        # By kind, the release that was activated last.
         self.active = dict(
             self.postgres.query("SELECT kind, name FROM generation_release WHERE status = 'active'")
         )
 
     def __exit__(self, *_: object) -> None:
         try:
-            with suppress(subprocess.TimeoutExpired):  # killed, then: a fault may have frozen it
+            with suppress(
+                subprocess.TimeoutExpired
+            ):  # a fault may have frozen it; it is killed below
                 self.stack.stop()
         finally:
             self.receiver.__exit__()
@@ -130,7 +134,5 @@ class Site:
                 [sys.executable, "-m", "celery", "-A", "project", "beat", "--pidfile="],
                 cwd=ROOT, env=self.stack.manage_env(), stdout=log, stderr=log,
             )  # fmt: skip
-        wait_for(
-            lambda: "beat_standby" in self.second_beat.read_text(), "the second beat is ready"
-        )
+        wait_for(lambda: "beat_standby" in self.second_beat.read_text(), "the second beat is ready")
         return process

@@ -25,18 +25,18 @@ from tests.chaos.checker import AT_THE_END, check
 from tests.chaos.evidence import TRIGGER, Evidence
 from tests.chaos.log import ClientLog, Seen
 from tests.chaos.receiver import Tick, origin
-from tests.people import make_delivery, make_endpoint, make_image, make_job, make_key, make_user
+from tests.factories import make_delivery, make_endpoint, make_image, make_job, make_key, make_user
 
 pytestmark = pytest.mark.django_db
 
 
 class Sound:
-    """A job of two images with a webhook and a quota, told, fetched and delivered, as it should be."""
+    """A valid database: a job of two images with a webhook and a quota, reported, fetched and delivered."""
 
     def __init__(self, media: Path) -> None:
         with connection.cursor() as cursor:
             cursor.execute(TRIGGER)
-        owner = make_user(username="limited")  # further jobs of a test are of another
+        owner = make_user(username="limited")  # further jobs of a test have another owner
         key, _ = make_key(owner=owner, images_per_day=10)
         endpoint = make_endpoint(owner=owner)
         self.job = make_job(owner=owner, api_key=key, n=2, webhook=endpoint, attempt=1)
@@ -57,8 +57,8 @@ class Sound:
         self.log = ClientLog(
             seen=[
                 Seen("accepted", "fresh", job=job, idem="one", n=2),
-                Seen("told", "fresh", job=job, status="queued"),
-                Seen("told", "fresh", job=job, status="succeeded", sha256=hashes),
+                Seen("reported", "fresh", job=job, status="queued"),
+                Seen("reported", "fresh", job=job, status="succeeded", sha256=hashes),
                 Seen("fetched", "fresh", job=job, sha256=(hashes[0], hashes[0]), http=200),
                 Seen(
                     "refused", "fresh", http=503, code="queue_full", retry_after="1", retryable=True
@@ -77,7 +77,7 @@ class Sound:
         )
 
     def end(self, job: Job) -> None:
-        """Succeed as a worker does: queued, running, succeeded."""
+        """Set the statuses that a worker sets: running, succeeded."""
         rows = Job.objects.filter(pk=job.pk)
         rows.update(status="running", lease_expires_at=timezone.now() + timedelta(seconds=60))
         rows.update(status="succeeded", lease_expires_at=None, finished_at=timezone.now())
@@ -102,7 +102,7 @@ def test_a_sound_database_has_no_violation(sound: Sound):
     assert check(sound.evidence, AT_THE_END) == []
 
 
-# --- what is planted ------------------------------------------------------------------------------
+# --- planted violations ---------------------------------------------------------------------------
 def a_job_that_never_ended(sound: Sound) -> None:
     job = make_job()
     sound.log.add(Seen("accepted", "fresh", job=str(job.id), idem="two"))
@@ -121,7 +121,7 @@ def a_job_that_ended_twice(sound: Sound) -> None:
 
 def an_image_too_few(sound: Sound) -> None:
     sound.images[1].delete()
-    sound.log.seen = [seen for seen in sound.log.seen if seen.event != "told"]
+    sound.log.seen = [seen for seen in sound.log.seen if seen.event != "reported"]
 
 
 def an_attempt_without_a_row(sound: Sound) -> None:
@@ -144,7 +144,7 @@ def a_quota_counted_twice(sound: Sound) -> None:
     Usage.objects.update(images=4)
 
 
-def a_quota_passed(sound: Sound) -> None:
+def a_quota_exceeded(sound: Sound) -> None:
     APIKey.objects.update(images_per_day=1)
 
 
@@ -168,17 +168,19 @@ def an_error_of_the_server(sound: Sound) -> None:
     sound.log.add(Seen("refused", "fresh", http=500, code="internal_error", retryable=False))
 
 
-def a_refusal_that_says_not_when(sound: Sound) -> None:
+def a_refusal_without_retry_after(sound: Sound) -> None:
     sound.log.add(Seen("refused", "fresh", http=503, code="database_unavailable", retryable=True))
 
 
-def a_client_told_another_end(sound: Sound) -> None:
-    sound.log.add(Seen("told", "fresh", job=str(sound.job.id), status="failed"))
+def a_wrong_status_reported(sound: Sound) -> None:
+    sound.log.add(Seen("reported", "fresh", job=str(sound.job.id), status="failed"))
 
 
-def a_client_told_another_file(sound: Sound) -> None:
-    told = Seen("told", "fresh", job=str(sound.job.id), status="succeeded", sha256=("a", "b"))
-    sound.log.add(told)
+def a_wrong_hash_reported(sound: Sound) -> None:
+    reported = Seen(
+        "reported", "fresh", job=str(sound.job.id), status="succeeded", sha256=("a", "b")
+    )
+    sound.log.add(reported)
 
 
 def a_file_served_truncated(sound: Sound) -> None:
@@ -242,7 +244,7 @@ def a_webhook_given_up(sound: Sound) -> None:
 
 
 def _other(sound: Sound) -> Job:
-    """Another sound job."""
+    """Return another valid job."""
     job = make_job(attempt=0)
     Job.objects.filter(pk=job.pk).update(status="canceled", finished_at=timezone.now())
     return job
@@ -257,16 +259,16 @@ PLANTED: list[tuple[Callable[[Sound], None], Callable[..., object]]] = [
     (an_attempt_left_open, checker.one_attempt_at_a_time),
     (an_attempt_that_never_ends, checker.attempts_are_bounded),
     (a_quota_counted_twice, checker.quotas_are_exact),
-    (a_quota_passed, checker.quotas_are_exact),
+    (a_quota_exceeded, checker.quotas_are_exact),
     (a_persons_quota_counted_twice, checker.quotas_are_exact),
     (device_seconds_not_counted, checker.quotas_are_exact),
     (another_release_active, checker.releases_as_decided),
     (two_beats, checker.one_beat),
-    (an_error_of_the_server, checker.honest_refusals),
-    (a_refusal_that_says_not_when, checker.honest_refusals),
-    (a_client_told_another_end, checker.told_is_true),
-    (a_client_told_another_file, checker.told_is_true),
-    (a_file_served_truncated, checker.promised_bytes),
+    (an_error_of_the_server, checker.refusals_are_retryable),
+    (a_refusal_without_retry_after, checker.refusals_are_retryable),
+    (a_wrong_status_reported, checker.responses_match_rows),
+    (a_wrong_hash_reported, checker.responses_match_rows),
+    (a_file_served_truncated, checker.fetched_files_match),
     (a_file_truncated, checker.files_as_promised),
     (a_file_missing, checker.files_as_promised),
     (a_master_altered, checker.files_as_promised),
@@ -310,7 +312,7 @@ def test_two_running_jobs_of_one_key_are_found(sound: Sound):
     assert [subject for subject, _ in checker.one_computation_per_key(sound.evidence)] == ["k"]
 
 
-def test_every_invariant_is_planted():
+def test_a_violation_of_every_invariant_is_planted():
     planted = {invariant for _, invariant in PLANTED}
     planted |= {checker.same_seed_same_picture, checker.one_computation_per_key}
     assert planted == set(AT_THE_END)

@@ -42,7 +42,7 @@ def test_an_unknown_fault_is_refused(capsys):
     assert "unknown faults: Redis on fire. --list names all." in capsys.readouterr().err
 
 
-def test_rounds_that_ended_are_read_again_and_a_broken_line_is_not(tmp_path: Path):
+def test_finished_rounds_are_read_and_a_truncated_line_is_skipped(tmp_path: Path):
     checkpoint = tmp_path / "rounds.jsonl"
     whole = json.dumps(asdict(Result("web killed", jobs=3)))
     checkpoint.write_text(f"{whole}\n{whole[:20]}")
@@ -50,15 +50,15 @@ def test_rounds_that_ended_are_read_again_and_a_broken_line_is_not(tmp_path: Pat
 
 
 @pytest.mark.parametrize(("jobs", "rate"), [(1300, 2.0), (1300, 50.0), (130, 2.0)])
-def test_a_whole_run_makes_the_jobs_that_were_asked_for_no_faster_than_the_machine(jobs, rate):
+def test_the_timing_gives_the_requested_jobs_at_no_more_than_the_measured_rate(jobs, rate):
     options = programme._options(["--jobs", str(jobs)])
     timing = programme.timing_of(options, rate, number=10)
     seconds = timing.before + timing.during + timing.after
-    assert seconds * timing.rate * programme.JOBS_PER_STORY * 10 == pytest.approx(jobs)
+    assert seconds * timing.rate * programme.JOBS_PER_SCENARIO * 10 == pytest.approx(jobs)
     assert timing.rate <= rate and timing.after >= programme.WHOLE.after
 
 
-def test_the_settings_name_the_app_that_breaks_devices():
+def test_the_settings_install_the_app_that_breaks_devices():
     from django.apps import AppConfig
 
     from tests.chaos import settings
@@ -66,19 +66,19 @@ def test_the_settings_name_the_app_that_breaks_devices():
     assert isinstance(AppConfig.create(settings.INSTALLED_APPS[-1]), device.Device)
 
 
-@pytest.mark.parametrize(("word", "message"), [("raise-once", "once"), ("raise", "CUDA error")])
-def test_a_broken_device_raises(tmp_path: Path, word: str, message: str):
+@pytest.mark.parametrize(("mode", "message"), [("raise-once", "once"), ("raise", "CUDA error")])
+def test_a_broken_device_raises(tmp_path: Path, mode: str, message: str):
     file = tmp_path / "generation-1"
-    file.write_text(word)
+    file.write_text(mode)
     with pytest.raises(RuntimeError, match=message):
-        device.obey(file)
-    assert file.exists() == (word == "raise")
-    assert device.felt(file).exists()
+        device.apply_mode(file)
+    assert file.exists() == (mode == "raise")
+    assert device.effect_file(file).exists()
 
 
-def test_a_device_hangs_until_its_word_is_taken_away(tmp_path: Path):
+def test_a_device_hangs_until_its_file_is_removed(tmp_path: Path):
     file = tmp_path / "generation-1"
-    device.obey(file)
+    device.apply_mode(file)
     file.write_text("hang")
     pauses: list[float] = []
 
@@ -87,11 +87,11 @@ def test_a_device_hangs_until_its_word_is_taken_away(tmp_path: Path):
         if len(pauses) == 3:
             file.unlink()
 
-    device.obey(file, pause)
+    device.apply_mode(file, pause)
     assert len(pauses) == 3
 
 
-def test_a_report_counts_and_names_what_broke(tmp_path: Path):
+def test_a_report_counts_and_names_the_violations(tmp_path: Path):
     broken = {"invariant": "accepted jobs end", "subject": "a", "detail": "queued"}
     other = {"invariant": "one beat", "subject": "b", "detail": "sends again"}
     results = [

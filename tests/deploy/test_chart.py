@@ -42,7 +42,7 @@ def rendered(values: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def pods(values: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Name of the process and specification of its pods."""
+    """Yield the name of each process and the specification of its pods."""
     for manifest in rendered(values):
         if manifest["kind"] in ("Deployment", "Job"):
             template = manifest["spec"]["template"]
@@ -56,8 +56,8 @@ def test_lint_finds_no_fault():
 
 
 @pytest.mark.parametrize("version", ["1.27", "1.34"])
-@pytest.mark.parametrize("values", [HOST, FULL], ids=["least", "full"])
-def test_kubernetes_knows_every_field(values: dict[str, Any], version: str):
+@pytest.mark.parametrize("values", [HOST, FULL], ids=["minimal", "full"])
+def test_manifests_match_the_kubernetes_schemas(values: dict[str, Any], version: str):
     manifests = rendered(values)
     assert {"Deployment", "Job", "Service", "PersistentVolumeClaim"} <= {
         m["kind"] for m in manifests
@@ -66,7 +66,7 @@ def test_kubernetes_knows_every_field(values: dict[str, Any], version: str):
         schemas.validate(manifest, version, strict=True)
 
 
-def test_the_processes_are_those_of_compose():
+def test_the_chart_has_the_processes_of_compose():
     services = yaml.safe_load((DEPLOY / "compose.yaml").read_text())["services"]
     ours = dict(pods(FULL))
     assert ours.keys() == services.keys() - {"postgres", "redis"}
@@ -80,7 +80,7 @@ def test_the_processes_are_those_of_compose():
         assert container["image"] == f"retort-{image}:0.1.0", name
 
 
-def test_no_container_is_root_writes_elsewhere_or_takes_all_memory():
+def test_no_container_runs_as_root_writes_elsewhere_or_lacks_a_memory_limit():
     for name, pod in pods(HOST):
         assert pod["securityContext"]["runAsNonRoot"] and not pod["automountServiceAccountToken"]
         for container in (*pod["containers"], *pod.get("initContainers", ())):
@@ -90,7 +90,7 @@ def test_no_container_is_root_writes_elsewhere_or_takes_all_memory():
             assert container["resources"]["limits"]["memory"], name
 
 
-def test_variables_of_one_process_win_over_those_of_all():
+def test_variables_of_one_process_override_those_of_all():
     def variable(values: dict[str, Any], process: str, name: str) -> str | None:
         (container,) = dict(pods(values))[process]["containers"]
         return {row["name"]: row["value"] for row in container["env"]}.get(name)
@@ -102,6 +102,6 @@ def test_variables_of_one_process_win_over_those_of_all():
     assert variable(FULL, "web", "FORWARDED_ALLOW_IPS") == "127.0.0.1"
 
 
-def test_a_missing_host_is_refused_in_words():
+def test_a_missing_host_is_refused_with_a_message():
     with pytest.raises(Exception, match="Set host: the name under which people reach it"):
         rendered({})

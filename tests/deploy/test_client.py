@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.painter import make_pictures
-from tests.people import make_embedding, make_key, make_release, make_variant
+from tests.factories import make_embedding, make_key, make_release, make_variant
+from tests.fake_worker import make_pictures
 from tests.web import ROOT, Web
 
 TOOLS = Path(sys.executable).parent
@@ -42,7 +42,7 @@ pytestmark = pytest.mark.usefixtures("redis_server")
 
 @pytest.fixture(scope="module")
 def generated(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of the client, generated as `make client` does."""
+    """Generate the client as `make client` does and return its folder."""
     folder = tmp_path_factory.mktemp("client")
     document, target = folder / "openapi.json", folder / "retort-client"
     tool = [TOOLS / "openapi-python-client", "generate", "--path", document, "--fail-on-warning"]
@@ -65,7 +65,7 @@ def generated(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return target
 
 
-def test_the_whole_document_becomes_a_package(generated: Path):
+def test_the_generated_package_has_every_operation(generated: Path):
     assert 'name = "retort-client"' in (generated / "pyproject.toml").read_text()
     assert (generated / "retort_client" / "py.typed").is_file()
     operations = {path.stem for path in generated.glob("retort_client/api/*/*.py")}
@@ -92,15 +92,15 @@ def test_a_program_makes_a_picture_with_the_client(generated: Path, server: Web)
         [sys.executable, "-c", PROGRAM], env=environment, text=True, stdin=-1, stdout=-1, stderr=-1
     ) as program:
         assert program.stdout is not None
-        begun = program.stdout.readline()
-        if begun:
+        ready = program.stdout.readline()
+        if ready:
             make_pictures()
-        printed, said = program.communicate("go on\n", timeout=120)
-    assert (program.returncode, printed.strip()) == (0, "2 student-1"), said
+        printed, errors = program.communicate("go on\n", timeout=120)
+    assert (program.returncode, printed.strip()) == (0, "2 student-1"), errors
 
 
 @pytest.mark.slow
-def test_programs_are_type_checked_against_it(generated: Path, tmp_path: Path):
+def test_type_checkers_find_wrong_uses_of_the_client(generated: Path, tmp_path: Path):
     wrong = tmp_path / "wrong.py"
     wrong.write_text("from retort_client.models import JobRequest\nJobRequest(variant=1)\n")
     ran = subprocess.run(

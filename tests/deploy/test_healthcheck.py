@@ -1,4 +1,4 @@
-"""What the containers' health checks find out, against a real web server and real rows."""
+"""Health checks of the containers, against a real web server and real rows."""
 
 import socket
 from datetime import timedelta
@@ -9,10 +9,10 @@ from django.utils import timezone
 from deploy import healthcheck
 from deploy.local import ports
 from generation.models import Worker
-from tests.people import make_worker
+from tests.factories import make_worker
 
 
-def test_a_web_process_that_answers_is_healthy_under_the_name_it_serves(
+def test_a_web_process_is_healthy_when_it_answers_for_its_host_name(
     live_server, settings, monkeypatch
 ):
     monkeypatch.setattr(healthcheck, "PORT", live_server.thread.port)
@@ -20,7 +20,7 @@ def test_a_web_process_that_answers_is_healthy_under_the_name_it_serves(
     assert healthcheck.main(["web"]) == 0
 
 
-def test_a_web_process_that_does_not_listen_is_not_healthy(monkeypatch):
+def test_a_web_process_that_does_not_listen_is_unhealthy(monkeypatch):
     monkeypatch.setattr(healthcheck, "PORT", ports.pick())
     assert healthcheck.main(["web"]) == 1
 
@@ -34,7 +34,7 @@ def test_a_web_process_that_does_not_listen_is_not_healthy(monkeypatch):
         ([], "localhost"),
     ],
 )
-def test_the_web_process_is_asked_under_a_name_that_it_accepts(allowed: list[str], host: str):
+def test_the_health_check_sends_an_allowed_host_name(allowed: list[str], host: str):
     assert healthcheck.host_header(allowed) == host
 
 
@@ -50,7 +50,7 @@ def test_a_worker_is_healthy_while_its_heartbeat_is_fresh(silent_seconds: float,
 
 
 @pytest.mark.django_db
-def test_the_heartbeat_of_another_host_says_nothing_about_this_one():
+def test_the_heartbeat_of_another_host_is_ignored():
     make_worker()
     assert healthcheck.main(["worker"]) == 1
 

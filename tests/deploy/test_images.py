@@ -1,4 +1,4 @@
-"""Container images, without a container engine: what each installs, and what runs with that.
+"""Container images, without a container engine: the packages of each, and the code that runs with them.
 
 An image's Python is simulated by hiding every installed package that its part of requirements.txt does not bring.
 """
@@ -86,7 +86,7 @@ sys.meta_path[:] = [Hider(finder, brought) if finder.__name__ == "PathFinder" el
 
 
 def section(image: str) -> str:
-    """What `image` installs: the result of the Dockerfile's own sed commands."""
+    """Return the requirements that `image` installs: the result of the Dockerfile's own sed commands."""
     commands = re.findall(r"\b(sed [^|&>\n]*requirements\.txt) > \S+", DOCKERFILE)
     assert len(commands) == 2
     wanted = commands[:1] if image == "web" else commands
@@ -190,11 +190,11 @@ def web_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def web(web_folder: Path) -> dict[str, Any]:
-    """What the web image's Python finds and does, from one process."""
+    """Return the results of WEB, run once with the packages of the web image."""
     return run_in("web", WEB, web_folder)
 
 
-# --- what is installed ----------------------------------------------------------------------------
+# --- installed packages ---------------------------------------------------------------------------
 def test_the_web_image_installs_no_tensor_library_and_no_embedded_server():
     installed = names(section("web"))
     assert "django" in installed and "celery" in installed
@@ -241,14 +241,14 @@ def entries() -> dict[str, list[str]]:
     return found
 
 
-def test_every_locked_package_has_hashes_and_only_torchs_own_index_is_believed_without():
+def test_every_locked_package_has_hashes_and_only_torchs_index_is_used_without():
     assert len(entries()) > 200 and all(entries().values())
     installs = re.findall(r"(?:uv )?pip install [^&\n]*", DOCKERFILE)
     unchecked = [line for line in installs if "--no-verify-hashes" in line]
     assert len(unchecked) == 1 and "--no-deps" in unchecked[0] and "TORCH_INDEX" in unchecked[0]
 
 
-def test_uv_itself_is_installed_by_its_hash():
+def test_uv_is_installed_by_its_hash():
     command = re.search(r"RUN (sed [^>]*) > uv\.txt && pip install .* -r uv\.txt", DOCKERFILE)
     assert command
     done = subprocess.run(command[1], shell=True, cwd=ROOT, capture_output=True, text=True)
@@ -257,7 +257,7 @@ def test_uv_itself_is_installed_by_its_hash():
     assert not done.stdout.rstrip().endswith("\\")
 
 
-# --- what runs with that --------------------------------------------------------------------------
+# --- code that runs with them ---------------------------------------------------------------------
 def test_the_packages_of_other_images_are_hidden(web: dict[str, Any]):
     assert web["missing"] == ["torch", "numpy", "psutil", "deploy.local"]
 
@@ -275,7 +275,7 @@ def test_the_web_image_collects_the_static_files_without_a_database(
     assert (collected / "generation" / "admin.css").is_file()
 
 
-def test_the_web_image_runs_the_commands_and_tasks_that_are_given_to_it(web: dict[str, Any]):
+def test_the_web_image_runs_its_commands_and_tasks(web: dict[str, Any]):
     assert {"generation.sweep", "generation.serve", "generation.encode"} <= set(web["tasks"])
 
 
@@ -283,14 +283,14 @@ def test_the_worker_image_loads_the_worker_and_the_text_encoder(tmp_path: Path):
     assert "torch" in run_in("worker", WORKER, tmp_path)["tensors"]
 
 
-def test_an_object_store_without_its_library_is_refused_with_what_to_do(web: dict[str, Any]):
+def test_an_object_store_without_its_library_is_refused_with_advice(web: dict[str, Any]):
     assert "pip install -r deploy/requirements-s3.txt" in web["refusal"]
     assert "django-storages" in names((ROOT / "deploy" / "requirements-s3.txt").read_text())
 
 
 # --- the Dockerfile -------------------------------------------------------------------------------
 def ignored(path: str) -> bool:
-    """By .dockerignore; only the kinds of patterns that stand there."""
+    """Return whether .dockerignore excludes the path. Only the kinds of patterns in that file are supported."""
     is_ignored = False
     for line in (ROOT / ".dockerignore").read_text().splitlines():
         if line and not line.startswith("#"):
@@ -298,7 +298,7 @@ def ignored(path: str) -> bool:
             pattern = rule.removeprefix("**/")
             candidates = path.split("/") if rule.startswith("**/") else [path, *_parents(path)]
             if any(fnmatch(candidate, pattern) for candidate in candidates):
-                is_ignored = not line.startswith("!")  # the last rule that fits holds
+                is_ignored = not line.startswith("!")  # the last matching rule applies
     return is_ignored
 
 
@@ -307,7 +307,7 @@ def _parents(path: str) -> list[str]:
     return ["/".join(parts[:count]) for count in range(1, len(parts))]
 
 
-def test_every_source_of_a_copy_exists_and_is_sent_to_the_engine():
+def test_every_source_of_a_copy_exists_and_is_in_the_build_context():
     sources = [
         word
         for line in re.findall(r"^COPY (.+)$", DOCKERFILE, re.MULTILINE)
@@ -324,7 +324,7 @@ def test_every_source_of_a_copy_exists_and_is_sent_to_the_engine():
     assert [source for source in sources if not (ROOT / source).exists() or ignored(source)] == []
 
 
-def test_secrets_data_and_the_local_launcher_stay_out_of_the_images():
+def test_secrets_data_and_the_local_launcher_are_excluded_from_the_images():
     for path in (
         ".retort/secrets.json",
         ".venv/bin/python",
@@ -393,24 +393,24 @@ def test_workers_consume_queues_that_exist_and_together_every_queue_that_has_tas
     assert {router.route({}, name)["queue"].name for name in ours} <= consumed
 
 
-def test_a_device_is_held_by_one_process():
+def test_a_device_is_used_by_one_process():
     for name in ("generation", "encode"):
         command = SERVICES[name]["command"]
         assert command[command.index("-P") + 1] == "solo"
         assert command[command.index("--concurrency") + 1] == "1"
 
 
-def test_the_image_of_a_worker_generates_unless_told_otherwise():
+def test_the_worker_image_runs_a_generation_worker_by_default():
     command = re.findall(r"^CMD (\[.*?\])$", DOCKERFILE.replace("\\\n", ""), re.MULTILINE)[-1]
     assert yaml.safe_load(command) == SERVICES["generation"]["command"]
 
 
-def test_services_come_back_by_themselves_except_the_one_that_prepares_the_database():
+def test_services_restart_automatically_except_the_one_that_prepares_the_database():
     assert {name for name, service in SERVICES.items() if service["restart"] == "no"} == {"setup"}
     assert {service["restart"] for service in SERVICES.values()} == {"no", "unless-stopped"}
 
 
-def test_what_others_wait_for_has_a_health_check():
+def test_services_that_others_wait_for_have_a_health_check():
     for name, service in SERVICES.items():
         for other, how in service.get("depends_on", {}).items():
             if how["condition"] == "service_healthy":
@@ -431,7 +431,7 @@ def test_the_web_process_and_the_workers_share_images_and_releases():
 
 
 @pytest.mark.parametrize("name", sorted(SERVICES))
-def test_a_container_has_no_rights_that_it_does_not_need(name: str):
+def test_a_container_has_no_unnecessary_privileges(name: str):
     service = SERVICES[name]
     assert service["read_only"] is True and any(
         place.startswith("/tmp") for place in service["tmpfs"]
@@ -444,7 +444,7 @@ def test_a_container_has_no_rights_that_it_does_not_need(name: str):
     assert not {"privileged", "network_mode", "pid", "ipc", "devices"} & set(service)
 
 
-def test_the_process_that_calls_strangers_reaches_no_other_service_than_the_servers():
+def test_the_webhook_process_reaches_only_postgresql_and_redis():
     networks = {name: set(s.get("networks", ["default"])) for name, s in SERVICES.items()}
     own = networks["webhooks"]
     reached = {name for name, names in networks.items() if names & own}
@@ -452,7 +452,7 @@ def test_the_process_that_calls_strangers_reaches_no_other_service_than_the_serv
     assert set().union(*networks.values()) == set(COMPOSE["networks"])
 
 
-def test_redis_needs_its_password_which_no_command_line_has(tmp_path: Path):
+def test_redis_requires_its_password_which_is_on_no_command_line(tmp_path: Path):
     service = SERVICES["redis"]
     port, password = free_port(), secrets.token_hex(24)
     (tmp_path / "valkey-server").symlink_to(binaries.redis())
@@ -479,7 +479,7 @@ def test_redis_needs_its_password_which_no_command_line_has(tmp_path: Path):
 def test_no_secret_is_written_in_the_compose_file(name: str):
     for variable, value in SERVICES[name]["environment"].items():
         if "PASSWORD" in variable or "SECRET" in variable or "URL" in variable:
-            assert value is None or ":?" in value, variable  # None: handed over
+            assert value is None or ":?" in value, variable  # None: passed on from the environment
 
 
 def test_the_gpu_file_only_adds_to_services_that_exist():
@@ -492,13 +492,13 @@ def test_the_gpu_file_only_adds_to_services_that_exist():
 
 
 class Overlay(yaml.SafeLoader):
-    """Knows Compose's tag that empties a list of the file below."""
+    """YAML loader for Compose's tag that empties a list of the base file."""
 
 
 Overlay.add_constructor("!reset", lambda loader, node: loader.construct_sequence(node))
 
 
-def test_the_example_of_a_proxy_alone_reaches_the_web_process():
+def test_in_the_example_of_a_proxy_only_the_proxy_publishes_ports():
     overlay = yaml.load((ROOT / "deploy" / "compose.proxy.yaml").read_text(), Overlay)
     web = overlay["services"]["web"]
     assert web["ports"] == [] and web["environment"]["BEHIND_TLS_PROXY"] == "true"

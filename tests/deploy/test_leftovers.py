@@ -26,7 +26,7 @@ ORPHAN = "import subprocess, sys; subprocess.Popen(['sleep', '600'], start_new_s
 
 def users_of(folder: Path) -> list[psutil.Process]:
     """Return the processes that have this folder in their command, environment or working directory."""
-    kin = {os.getpid(), *(parent.pid for parent in psutil.Process().parents())}
+    own_processes = {os.getpid(), *(parent.pid for parent in psutil.Process().parents())}
     found = []
     for process in psutil.process_iter():
         try:
@@ -34,7 +34,7 @@ def users_of(folder: Path) -> list[psutil.Process]:
         except (psutil.Error, OSError):
             continue
         is_user = any(str(folder) in fact for fact in facts)
-        if is_user and process.pid not in kin and is_running(process):
+        if is_user and process.pid not in own_processes and is_running(process):
             found.append(process)
     return found
 
@@ -83,7 +83,7 @@ def output_of(folder: Path) -> str:
         "/logs/redis.log",
     ],
 )
-def test_servers_that_are_interrupted_while_they_start(tmp_path: Path, appears: str) -> None:
+def test_servers_interrupted_during_their_start_leave_nothing(tmp_path: Path, appears: str) -> None:
     with started(tmp_path, "servers", "--", "sleep", "600") as process:
         pattern = f"{PREFIX}*{appears}"
         assert wait_until(lambda: bool(list(tmp_path.glob(pattern))), 120, step=0.001)
@@ -93,12 +93,12 @@ def test_servers_that_are_interrupted_while_they_start(tmp_path: Path, appears: 
     assert list(tmp_path.glob(f"{PREFIX}*")) == []
 
 
-def test_what_a_command_leaves_is_ended_with_its_servers(tmp_path: Path) -> None:
+def test_processes_left_by_a_command_are_ended_with_its_servers(tmp_path: Path) -> None:
     with started(tmp_path, "servers", "--", sys.executable, "-c", ORPHAN) as process:
         assert process.wait(timeout=120) == 0, output_of(tmp_path)
 
 
-def test_what_a_killed_run_left_is_ended_by_the_next(tmp_path: Path) -> None:
+def test_processes_left_by_a_killed_run_are_ended_by_the_next_run(tmp_path: Path) -> None:
     with started(tmp_path, "servers", "--", "sh", "-c", "echo ready; sleep 600") as process:
         assert wait_until(lambda: "ready" in output_of(tmp_path), 120)
         process.kill()
@@ -109,7 +109,7 @@ def test_what_a_killed_run_left_is_ended_by_the_next(tmp_path: Path) -> None:
     assert not folder.exists()
 
 
-def test_the_facts_of_a_stack_that_is_gone_are_not_believed(tmp_path: Path) -> None:
+def test_the_facts_of_a_stack_that_is_gone_are_ignored(tmp_path: Path) -> None:
     home = Home(tmp_path / "home")
     home.create()
     # After a power cut its launcher's number belongs to another process.
@@ -130,7 +130,7 @@ def test_the_facts_of_a_stack_that_is_gone_are_not_believed(tmp_path: Path) -> N
     ],
 )
 @pytest.mark.parametrize("signals", [[signal.SIGTERM], [signal.SIGINT, signal.SIGINT]])
-def test_a_stack_that_is_interrupted_while_it_starts(
+def test_a_stack_interrupted_during_its_start_leaves_nothing(
     tmp_path: Path, printed: str, signals: list[signal.Signals]
 ) -> None:
     with started(tmp_path, "run", "--no-picture") as process:
@@ -142,7 +142,7 @@ def test_a_stack_that_is_interrupted_while_it_starts(
         assert process.wait(timeout=120) == 130, output_of(tmp_path)
 
 
-def test_facts_that_cannot_be_removed_keep_nothing_alive(tmp_path: Path) -> None:
+def test_facts_that_cannot_be_removed_do_not_keep_processes_running(tmp_path: Path) -> None:
     with started(tmp_path, "run", "--no-picture") as process:
         printed = "Starting PostgreSQL and Redis"
         assert wait_until(lambda: printed in output_of(tmp_path), 600, step=0.01)
@@ -151,7 +151,7 @@ def test_facts_that_cannot_be_removed_keep_nothing_alive(tmp_path: Path) -> None
         assert process.wait(timeout=120) == 130, output_of(tmp_path)
 
 
-def test_a_stack_that_cannot_prepare_its_database(tmp_path: Path) -> None:
+def test_a_stack_that_cannot_prepare_its_database_leaves_nothing(tmp_path: Path) -> None:
     with started(tmp_path, "run", "--no-picture", LEASE_SECONDS="none") as process:
         assert process.wait(timeout=600) == 1
     assert "The database could not be prepared" in output_of(tmp_path)
@@ -161,6 +161,8 @@ def test_a_stack_that_cannot_prepare_its_database(tmp_path: Path) -> None:
     "seconds",
     [1, pytest.param(6, marks=pytest.mark.slow), pytest.param(20, marks=pytest.mark.slow)],
 )
-def test_an_acceptance_stack_that_is_not_ready_in_time(tmp_path: Path, seconds: float) -> None:
+def test_an_acceptance_stack_that_is_not_ready_in_time_leaves_nothing(
+    tmp_path: Path, seconds: float
+) -> None:
     with pytest.raises(StartFailed):
         Stack(tmp_path / "home", workers=1, env={}, ready_seconds=seconds)

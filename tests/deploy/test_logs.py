@@ -1,4 +1,4 @@
-"""Logs: JSON from the first line of each process, and read together in the order of time."""
+"""Logs: JSON from the first line of each process, and shown together sorted by time."""
 
 import json
 import subprocess
@@ -33,7 +33,7 @@ def home(tmp_path: Path, monkeypatch) -> Home:
     return home
 
 
-def test_the_lines_of_all_processes_are_in_the_order_of_time(home: Home):
+def test_the_lines_of_all_processes_are_sorted_by_time(home: Home):
     read = logs.read(home, [])
     assert [(found.process, found.fields.get("event", found.text)) for found in read] == [
         ("web", "job_accepted"),
@@ -52,7 +52,7 @@ def test_the_lines_of_one_job_are_shown(home: Home, capsys):
     assert json.loads(capsys.readouterr().out)["event"] == "swept"
 
 
-def test_a_reader_that_ends_early_is_no_error(home: Home):
+def test_a_closed_output_pipe_is_no_error(home: Home):
     (home.logs / "web.log").write_text(line(4, "request_finished") * 20_000)
     command = [sys.executable, "-m", "deploy.local", "logs"]
     pipe = subprocess.PIPE
@@ -64,12 +64,12 @@ def test_a_reader_that_ends_early_is_no_error(home: Home):
     assert shown.returncode == 0
 
 
-def test_an_unknown_process_is_named_with_those_that_there_are(home: Home, capsys):
+def test_an_unknown_process_is_refused_with_the_known_names(home: Home, capsys):
     assert launcher.main(["logs", "lihgt"]) == 1
     assert "no log of lihgt. Existing logs: light, web" in capsys.readouterr().err
 
 
-def test_lines_that_are_written_later_follow(home: Home):
+def test_following_shows_lines_that_are_written_later(home: Home):
     path = home.logs / "light.log"
     followed: list[str] = []
 
@@ -88,7 +88,7 @@ def test_lines_that_are_written_later_follow(home: Home):
         return "late" in followed
 
     eventually(writes)
-    path.write_text(line(6, "last"))  # rotated: it begins again
+    path.write_text(line(6, "last"))  # rotated: the file begins anew
     thread.join(timeout=60)
     assert followed[-1] == "last" and "worker_ready" not in followed
 

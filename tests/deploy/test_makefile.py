@@ -1,4 +1,4 @@
-"""The Makefile explains itself, and continuous integration runs what it says."""
+"""The Makefile lists its targets, and continuous integration runs `make check`."""
 
 import os
 import re
@@ -34,7 +34,7 @@ def make(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str
     )
 
 
-def test_make_alone_lists_every_target() -> None:
+def test_make_without_a_target_lists_every_target() -> None:
     listed = re.findall(r"^  make (\S+) +\S", make().stdout, re.MULTILINE)
     assert set(EXPECTED) <= set(listed)
     explained = re.findall(r"^([a-z-]+):.*## ", (ROOT / "Makefile").read_text(), re.MULTILINE)
@@ -42,7 +42,7 @@ def test_make_alone_lists_every_target() -> None:
 
 
 @pytest.mark.parametrize("target", EXPECTED)
-def test_every_target_can_be_planned(target: str) -> None:
+def test_every_target_passes_a_dry_run(target: str) -> None:
     assert make("--dry-run", target).returncode == 0
 
 

@@ -39,7 +39,7 @@ def test_a_backup_is_restored_into_another_home(tmp_path: Path):
     listed = manage(second, "release", "list")
     assert "starter" in listed.stdout, listed.stderr
     examined = manage(second, "doctor")
-    # No process of ours runs, and only that is wrong.
+    # The only fault is that no process of Retort runs.
     assert examined.returncode == 1 and "no generation worker" in examined.stdout
     assert "FAULT releases" not in examined.stdout and "ok    postgresql" in examined.stdout
     for home in (first, second):

@@ -10,8 +10,8 @@ import pytest
 from mcp import Client, StdioServerParameters, stdio_client
 
 from generation.models import Job
-from tests.painter import begun, make_pictures
-from tests.people import make_embedding, make_key, make_release, make_variant
+from tests.factories import make_embedding, make_key, make_release, make_variant
+from tests.fake_worker import in_background, make_pictures
 from tests.web import ROOT, Web
 
 pytestmark = pytest.mark.slow
@@ -43,7 +43,7 @@ def ask(web: Web, transactional_db, redis_server, settings) -> Iterator[Callable
     yield ask
 
 
-def test_it_says_what_it_can_do_and_lists_prompts(ask):
+def test_the_server_describes_its_tools_and_lists_prompts(ask):
     async def talk(client: Client) -> Any:
         tools = await client.list_tools()
         every = await client.call_tool("list_prompts", {})
@@ -60,8 +60,8 @@ def test_it_says_what_it_can_do_and_lists_prompts(ask):
     ]
 
 
-def test_it_makes_pictures(ask):
-    with begun() as begin:
+def test_the_server_makes_pictures(ask):
+    with in_background() as begin:
         begin(make_pictures)
         made = ask(
             lambda client: client.call_tool(
@@ -79,7 +79,7 @@ def test_it_makes_pictures(ask):
     assert Job.objects.get().n == 2
 
 
-def test_a_refusal_comes_in_the_words_of_the_api(ask):
+def test_a_refusal_has_the_message_of_the_api(ask):
     refused = ask(lambda client: client.call_tool("make_picture", {"prompt": "a green cube"}))
     assert refused.is_error and Job.objects.count() == 0
     assert "No prompt variant has the text" in refused.content[0].text

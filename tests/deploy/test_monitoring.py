@@ -54,7 +54,7 @@ def test_every_metric_of_the_alarms_and_of_the_dashboard_exists(exposed):
             assert set(re.findall(r"(\w+)[=!]", selected)) <= exposed[name], expression
 
 
-def test_every_alarm_has_a_severity_and_says_what_to_do():
+def test_every_alarm_has_a_severity_a_summary_and_advice():
     for rule in RULES:
         assert rule["labels"]["severity"] in ("critical", "warning", "info"), rule["alert"]
         assert rule["annotations"]["summary"] and rule["annotations"]["advice"], rule["alert"]
@@ -92,6 +92,6 @@ def test_the_panels_of_the_dashboard_do_not_overlap():
     ],
     ids=" ".join,
 )
-def test_promtool_accepts(command: tuple[str, ...]):
+def test_promtool_accepts_rules_and_passes_their_tests(command: tuple[str, ...]):
     done = subprocess.run(["promtool", *command], cwd=MONITORING, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr

@@ -1,4 +1,4 @@
-"""Ports: kept from start to start, never shared, and a taken one is said."""
+"""Ports: kept between starts, never shared; a taken one is reported."""
 
 import os
 import socket
@@ -26,12 +26,12 @@ def test_a_port_is_remembered(tmp_path: Path) -> None:
     assert ports.remembered(tmp_path / "ports.json", "postgres") != first
 
 
-def test_a_remembered_port_that_was_taken_meanwhile_is_replaced(tmp_path: Path, taken: int) -> None:
+def test_a_remembered_port_that_is_taken_is_replaced(tmp_path: Path, taken: int) -> None:
     (tmp_path / "ports.json").write_text(f'{{"redis": {taken}}}')
     assert ports.remembered(tmp_path / "ports.json", "redis") != taken
 
 
-def test_a_web_port_that_was_asked_for_is_refused_when_taken(taken: int) -> None:
+def test_a_requested_web_port_is_refused_when_it_is_taken(taken: int) -> None:
     with pytest.raises(
         PortTaken, match=rf"{taken} is taken by .*pid {os.getpid()}.*PORT={taken + 1}"
     ):
@@ -39,11 +39,11 @@ def test_a_web_port_that_was_asked_for_is_refused_when_taken(taken: int) -> None
 
 
 @pytest.mark.parametrize("port", ["0", "70000", "web"])
-def test_a_number_that_is_no_port_is_refused_at_once(port: str, capsys) -> None:
+def test_an_invalid_port_is_refused_at_once(port: str, capsys) -> None:
     with pytest.raises(SystemExit):
         launcher.main(["run", "--port", port])
     assert f"{port!r} is not a whole number from 1 to 65535" in capsys.readouterr().err
 
 
-def test_the_default_web_port_moves_up(taken: int) -> None:
+def test_the_next_free_port_is_used_when_the_default_is_taken(taken: int) -> None:
     assert ports.for_web(None, default=taken) > taken

@@ -1,4 +1,4 @@
-"""The Caddyfiles of the documents, run by Caddy itself: who may name the account of a request."""
+"""The Caddyfiles of the documents, run by Caddy itself: which requests get an account."""
 
 import http.client
 import http.server
@@ -24,7 +24,7 @@ pytestmark = pytest.mark.skipif(
 
 
 class Upstream(http.server.BaseHTTPRequestHandler):
-    """Both servers behind the proxy: the authentication server, and the web process, which shows what reached it."""
+    """Both servers behind the proxy: the authentication server, and the web process, which returns what it received."""
 
     def do_GET(self) -> None:
         is_question = self.path.startswith("/api/authz/")
@@ -51,7 +51,7 @@ def upstream() -> Iterator[int]:
 
 @pytest.fixture(scope="module")
 def proxy(upstream: int, tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
-    """Caddy with the example of deploy/README.md, without TLS and with our servers for those it names."""
+    """Caddy with the example of deploy/README.md, without TLS and with the servers of this test behind it."""
     text = (ROOT / "deploy" / "README.md").read_text("utf-8")
     [example] = re.findall(r"^```\n(retort\.example\.org \{.*?^\}\n)```$", text, re.S | re.M)
     port = free_port()
@@ -82,7 +82,7 @@ def proxy(upstream: int, tmp_path_factory: pytest.TempPathFactory) -> Iterator[i
 
 
 def get(port: int, path: str, **headers: str) -> tuple[int, str | None]:
-    """Return the status, and the account that the web process saw."""
+    """Return the status, and the account that the web process received."""
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
     connection.request(
         "GET", path, headers={name.replace("_", "-"): v for name, v in headers.items()}
@@ -99,7 +99,7 @@ def test_a_page_needs_a_login_and_gets_the_account_of_the_login(proxy: int) -> N
 
 
 @pytest.mark.parametrize("name", ["Remote_User", "remote_user"])
-def test_a_header_of_the_client_names_nobody(proxy: int, name: str) -> None:
+def test_a_client_cannot_set_the_account_header(proxy: int, name: str) -> None:
     forged = {name: "admin"}
     assert get(proxy, "/", **forged) == (401, None)
     assert get(proxy, "/", Cookie="sso=editor", **forged) == (200, "editor")
@@ -110,7 +110,7 @@ def test_paths_without_a_login_reach_the_web_process_with_no_account(proxy: int,
     assert get(proxy, path, Remote_User="admin") == (200, None)
 
 
-def test_caddy_takes_the_example_of_compose(tmp_path: Path) -> None:
+def test_caddy_accepts_the_example_of_compose(tmp_path: Path) -> None:
     compose = yaml.safe_load(
         (ROOT / "deploy" / "compose.proxy.yaml").read_text("utf-8").replace("!reset ", "")
     )

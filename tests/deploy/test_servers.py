@@ -1,4 +1,4 @@
-"""The private servers: made, started, stopped, and found again in whatever state a killed launcher left them."""
+"""The private servers: created, started, stopped, and recovered from any state that a killed launcher left."""
 
 import os
 import subprocess
@@ -52,7 +52,7 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_postgres_serves_its_database_to_whoever_knows_the_password(prepared: Path) -> None:
+def test_postgres_accepts_connections_with_the_password_only(prepared: Path) -> None:
     server = make_postgres(prepared)
     server.prepare()
     with running(server):
@@ -61,7 +61,7 @@ def test_postgres_serves_its_database_to_whoever_knows_the_password(prepared: Pa
             psycopg2.connect(server.url.replace(":one@", ":two@"))
 
 
-def test_postgres_takes_a_new_password_when_the_secrets_were_lost(prepared: Path) -> None:
+def test_postgres_accepts_a_new_password_after_the_secrets_were_lost(prepared: Path) -> None:
     server = make_postgres(prepared, password="another")
     server.prepare()
     with running(server):
@@ -69,7 +69,7 @@ def test_postgres_takes_a_new_password_when_the_secrets_were_lost(prepared: Path
     make_postgres(prepared).prepare()
 
 
-def test_a_half_made_data_folder_is_made_again(tmp_path: Path) -> None:
+def test_an_incomplete_data_folder_is_created_again(tmp_path: Path) -> None:
     unfinished = tmp_path / ".postgres-unfinished-x"
     unfinished.mkdir()
     (unfinished / "PG_VERSION").write_text("18\n")
@@ -81,33 +81,33 @@ def test_a_half_made_data_folder_is_made_again(tmp_path: Path) -> None:
 
 
 def assert_starts_beside(server: PostgreSQL, pid: int) -> None:
-    """With a pid file that names this process of another program or folder."""
+    """Assert that the server starts although its pid file names this process of another program or folder."""
     (server.data / "postmaster.pid").write_text(f"{pid}\n{server.data}\n0\n{server.port}\n")
     server.prepare()
     with running(server):
         assert count_databases(server) == 1
 
 
-def test_a_pid_file_that_names_a_stranger_is_removed_and_the_stranger_lives(prepared: Path) -> None:
-    stranger = subprocess.Popen(["sleep", "60"])
+def test_a_pid_file_of_a_foreign_process_is_removed_and_the_process_survives(
+    prepared: Path,
+) -> None:
+    foreign = subprocess.Popen(["sleep", "60"])
     try:
         server = make_postgres(prepared)
-        assert_starts_beside(server, stranger.pid)
-        assert stranger.poll() is None
+        assert_starts_beside(server, foreign.pid)
+        assert foreign.poll() is None
     finally:
-        stranger.kill()
-        stranger.wait()
+        foreign.kill()
+        foreign.wait()
 
 
-def test_a_pid_file_that_names_another_postgresql_is_removed(
-    prepared: Path, tmp_path: Path
-) -> None:
-    stranger = make_postgres(tmp_path / "postgres")
-    stranger.prepare()
-    with running(stranger) as other:
+def test_a_pid_file_of_another_postgresql_is_removed(prepared: Path, tmp_path: Path) -> None:
+    foreign = make_postgres(tmp_path / "postgres")
+    foreign.prepare()
+    with running(foreign) as other:
         server = make_postgres(prepared)
         assert_starts_beside(server, other.pid)
-        assert count_databases(stranger) == 1
+        assert count_databases(foreign) == 1
 
 
 def test_postgres_starts_after_it_was_killed(prepared: Path) -> None:
@@ -121,7 +121,7 @@ def test_postgres_starts_after_it_was_killed(prepared: Path) -> None:
             with running(server):
                 return count_databases(server) == 1
         except AssertionError:
-            return False  # its children have not all noticed yet
+            return False  # not all of its children have ended yet
 
     assert wait_until(started, 20, step=0.5)
 
@@ -141,7 +141,7 @@ def test_data_of_a_version_that_is_not_installed_is_refused(tmp_path: Path) -> N
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root may become another account")
-def test_root_without_namespaces_gives_postgres_to_another_account(tmp_path: Path) -> None:
+def test_root_without_namespaces_runs_postgres_as_another_account(tmp_path: Path) -> None:
     server = PostgreSQL(
         tmp_path / "postgres", port=ports.pick(), password="x", throw_away=True, namespaces=False
     )
@@ -163,7 +163,7 @@ def test_root_without_namespaces_gives_postgres_to_another_account(tmp_path: Pat
         server.remove_foreign_data()
 
 
-def test_redis_keeps_its_data_over_a_kill_and_wants_the_password(tmp_path: Path) -> None:
+def test_redis_keeps_its_data_after_a_kill_and_requires_the_password(tmp_path: Path) -> None:
     server = Redis(tmp_path / "with space" / "redis", port=ports.pick(), password="one")
     server.prepare()
     with running(server), redis.Redis.from_url(server.url) as client:
@@ -174,13 +174,13 @@ def test_redis_keeps_its_data_over_a_kill_and_wants_the_password(tmp_path: Path)
     with running(server), redis.Redis.from_url(server.url) as client:
         assert client.get("kept") == b"yes"
         with (
-            redis.Redis.from_url(server.url.replace(":one@", ":two@")) as stranger,
+            redis.Redis.from_url(server.url.replace(":one@", ":two@")) as foreign,
             pytest.raises(redis.AuthenticationError),
         ):
-            stranger.ping()
+            foreign.ping()
 
 
-def test_a_redis_url_is_tried_before_anything_starts(tmp_path: Path) -> None:
+def test_a_redis_url_is_checked_before_anything_starts(tmp_path: Path) -> None:
     server = Redis(tmp_path / "redis", port=ports.pick(), password="one", throw_away=True)
     server.prepare()
     with running(server):

@@ -1,4 +1,4 @@
-"""Set-up of .venv: as locked, only when something changed, whole or not at all. Real uv, toy packages, no network."""
+"""Set-up of .venv: as locked, only after a change, completely or not at all. Real uv, toy packages, no network."""
 
 import ensurepip
 import os
@@ -38,7 +38,7 @@ class Project:
         self.wheels = folder / "wheels of the user"
         self.wheels.mkdir()
         bundled = Path(ensurepip.__file__).parent / "_bundled"
-        for pip in bundled.glob("*.whl"):  # every new environment gets it
+        for pip in bundled.glob("*.whl"):  # pip is installed into every new environment
             shutil.copy(pip, self.wheels)
         for version in ("1.0", "1.1"):
             make_wheel(self.wheels, "torch", version)
@@ -59,7 +59,7 @@ class Project:
         kept = {n: v for n, v in os.environ.items() if not n.startswith(SETTINGS)}
         environment = {
             **kept,
-            "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",  # uv is there
+            "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",  # contains uv
             "BASE_PYTHON": sys.executable,
             "UV_NO_INDEX": "1",
             "UV_FIND_LINKS": str(self.wheels),
@@ -74,7 +74,7 @@ class Project:
         )
 
     def version(self, package: str) -> str:
-        # Not by importing it: the toys of two versions have one time and one size, so bytecode would not be renewed.
+        # Not by importing it: two versions of a toy have the same time and size, so stale bytecode would be used.
         code = f"from importlib.metadata import version; print(version('{package}'))"
         python = self.folder / ".venv" / "bin" / "python"
         done = subprocess.run([python, "-c", code], capture_output=True, text=True)
@@ -111,7 +111,7 @@ def test_a_changed_lock_is_installed(project: Project) -> None:
     assert project.version("torch") == "1.1"
 
 
-def test_what_the_tests_need_is_added_and_kept_up_to_date(project: Project) -> None:
+def test_packages_of_the_tests_are_added_and_kept_up_to_date(project: Project) -> None:
     assert "tests/requirements.txt" in project.set_up("tests").stderr
     assert project.version("extra") == "1.0"
     (project.folder / "requirements.lock").write_text("extra==1.1\ntorch==1.0\n")
@@ -131,7 +131,7 @@ def test_a_failed_installation_shows_the_reason_and_is_repeated(project: Project
     assert project.stamp.exists()
 
 
-def test_a_broken_environment_is_made_again(project: Project) -> None:
+def test_a_broken_environment_is_created_again(project: Project) -> None:
     python = project.folder / ".venv" / "bin" / "python"
     python.unlink()
     python.symlink_to("/nowhere/python3")
@@ -139,7 +139,7 @@ def test_a_broken_environment_is_made_again(project: Project) -> None:
     assert project.version("torch") == "1.0"
 
 
-def test_a_half_made_environment_is_made_again(project: Project) -> None:
+def test_an_incomplete_environment_is_created_again(project: Project) -> None:
     (pip,) = (project.folder / ".venv").glob("lib/python*/site-packages/pip")
     shutil.rmtree(pip)
     project.stamp.unlink()
@@ -147,7 +147,7 @@ def test_a_half_made_environment_is_made_again(project: Project) -> None:
     assert pip.exists()
 
 
-def test_torch_comes_from_the_index_that_was_asked_for_and_stays(project: Project) -> None:
+def test_torch_comes_from_the_requested_index_and_is_kept(project: Project) -> None:
     index = project.folder / "index" / "torch"
     index.mkdir(parents=True, exist_ok=True)
     make_wheel(index, "torch", "1.0+cpu")
@@ -164,7 +164,7 @@ def test_torch_comes_from_the_index_that_was_asked_for_and_stays(project: Projec
     assert project.version("torch") == "1.0+cpu"
 
 
-def test_a_package_whose_hash_is_not_the_locked_one_is_not_installed(project: Project) -> None:
+def test_a_package_with_another_hash_than_the_locked_one_is_not_installed(project: Project) -> None:
     wrong = f"extra==1.1 --hash=sha256:{'0' * 64}\ntorch==1.0\n"
     (project.folder / "requirements.lock").write_text(wrong)
     done = project.set_up("tests", UV_NO_CACHE="1")
@@ -172,8 +172,8 @@ def test_a_package_whose_hash_is_not_the_locked_one_is_not_installed(project: Pr
     assert project.version("extra") != "1.1" and not project.stamp.exists()
 
 
-def test_packages_come_from_where_pip_is_told_to_look(project: Project) -> None:
-    locked = f"extra==1.0\ntorch==1.1 --hash=sha256:{'0' * 64}\n"  # there it is another build
+def test_packages_come_from_the_sources_in_pips_variables(project: Project) -> None:
+    locked = f"extra==1.0\ntorch==1.1 --hash=sha256:{'0' * 64}\n"  # that source has another build
     (project.folder / "requirements.lock").write_text(locked)
     done = project.set_up(UV_FIND_LINKS="", PIP_FIND_LINKS=project.wheels.as_uri())
     assert done.returncode == 0, done.stderr

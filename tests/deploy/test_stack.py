@@ -1,4 +1,4 @@
-"""A whole stack as a user meets it: it states where it is, makes pictures, mends itself, and stops in time."""
+"""A whole stack as a user sees it: it states its address, makes pictures, restarts its processes, and stops in time."""
 
 import os
 import shutil
@@ -36,7 +36,7 @@ OURS = (
 
 
 class Run:
-    """`python -m deploy.local run` in one folder, again and again."""
+    """`python -m deploy.local run` in one folder, repeatedly."""
 
     def __init__(self, folder: Path) -> None:
         self.home = Home(folder)
@@ -62,7 +62,7 @@ class Run:
             )
 
         def settled() -> bool:
-            """The facts of a launcher that was killed lie there until the next one clears them away."""
+            """Return whether the facts are those of this launcher: a killed one leaves its own until the next start."""
             ours = self.facts().get("launcher_pid") == self.process.pid
             return ours or self.process.poll() is not None
 
@@ -87,7 +87,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
     kill_processes(run.home)
 
 
-def test_it_states_where_it_is_for_its_owner_only(run: Run) -> None:
+def test_a_stack_states_its_address_for_its_owner_only(run: Run) -> None:
     facts = run.facts()
     assert stat.S_IMODE(run.home.run_file.stat().st_mode) == 0o600
     assert facts["admin_url"] == facts["base_url"] + "/admin/"
@@ -99,7 +99,7 @@ def test_it_states_where_it_is_for_its_owner_only(run: Run) -> None:
     assert all(psutil.pid_exists(pid) for pid in facts["processes"].values())
 
 
-def test_a_demo_uses_the_stack_that_serves_and_ends_with_the_path(run: Run) -> None:
+def test_a_demo_uses_the_running_stack_and_prints_the_path_last(run: Run) -> None:
     done = run.call("demo", "--seed", "7")
     assert done.returncode == 0, done.stderr
     path = Path(done.stdout.splitlines()[-1])
@@ -107,13 +107,13 @@ def test_a_demo_uses_the_stack_that_serves_and_ends_with_the_path(run: Run) -> N
     assert path.read_bytes()[8:12] == b"WEBP"
 
 
-def test_out_names_the_file_and_its_format(run: Run, tmp_path: Path) -> None:
+def test_out_sets_the_file_and_its_format(run: Run, tmp_path: Path) -> None:
     done = run.call("demo", "--seed", "7", "--out", str(tmp_path / "a" / "picture.png"))
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "a" / "picture.png").read_bytes()[1:4] == b"PNG"
 
 
-def test_an_out_that_cannot_be_written_is_said_in_a_sentence(run: Run, tmp_path: Path) -> None:
+def test_an_unwritable_out_is_reported_in_one_sentence(run: Run, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("no folder")
     done = run.call("demo", "--seed", "7", "--out", str(tmp_path / "file" / "picture.png"))
     assert done.returncode == 1 and "Traceback" not in done.stderr
@@ -121,7 +121,7 @@ def test_an_out_that_cannot_be_written_is_said_in_a_sentence(run: Run, tmp_path:
     assert last.endswith("picture.png cannot be written: File exists. Choose another.")
 
 
-def test_an_unknown_prompt_fails_with_texts_that_the_catalogue_has(run: Run) -> None:
+def test_an_unknown_prompt_fails_with_texts_of_the_catalogue(run: Run) -> None:
     done = run.call("demo", "--prompt", "a purple giraffe on a wooden table")
     assert done.returncode == 1
     assert done.stdout == ""
@@ -138,14 +138,14 @@ def test_a_second_launcher_is_refused(run: Run) -> None:
 
 
 @pytest.mark.parametrize("name", ["light", "redis", "postgres"])
-def test_a_killed_process_comes_back_and_the_facts_follow(run: Run, name: str) -> None:
+def test_a_killed_process_is_restarted_and_the_facts_are_updated(run: Run, name: str) -> None:
     old = run.facts()["processes"][name]
     psutil.Process(old).kill()
     assert wait_until(lambda: run.facts()["processes"].get(name) not in (None, old), 300)
     assert psutil.pid_exists(run.facts()["processes"][name])
 
 
-def test_facts_that_cannot_be_written_end_nothing(run: Run) -> None:
+def test_facts_that_cannot_be_written_do_not_end_the_stack(run: Run) -> None:
     facts = run.facts()
     run.home.run_file.unlink()
     (run.home.run_file / "in the way").mkdir(parents=True)
@@ -158,7 +158,7 @@ def test_facts_that_cannot_be_written_end_nothing(run: Run) -> None:
     assert wait_until(lambda: run.facts().get("launcher_pid") == run.process.pid, 60, step=0.1)
 
 
-def test_after_its_launcher_was_killed_the_next_start_takes_over(run: Run) -> None:
+def test_the_next_start_takes_over_after_its_launcher_was_killed(run: Run) -> None:
     before = run.facts()
     run.process.kill()
     run.process.wait()

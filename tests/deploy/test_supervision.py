@@ -1,4 +1,4 @@
-"""Processes stay up, stop in time, and are found again after a killed launcher. Real supervisor, toy programs."""
+"""Processes are kept running, stop in time, and are found after a killed launcher. Real supervisor, toy programs."""
 
 import os
 import subprocess
@@ -36,7 +36,7 @@ STARTED: list[Supervisor] = []
 
 @pytest.fixture
 def home(tmp_path: Path) -> Iterator[Home]:
-    """Its path has what shells and configuration files find special."""
+    """A home whose path has characters that are special to shells and in configuration files."""
     home = Home(tmp_path / "a % 'b' ; #c")
     home.create()
     yield home
@@ -69,7 +69,7 @@ def test_a_killed_process_is_started_again(home: Home) -> None:
     assert wait_until(lambda: pid_of(supervisor, "one") not in (0, old), 60)
 
 
-def test_commands_and_environment_arrive_as_they_are(home: Home) -> None:
+def test_commands_and_environment_reach_the_process_unchanged(home: Home) -> None:
     written = home.folder / "written"
     code = f"import os, sys; open({str(written)!r}, 'w').write(sys.argv[1] + os.environ['NAME'])"
     start(
@@ -102,28 +102,28 @@ def test_a_program_that_does_not_stay_up_is_reported_with_its_log(home: Home) ->
     supervisor = start(home, Program("broken", command))
     watch = Watch(["broken"], tries=1)
 
-    def looks() -> bool:
+    def check_and_go_on() -> bool:
         watch.check(supervisor.states())
         return False
 
     with pytest.raises(ProcessFailed, match=r"broken does not stay up(?s:.*)free lunch"):
-        wait_until(looks, 20, step=0.05)
+        wait_until(check_and_go_on, 20, step=0.05)
 
 
-def test_orphans_of_a_killed_supervisor_are_ended_and_strangers_are_not(home: Home) -> None:
+def test_orphans_of_a_killed_supervisor_are_ended_and_foreign_processes_are_not(home: Home) -> None:
     supervisor = start(home, Program("one", OBEDIENT), Program("two", OBEDIENT))
     assert wait_until(lambda: is_up(supervisor, "one") and is_up(supervisor, "two"), 60)
     processes = [psutil.Process(pid_of(supervisor, name)) for name in ("one", "two")]
-    stranger = psutil.Popen(OBEDIENT, env={**os.environ, MARK: "/somewhere/else"})
+    foreign = psutil.Popen(OBEDIENT, env={**os.environ, MARK: "/somewhere/else"})
     assert supervisor._process
     supervisor._process.kill()
     supervisor._process.wait()
     assert all(map(is_running, processes))
     assert end_processes(home) == 2
     assert not any(map(is_running, processes))
-    assert stranger.is_running()
-    stranger.kill()
-    stranger.wait()
+    assert foreign.is_running()
+    foreign.kill()
+    foreign.wait()
 
 
 def test_processes_are_listed_stopped_and_started_by_name(home: Home) -> None:
@@ -147,7 +147,7 @@ def test_processes_are_listed_stopped_and_started_by_name(home: Home) -> None:
     assert (done.returncode, "no such process" in done.stdout) == (1, True)
 
 
-def test_processes_of_a_home_within_a_home_belong_to_both(home: Home, tmp_path: Path) -> None:
+def test_processes_of_a_home_inside_another_home_belong_to_both(home: Home, tmp_path: Path) -> None:
     inner = Home(tmp_path / "inner")
     environment = marked(marked(os.environ, home), inner)
     with psutil.Popen(OBEDIENT, env=environment) as process:

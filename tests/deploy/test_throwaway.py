@@ -24,7 +24,7 @@ def start(code: str, folder: Path) -> subprocess.Popen[str]:
     )
 
 
-def test_the_command_meets_real_servers_and_its_exit_code_is_kept(tmp_path: Path) -> None:
+def test_the_command_runs_with_real_servers_and_its_exit_code_is_kept(tmp_path: Path) -> None:
     code = (
         "import psycopg2, redis; psycopg2.connect(os.environ['DATABASE_URL']).close();"
         "client = redis.Redis.from_url(os.environ['REDIS_URL'] + '0'); client.ping(); client.close(); sys.exit(7)"

@@ -19,7 +19,7 @@ READERS = ("count", "positive", "whole", "share", "choice", "flag")  # of settin
 
 
 def _calls() -> list[ast.Call]:
-    """Calls in the settings that read a variable whose name is written there."""
+    """Return the calls in the settings that read a variable by a literal name."""
     found = []
     for node in (node for path in SETTINGS for node in ast.walk(ast.parse(path.read_text()))):
         if not isinstance(node, ast.Call) or not node.args:
@@ -39,7 +39,7 @@ def settings_variables() -> set[str]:
 
 
 def settings_defaults() -> dict[str, str]:
-    """As one would write them in a file, of those variables whose default does not depend on the machine."""
+    """Return the defaults that do not depend on the machine, as one would write them in a file."""
     defaults = {}
     for call in _calls():
         node = next((word.value for word in call.keywords if word.arg == "default"), None)
@@ -62,7 +62,7 @@ def _written(value: object) -> str:
 
 
 def table(heading: str) -> dict[str, list[str]]:
-    """name → the other cells, of the table under this heading of deploy/README.md."""
+    """Return the table under this heading of deploy/README.md: name → the other cells."""
     text = README.read_text().split(f"\n{heading}\n", 1)[1]
     text = re.split(r"\n#+ ", text, maxsplit=1)[0]
     rows = re.findall(r"^\| `([A-Z0-9_]+)` \|(.*)\|$", text, re.MULTILINE)
@@ -70,11 +70,11 @@ def table(heading: str) -> dict[str, list[str]]:
 
 
 def example() -> dict[str, str]:
-    """Of env.example, commented out or not."""
+    """Return the variables of env.example, commented out or not."""
     return dict(re.findall(r"^(?:# )?([A-Z0-9_]+)=(.*)$", EXAMPLE.read_text(), re.MULTILINE))
 
 
-def test_the_settings_are_read_by_this_test():
+def test_the_variables_of_the_settings_are_found():
     assert {
         "SECRET_KEY",
         "DATABASE_URL",
@@ -89,7 +89,7 @@ def test_the_table_has_the_variables_of_the_settings():
     assert set(table("## Variables")) == settings_variables()
 
 
-def test_every_row_of_the_table_says_who_reads_it_and_what_it_means():
+def test_every_row_of_the_table_has_its_readers_and_its_meaning():
     rows = table("## Variables") | table("### Variables of compose.yaml")
     assert [name for name, cells in rows.items() if not all(cells)] == []
 
@@ -122,19 +122,19 @@ def test_the_secrets_of_the_example_are_empty():
     ]
 
 
-def test_compose_takes_only_variables_that_are_documented():
+def test_compose_uses_only_documented_variables():
     taken = set(re.findall(r"(?<!\$)\$\{([A-Z0-9_]+)", COMPOSE.read_text()))
     assert taken <= settings_variables() | set(table("### Variables of compose.yaml"))
     assert set(table("### Variables of compose.yaml")) <= taken
 
 
-def test_compose_hands_over_only_variables_that_the_settings_read():
+def test_compose_passes_only_variables_that_the_settings_read():
     services = yaml.safe_load(COMPOSE.read_text())["services"]
     ours = {name: service for name, service in services.items() if "build" in service}
     assert set(ours) == {
         "setup", "web", "generation", "reference", "encode", "distillation", "webhooks", "light", "beat"
     }  # fmt: skip
-    # Each process is its own: its name is made of the container's, and its static files are in the image.
+    # Containers do not need these: the process's name is that of the container; static files are in the image.
     left_out = {"WORKER_NAME", "STATIC_ROOT"}
     for name, service in ours.items():
         of_uvicorn = {"FORWARDED_ALLOW_IPS"} if name == "web" else set()
@@ -148,7 +148,7 @@ def test_compose_refuses_to_start_without_its_secrets():
         assert uses and all(use.startswith(":?") for use in uses), name
 
 
-def test_nothing_but_the_settings_reads_the_environment():
+def test_only_the_settings_read_the_environment():
     reads = re.compile(r"os\.environ(?!\.setdefault\()|os\.getenv|environ\.Env")
     modules = [
         path
@@ -156,7 +156,7 @@ def test_nothing_but_the_settings_reads_the_environment():
         for path in (ROOT / app).rglob("*.py")
     ]
     assert len(modules) > 20
-    # What `accelerate launch` says to the processes that it starts is its own, and no setting of ours.
+    # Variables that `accelerate launch` passes to its processes are its own and no settings of Retort.
     launched = ROOT / "distillation" / "training" / "processes.py"
     assert [
         str(path)
@@ -179,7 +179,7 @@ def test_nothing_but_the_settings_reads_the_environment():
         "CANARY_PERCENT=100",
     ],
 )
-def test_a_malformed_variable_is_one_sentence_with_its_name(variable: str):
+def test_a_malformed_variable_is_reported_in_one_sentence_with_its_name(variable: str):
     name, value = variable.split("=")
     assert refusal(name, value).startswith(f"CommandError: {name}={value!r}: give ")
 
@@ -198,13 +198,15 @@ def test_a_malformed_variable_is_one_sentence_with_its_name(variable: str):
         ("WORKER_NAME", "x" * 121),
     ],
 )
-def test_a_malformed_address_is_one_sentence_without_its_password(name: str, value: str):
-    said = refusal(name, value)
-    assert said.startswith(f"CommandError: {name} ") and "secret" not in said
+def test_a_malformed_address_is_reported_in_one_sentence_without_its_password(
+    name: str, value: str
+):
+    message = refusal(name, value)
+    assert message.startswith(f"CommandError: {name} ") and "secret" not in message
 
 
 def refusal(name: str, value: str) -> str:
-    """Return the only line that a command says with this value."""
+    """Return the only line that a command prints with this value."""
     done = subprocess.run(
         [sys.executable, "manage.py", "check"],
         cwd=ROOT,

@@ -37,7 +37,7 @@ TEXT: dict[str, Any] = {
 
 
 def networks_of_sd15(toy: Mapping[str, Any]) -> dict[str, tuple[Any, str]]:
-    """Component → (the network on the meta device, the name of its file). toy: a text encoder's configuration."""
+    """Return component → (network on the meta device, name of its file). toy: a text encoder's configuration."""
     with torch.device("meta"):
         return {
             "unet": (UNet2DConditionModel(**UNET), "diffusion_pytorch_model"),
@@ -47,7 +47,7 @@ def networks_of_sd15(toy: Mapping[str, Any]) -> dict[str, tuple[Any, str]]:
 
 
 def make_folder(target: Path) -> Path:
-    """A diffusers folder of the layout of Stable Diffusion 1.5 in fp16, 2.1 GB, with a toy vocabulary."""
+    """Write a diffusers folder with the layout of Stable Diffusion 1.5 in fp16, 2.1 GB, with a toy vocabulary."""
     make_sd15_folder(target, fp16=False)
     toy = json.loads((target / "text_encoder/config.json").read_text())
     for seed, (name, (network, file)) in enumerate(networks_of_sd15(toy).items()):
@@ -66,9 +66,9 @@ def make_folder(target: Path) -> Path:
 
 
 def random_weights(shapes: Mapping[str, torch.Size], seed: int) -> dict[str, torch.Tensor]:
-    """fp16: of norms ones, of biases zeros, else normal as large as keeps a layer's output the size of its input.
+    """Return fp16 weights: ones for norms, zeros for biases, else normal ones that keep a layer's scale.
 
-    In place of each layer's own initialisation, which takes a minute for so many.
+    Each layer's own initialisation would take a minute for so many.
     """
     generator = torch.Generator().manual_seed(seed)
     weights = {}
@@ -85,7 +85,7 @@ def random_weights(shapes: Mapping[str, torch.Size], seed: int) -> dict[str, tor
 
 
 def make_teacher(target: Path, *, is_toy: bool = False) -> None:
-    """Its release in the new folder. is_toy: the same with few channels, to try the rest in seconds."""
+    """Write the release to the new folder. is_toy: with few channels, to test the rest in seconds."""
     with tempfile.TemporaryDirectory(prefix=".checkpoint-", dir=target.parent) as temporary:
         source = Path(temporary) / "sd15"
         (make_sd15_folder if is_toy else make_folder)(source)

@@ -14,7 +14,7 @@ from generation.engine import importing
 from generation.engine.importing import Options
 from generation.models import Release
 from generation.releases import lifecycle as releases
-from tests.people import make_variant
+from tests.factories import make_variant
 from tests.tiny import make_sd15_folder
 
 
@@ -33,14 +33,14 @@ def toy_teacher(tmp_path_factory) -> Path:
 def teacher(toy_teacher, settings) -> Release:
     release = releases.activate(releases.register(toy_teacher))
     make_variant(text="a red clay vase", tags=["vase"])
-    make_variant(text="a blue glass mug")  # says nothing, so that the detector accepts all of it
+    make_variant(text="a blue glass mug")  # has no tags, so that the detector accepts every picture
     encoding.encode_missing()
     return release
 
 
 @pytest.fixture
 def detector(tmp_path) -> Path:
-    """Untrained, and the same each time."""
+    """An untrained detector, the same each time."""
     torch.manual_seed(7)
     config = DetectorConfig(("vase", "bowl"), (2,), image_size=64, widths=(4, 8), depths=(0, 1))
     detectors.save(Detector(config), tmp_path / "detector")
@@ -48,8 +48,8 @@ def detector(tmp_path) -> Path:
 
 
 class Stages:
-    """Stages of a whole training, which one test of a file makes and the others take over: the same inputs give the
-    same names. Of what is taken away, a run makes that stage alone again."""
+    """Stages of a whole training, which one test of a file builds and the others reuse: the same inputs give the same
+    names. A run builds only the stages that are missing."""
 
     def __init__(self, kept: Path) -> None:
         self._kept = kept
@@ -59,7 +59,7 @@ class Stages:
             shutil.copytree(folders.root(), self._kept)
 
     def take(self, *, without: str = "") -> None:
-        """Take over all but the stage `without`; nothing if none are there yet."""
+        """Copy all kept stages but `without`; none if none are kept yet."""
         if self._kept.exists():
             shutil.copytree(self._kept, folders.root(), dirs_exist_ok=True)
             for folder in folders.root().glob(f"{without}-*") if without else ():

@@ -1,4 +1,4 @@
-"""Image files for tests: good ones, each different, and files that no decoder should be trusted with."""
+"""Image files for tests: good ones, each different, and malicious or damaged ones."""
 
 import io
 import struct
@@ -12,7 +12,7 @@ SIDE = 64
 
 
 def picture(seed: int = 0, *, width: int = 96, height: int = 80) -> Image.Image:
-    """Blots of colour: unlike that of any other seed to a perceptual hash."""
+    """Return blots of colour, whose perceptual hash differs from that of any other seed."""
     coarse = np.random.default_rng(seed).integers(0, 256, (14, 14, 3), dtype=np.uint8)
     return Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC)
 
@@ -28,7 +28,7 @@ def png(seed: int = 0, **size: int) -> bytes:
 
 
 def png_header(width: int, height: int) -> bytes:
-    """A PNG that says how large it is and holds next to nothing: a bomb."""
+    """Return a decompression bomb: a PNG with a size in its header and almost no data."""
     return b"\x89PNG\r\n\x1a\n" + b"".join(
         struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
         for kind, data in (
@@ -44,5 +44,5 @@ def animated(kind: str) -> bytes:
 
 
 def broken(content: bytes) -> bytes:
-    """Return a PNG that says that its pixels end early: what follows is no chunk, of which PIL says SyntaxError."""
+    """Return a PNG whose first chunk of pixels is too short: what follows is no chunk, and PIL raises SyntaxError."""
     return content[:33] + (10).to_bytes(4, "big") + content[37:]

@@ -9,7 +9,7 @@ from distillation import folders
 
 
 def summary(**changes: Any) -> dict[str, Any]:
-    """Of an evaluation, as a release's manifest has it."""
+    """Return the summary of an evaluation, as in a release's manifest."""
     interval = {"value": 0.8, "low": 0.7, "high": 0.9}
     both = {"student": interval, "teacher": interval | {"value": 0.85}}
     verdict = {"measure": "diversity", "is_ratio": True, "margin": 0.8, "estimate": 0.83,
@@ -22,7 +22,7 @@ def summary(**changes: Any) -> dict[str, Any]:
 
 
 def figures(*, new: str = "") -> dict[str, Any]:
-    """evaluation.json, as far as anybody reads it, of three variants but `new`."""
+    """Return evaluation.json, as far as it is read, of three variants but `new`."""
 
     def pair(student: float, teacher: float) -> dict[str, float]:
         return {"student": student, "teacher": teacher}
@@ -48,7 +48,7 @@ def figures(*, new: str = "") -> dict[str, Any]:
 
 
 def write_stage(folder: str, files: Mapping[str, Any]) -> Path:
-    """A stage's folder with these files: text, bytes, or values that become JSON."""
+    """Write a stage's folder with these files: text, bytes, or values that become JSON."""
     place = folders.root() / folder
     place.mkdir(parents=True, exist_ok=True)
     for name, content in files.items():

@@ -9,7 +9,7 @@ from pathlib import Path
 
 @contextlib.contextmanager
 def serve(root: Path, *, broken: set[str]) -> Iterator[str]:
-    """Its address. broken: paths that it answers with an error; may change. /endless/ is a page without an end."""
+    """Serve the folder and yield the URL. broken: paths answered with an error, may change. /endless never ends."""
 
     class Handler(http.server.SimpleHTTPRequestHandler):
         def __init__(self, *arguments: object) -> None:

@@ -2,9 +2,9 @@
 
     python -m tests.distillation.shape15 [--out DIR]
 
-Layout, bytes and memory are real, no picture means anything. Each part runs in a process of its own, so that its peak
-of memory is its own; what is finished stays in DIR, and the same command goes on from there. Minutes on idle cores, up
-to LIMIT of memory and 20 GB of disk.
+Layout, bytes and memory are real, the pictures are noise. Each part runs in a separate process, so that its peak memory
+is measured alone. Finished parts stay in DIR, and the same command continues from there. It takes minutes on idle
+cores, up to LIMIT of memory and 20 GB of disk.
 """
 
 import argparse
@@ -47,7 +47,9 @@ from generation.engine.request import GenerationRequest
 from tests.distillation.checkpoint15 import make_teacher
 
 GIB = 2**30
-LIMIT = 22 * GIB  # of one part; beyond it torch cannot allocate, and other programs live on
+LIMIT = (
+    22 * GIB
+)  # of one part; beyond it torch cannot allocate, so that other programs keep their memory
 RECIPE = RECIPES["sd15-tiny-1step"]
 VARIANTS = 200
 
@@ -61,7 +63,7 @@ def bundle_bytes(
     prompts: int,
     shape: tuple[int, int],
 ) -> dict[str, int]:
-    """Bytes of the tensors by part: weights int8 with an fp32 scale per output channel, all else fp16."""
+    """Return the bytes of the tensors by part: weights int8 with an fp32 scale per output channel, all else fp16."""
     unet = 0
     for name, size in folding.shapes(student_config, steps).items():
         is_int8 = quantization.covers(name, torch.empty(size, device="meta"))
@@ -80,7 +82,7 @@ def folder_bytes(folder: Path) -> int:
 
 # --- one slice of each stage ----------------------------------------------------------------------
 class Parts:
-    """What the parts have in common. Each leaves what the next needs in a folder of its own name."""
+    """The parts. Each writes its output, which later ones need, to a folder of its name."""
 
     def __init__(self, out: Path, *, is_toy: bool = False) -> None:
         self.out, self.is_toy = out, is_toy
@@ -200,7 +202,7 @@ class Parts:
             raise RuntimeError(str(result.error))
         Image.fromarray(result.pixels).save(self.out / "picture.png")
 
-    # --- what they need -----------------------------------------------------------------------------
+    # --- inputs of the parts ------------------------------------------------------------------------
     def _teacher(self) -> teachers.Teacher:
         return teachers.load(self.out / "teacher", device="cpu")
 
@@ -258,7 +260,7 @@ NAMES = (
 
 # --- the command ----------------------------------------------------------------------------------
 def run_one(parts: Parts, name: str) -> None:
-    """Do the part in this process, and write what it took to NAME.json."""
+    """Run the part in this process, and write its seconds and peak memory to NAME.json."""
     resource.setrlimit(resource.RLIMIT_DATA, (LIMIT, LIMIT))
     started = time.perf_counter()
     getattr(parts, name)()

@@ -7,7 +7,7 @@ from generation.infra import heartbeat
 
 @pytest.fixture
 def worker(db):
-    """A worker without a heartbeat: `run` serves all that is queued."""
+    """A worker without a heartbeat: `run` serves all queued jobs."""
     from generation.worker.loop import GenerationWorker
 
     class Worker(GenerationWorker):

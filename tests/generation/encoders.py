@@ -1,4 +1,4 @@
-"""An encode worker for tests of the web process: a thread that answers requests in Redis as the test says."""
+"""An encode worker for tests of the web process: a thread that answers requests in Redis as configured."""
 
 import threading
 import time
@@ -10,7 +10,7 @@ from generation.catalogue.match_requests import Answer, Question
 
 
 class EncodeThread:
-    """`with EncodeThread({"a text": answer}) as worker:`; a text that is not there is never answered."""
+    """`with EncodeThread({"a text": answer}) as worker:`; a text without an answer is never answered."""
 
     def __init__(self, answers: Mapping[str, Answer] | None = None) -> None:
         self.answers = dict(answers or {})

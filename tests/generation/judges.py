@@ -14,7 +14,7 @@ def by_brightness(release: Release) -> "Brightness":
 
 
 def none(release: Release) -> None:
-    """As where no detector is active."""
+    """Return no judge, as when no detector is active."""
 
 
 def broken(release: Release) -> Any:

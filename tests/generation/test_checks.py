@@ -47,7 +47,7 @@ def test_a_contradiction_is_found(settings, changed: dict, expected: str):
     assert found() == {expected}
 
 
-def test_a_key_made_by_our_own_code_is_a_good_local_key(settings):
+def test_a_key_generated_by_the_launcher_is_a_valid_local_key(settings):
     settings.LOCAL_API_KEY = "rt_local_" + "x" * 43
 
     assert found() == set()
@@ -64,7 +64,7 @@ def test_a_weak_secret_key_is_for_debugging_only(settings):
     assert found() == set()
 
 
-def test_the_web_process_refuses_what_the_commands_refuse():
+def test_the_web_process_refuses_the_settings_that_commands_refuse():
     environment = {**os.environ, "SECRET_KEY": "weak", "DJANGO_SETTINGS_MODULE": "project.settings"}
     started = subprocess.run(
         [sys.executable, "-c", "import project.asgi"],

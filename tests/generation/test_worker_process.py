@@ -1,4 +1,4 @@
-"""Real Celery workers: what their bootsteps do, and how they receive messages."""
+"""Real Celery workers: their bootsteps, and how they receive messages."""
 
 import signal
 import time
@@ -14,7 +14,7 @@ from generation.jobs.job_request import JobRequest
 from generation.models import Job, Worker
 from generation.releases import lifecycle as releases
 from tests.celery_worker import CeleryWorker, workers
-from tests.people import make_user, make_variant
+from tests.factories import make_user, make_variant
 from tests.tiny import make_tiny_release
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -34,17 +34,15 @@ def served(tmp_path: Path) -> None:
     assert encoding.encode_missing() == 0
 
 
-def until(look: Callable[[], object], seconds: float = 180) -> None:
+def until(condition: Callable[[], object], seconds: float = 180) -> None:
     deadline = time.monotonic() + seconds
-    while not look():
+    while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.05)
 
 
 @pytest.mark.slow
-def test_generation_workers_share_what_is_submitted_and_stop_on_a_signal(
-    served, start, redis_server
-):
+def test_generation_workers_share_submitted_jobs_and_stop_on_a_signal(served, start, redis_server):
     workers = [start(name, "generation", BATCH_SIZE="1") for name in ("one", "two")]
     until(lambda: Worker.objects.count() == 2)
     owner = make_user()
@@ -53,7 +51,7 @@ def test_generation_workers_share_what_is_submitted_and_stop_on_a_signal(
     until(lambda: Job.objects.filter(status="succeeded").count() == 20)
     assert set(Job.objects.values_list("worker_name", flat=True)) == {"one", "two"}
 
-    for _ in range(3000):  # surplus messages: they delay neither a job nor the end
+    for _ in range(3000):  # surplus messages delay neither a job nor the end
         notifications.send("generation.serve", expires=60)
     job = submission.submit(owner, JobRequest(variant="vase", seed=100))
     until(lambda: Job.objects.filter(id=job.id, status="succeeded").exists(), 30)
@@ -64,6 +62,6 @@ def test_generation_workers_share_what_is_submitted_and_stop_on_a_signal(
     assert not Worker.objects.exists()
 
 
-def test_a_worker_that_cannot_begin_ends_with_an_error(start):
+def test_a_worker_that_cannot_start_ends_with_an_error(start):
     process = start("encode", "encode", DATABASE_URL="postgres://nobody@127.0.0.1:1/none")
     assert process.wait(180) == 1

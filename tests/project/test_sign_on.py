@@ -8,14 +8,14 @@ from django.conf import settings as configured
 from django.test import Client
 
 from project import sign_on
-from tests.people import make_user
+from tests.factories import make_user
 from tests.web import Web
 
 AUTHENTICATION = "django.contrib.auth.middleware.AuthenticationMiddleware"
 
 
 @pytest.fixture
-def on(settings, monkeypatch: pytest.MonkeyPatch) -> None:
+def enabled(settings, monkeypatch: pytest.MonkeyPatch) -> None:
     at = configured.MIDDLEWARE.index(AUTHENTICATION) + 1
     monkeypatch.setattr(sign_on.ProxyLogin, "header", "HTTP_REMOTE_USER")
     settings.MIDDLEWARE = [
@@ -30,13 +30,13 @@ def on(settings, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.django_db
-def test_without_the_setting_the_header_says_nothing():
+def test_without_the_setting_the_header_is_ignored():
     make_user(username="anna", is_staff=True, is_superuser=True)
     assert Client().get("/admin/", headers={"Remote-User": "anna"}).status_code == 302
 
 
 @pytest.mark.django_db
-def test_known_active_accounts_are_logged_in_and_out_with_the_header(on):
+def test_known_active_accounts_are_logged_in_and_out_with_the_header(enabled):
     make_user(username="anna", is_staff=True, is_superuser=True)
     gone = make_user(username="gone", is_staff=True, is_superuser=True)
     gone.is_active = False
@@ -50,7 +50,7 @@ def test_known_active_accounts_are_logged_in_and_out_with_the_header(on):
 
 
 @pytest.mark.django_db
-def test_a_password_still_works_where_the_proxy_names_nobody(on):
+def test_a_password_still_works_without_the_header_of_the_proxy(enabled):
     make_user(username="admin", password="a good password", is_staff=True, is_superuser=True)
     client = Client()
     assert client.login(username="admin", password="a good password")
@@ -65,7 +65,7 @@ def proxied(tmp_path: Path, transactional_db, redis_server) -> Iterator[Web]:
 
 
 @pytest.mark.slow
-def test_the_web_process_believes_the_header_and_no_other_spelling(proxied: Web):
+def test_the_web_process_accepts_the_header_in_no_other_spelling(proxied: Web):
     make_user(username="anna", is_staff=True, is_superuser=True)
 
     def status(**headers: str) -> int:

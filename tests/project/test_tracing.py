@@ -14,13 +14,13 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 
 from generation.models import Delivery, WebhookEndpoint
 from tests.celery_worker import workers
-from tests.people import make_endpoint, make_job, make_key, make_user
+from tests.factories import make_endpoint, make_job, make_key, make_user
 from tests.receiver import Receiver
 from tests.web import ROOT, Web, eventually
 
 
 class Collector:
-    """Receives OTLP over HTTP. spans: all that came, with the instance that sent each."""
+    """Receiver of OTLP over HTTP. spans: all received spans, with the instance that sent each."""
 
     def __init__(self) -> None:
         self.spans: list[tuple[str, Any]] = []

@@ -1,1 +1,1 @@
-"""What breaks: a class for each kind of fault, with what begins and what ends it."""
+"""Faults: a class for each kind, with the actions that begin and end it."""

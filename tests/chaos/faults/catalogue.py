@@ -5,7 +5,7 @@ import random
 import signal
 
 from tests.chaos.faults.fault import Fault
-from tests.chaos.faults.people import Activation, Flood, RudeClients
+from tests.chaos.faults.people import Activation, Flood, MisbehavingClients
 from tests.chaos.faults.postgresql_states import (
     ConnectionsUsedUp,
     PostgresReadOnly,
@@ -34,7 +34,7 @@ def everything() -> list[Fault]:
     return [
         Fault("none", "none"),
         Killed("a generation worker killed", "worker", processes=GENERATION[:1]),
-        BrokenDevice("a generation worker killed at its commits", "worker", 30, word="die"),
+        BrokenDevice("a generation worker killed at its commits", "worker", 30, mode="die"),
         Killed("all generation workers killed", "worker", processes=GENERATION, again_seconds=60),
         Frozen("a generation worker frozen", "worker", 12, processes=GENERATION[:1]),
         Killed(
@@ -70,20 +70,20 @@ def everything() -> list[Fault]:
         StorageGone("storage gone", "storage"),
         StorageFull("storage full", "storage"),
         FilesDamaged("files damaged", "storage"),
-        BrokenDevice("a device fails once", "device", word="raise-once"),
-        BrokenDevice("a device always fails", "device", 15, word="raise"),
-        BrokenDevice("a device hangs", "device", 60, word="hang"),
-        BrokenDevice("a device is slow", "device", word="slow"),
+        BrokenDevice("a device fails once", "device", mode="raise-once"),
+        BrokenDevice("a device always fails", "device", 15, mode="raise"),
+        BrokenDevice("a device hangs", "device", 60, mode="hang"),
+        BrokenDevice("a device is slow", "device", mode="slow"),
         Activation("another release activated", "people"),
         Flood("400 identical jobs at once", "flood"),
-        RudeClients("half-sent bodies", "clients", 15, way="half_bodies"),
-        RudeClients("pipelined requests, nothing read", "clients", 15, way="pipelined_readers"),
-        RudeClients("connections reset", "clients", 15, way="resets"),
-        RudeClients("idle connections", "clients", 15, way="idle", number=300),
+        MisbehavingClients("half-sent bodies", "clients", 15, way="half_bodies"),
+        MisbehavingClients("pipelined requests, nothing read", "clients", 15, way="pipelined_readers"),
+        MisbehavingClients("connections reset", "clients", 15, way="resets"),
+        MisbehavingClients("idle connections", "clients", 15, way="idle", number=300),
     ]  # fmt: skip
 
 
-# A fault of each class, and the pairs that meet in practice.
+# A fault of each class, and pairs that occur in practice.
 QUICK = (
     "none", "a generation worker killed at its commits", "web killed", "two beats",
     "Redis killed", "Redis READONLY", "Redis flushed",
@@ -97,7 +97,7 @@ QUICK_PAIRS = (
 
 
 def pairs(faults: list[Fault], number: int, seed: int) -> list[tuple[Fault, Fault]]:
-    """Return so many pairs of different groups; the same for the same seed."""
+    """Return at most `number` pairs of different groups; the same for the same seed."""
     possible = [
         (first, second)
         for first, second in itertools.combinations(faults, 2)
@@ -107,5 +107,5 @@ def pairs(faults: list[Fault], number: int, seed: int) -> list[tuple[Fault, Faul
 
 
 def usable(fault: Fault) -> bool:
-    """Whether this machine has the program that the fault is of."""
+    """Return whether this machine has the program that the fault needs."""
     return PGBOUNCER is not None or getattr(fault, "server", "") != "pgbouncer"

@@ -1,4 +1,4 @@
-"""A fault: what begins and what ends it."""
+"""Base class of faults, with the actions that begin and end them."""
 
 from dataclasses import dataclass
 
@@ -7,9 +7,9 @@ from tests.chaos.stack import Site
 
 @dataclass
 class Fault:
-    """name: as in the report. group: two of one group are no pair. seconds: that it must last to show itself.
+    """name: as in the report. group: faults of one group are not paired. seconds: the least duration for an effect.
 
-    The base class is no fault: the round that others are compared with.
+    The base class is the round without a fault, for comparison.
     """
 
     name: str
@@ -20,8 +20,8 @@ class Fault:
         """Put the server, process or device into its state."""
 
     def end(self, site: Site) -> None:
-        """Take the cause away; return when the server or the process is there again."""
+        """Remove the cause; return when the server or the process is back."""
 
-    def was_felt(self, site: Site) -> bool:
-        """Return whether the fault did anything, where that is not certain."""
+    def took_effect(self, site: Site) -> bool:
+        """Return whether the fault had an effect, where that is not certain."""
         return True

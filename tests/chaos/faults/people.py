@@ -1,4 +1,4 @@
-"""People: strangers with bad manners, and one who decides about releases."""
+"""Faults by people: misbehaving clients, and a person who activates releases."""
 
 import random
 import socket
@@ -87,8 +87,8 @@ class Flood(Fault):
 
 
 @dataclass
-class RudeClients(Fault):
-    """Many of one kind at once, each again as soon as its connection ends. way: a method below."""
+class MisbehavingClients(Fault):
+    """Many misbehaving connections at once, and further ones until the end. way: a method below."""
 
     way: str = ""
     number: int = 12

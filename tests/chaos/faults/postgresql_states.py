@@ -1,4 +1,4 @@
-"""A PostgreSQL that refuses, and servers that are down or frozen."""
+"""Faults of PostgreSQL, and servers that are down or frozen."""
 
 import signal
 from contextlib import suppress
@@ -54,7 +54,7 @@ class SessionsCut(Fault):
 
 @dataclass
 class PostgresReadOnly(Fault):
-    """What a client sees of a server that was demoted."""
+    """A read-only server, as after a demotion."""
 
     def begin(self, site: Site) -> None:
         site.postgres.set("default_transaction_read_only", "on")
@@ -67,7 +67,7 @@ class PostgresReadOnly(Fault):
 
 @dataclass
 class ConnectionsUsedUp(Fault):
-    """Strangers hold every connection of the server; those of the stack are cut, and no new one is to be had."""
+    """Other clients hold every connection of the server; the stack's connections are cut, and it gets no new ones."""
 
     _held: list[Any] = field(default_factory=list, repr=False)
     _repeating: Repeating | None = field(default=None, repr=False)
@@ -96,7 +96,7 @@ class ConnectionsUsedUp(Fault):
 
 @dataclass
 class PostgresRestarted(Fault):
-    """An orderly, quick stop, and a start at the end."""
+    """A fast shutdown, and a start at the end."""
 
     def begin(self, site: Site) -> None:
         site.postgres.end(signal.SIGINT)

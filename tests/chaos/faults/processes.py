@@ -8,18 +8,18 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 
 from tests.acceptance.stack import wait_for
-from tests.chaos.device import felt
+from tests.chaos.device import effect_file
 from tests.chaos.faults.fault import Fault
 from tests.chaos.servers import Repeating
 from tests.chaos.stack import Site
 
-BESIDE_SECONDS = 5.0  # in which a beat that does not check its lock sends several times
+BESIDE_SECONDS = 5.0  # enough for a beat that does not check its lock to send several times
 GENERATION = ("generation-1", "generation-2", "generation-3")
 
 
 @dataclass
 class Killed(Fault):
-    """A signal, again and again: supervisor starts the process anew each time."""
+    """A repeated signal; the supervisor restarts the process each time."""
 
     processes: tuple[str, ...] = ()
     again_seconds: float = 5.0
@@ -73,7 +73,7 @@ class SecondBeat(Fault):
     def end(self, site: Site) -> None:
         assert self._process
         with suppress(AssertionError):
-            wait_for(lambda: self.was_felt(site), "the second beat has begun", seconds=120)
+            wait_for(lambda: self.took_effect(site), "the second beat has begun", seconds=120)
         with suppress(ProcessLookupError):
             os.kill(self._pid, signal.SIGCONT)
         time.sleep(BESIDE_SECONDS)
@@ -83,25 +83,25 @@ class SecondBeat(Fault):
         self._process.kill()
         self._process.wait()
 
-    def was_felt(self, site: Site) -> bool:
+    def took_effect(self, site: Site) -> bool:
         return "beat_begins" in site.second_beat.read_text()
 
 
 @dataclass
 class BrokenDevice(Fault):
-    """word: of tests.chaos.device. workers: which obey it."""
+    """Workers with a device fault. mode: of tests.chaos.device."""
 
-    word: str = ""
-    workers: tuple[str, ...] = GENERATION[1:2]  # in a pair, another one than is killed or frozen
+    mode: str = ""
+    workers: tuple[str, ...] = GENERATION[1:2]  # not the worker that other faults kill or freeze
 
     def begin(self, site: Site) -> None:
         for worker in self.workers:
-            felt(site.devices / worker).unlink(missing_ok=True)
-            (site.devices / worker).write_text(self.word)
+            effect_file(site.devices / worker).unlink(missing_ok=True)
+            (site.devices / worker).write_text(self.mode)
 
     def end(self, site: Site) -> None:
         for worker in self.workers:
             (site.devices / worker).unlink(missing_ok=True)
 
-    def was_felt(self, site: Site) -> bool:
-        return all(felt(site.devices / worker).exists() for worker in self.workers)
+    def took_effect(self, site: Site) -> bool:
+        return all(effect_file(site.devices / worker).exists() for worker in self.workers)

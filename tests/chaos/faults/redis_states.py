@@ -1,4 +1,4 @@
-"""A Redis that refuses, forgets, or holds what nobody of ours sent."""
+"""Faults of Redis: refused commands, lost data, foreign messages."""
 
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -12,7 +12,7 @@ from tests.chaos.faults.fault import Fault
 from tests.chaos.servers import Repeating
 from tests.chaos.stack import Site
 
-READONLY = (("REPLICAOF", ports.HOST, "1"),)  # a primary that nobody answers for
+READONLY = (("REPLICAOF", ports.HOST, "1"),)  # a replica of a primary that does not exist
 WRITABLE = (("REPLICAOF", "NO", "ONE"),)
 
 
@@ -22,7 +22,7 @@ def config(name: str, value: int) -> tuple[tuple[Any, ...], ...]:
 
 @dataclass
 class RedisSet(Fault):
-    """A Redis that answers and refuses: commands that begin and end the state."""
+    """A Redis that refuses commands. begins, ends: commands that begin and end that state."""
 
     begins: tuple[tuple[Any, ...], ...] = ()
     ends: tuple[tuple[Any, ...], ...] = ()
@@ -67,7 +67,7 @@ class RedisMisconf(Fault):
 
 @dataclass
 class RedisPassword(Fault):
-    """A password that was changed under living clients, whose connections are closed."""
+    """A changed password, with the connections of all clients closed."""
 
     def begin(self, site: Site) -> None:
         with site.redis.client() as client:
@@ -83,7 +83,7 @@ class RedisPassword(Fault):
 
 @dataclass
 class RedisFlushed(Fault):
-    """FLUSHALL, again and again."""
+    """Repeated FLUSHALL."""
 
     _repeating: Repeating | None = field(default=None, repr=False)
 
@@ -100,19 +100,19 @@ class RedisFlushed(Fault):
         self._repeating.stop()
 
 
-NO_MESSAGES = (b"no message", b"{}", b"\xff")
+INVALID_MESSAGES = (b"no message", b"{}", b"\xff")
 
 
 @dataclass
 class Garbage(Fault):
-    """Messages that nobody of ours sent: false ends of waiting jobs, and no Celery messages on Celery's queues."""
+    """Foreign messages: false ends of waiting jobs, and invalid items in Celery's queues."""
 
     _repeating: Repeating | None = field(default=None, repr=False)
 
     def begin(self, site: Site) -> None:
         with site.redis.client() as client:
             for queue in ("generation", "light", "webhooks", "encode"):
-                client.lpush(queue, *NO_MESSAGES)
+                client.lpush(queue, *INVALID_MESSAGES)
 
         def send() -> None:
             jobs = site.postgres.query(

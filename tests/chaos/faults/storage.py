@@ -1,4 +1,4 @@
-"""A storage of images that is gone or full."""
+"""Faults of the image storage: missing, full, or with damaged files."""
 
 import resource
 from contextlib import suppress
@@ -28,7 +28,7 @@ class StorageGone(Fault):
 
 @dataclass
 class StorageFull(Fault):
-    """A disk that takes a kilobyte of each file, for the workers that run."""
+    """A full disk: the running workers can write only a kilobyte of each file."""
 
     _pids: list[int] = field(default_factory=list, repr=False)
 
@@ -49,7 +49,7 @@ class StorageFull(Fault):
 
 @dataclass
 class FilesDamaged(Fault):
-    """Files of images that lost their end, or some of their bytes; at the end the scrub checks their folders."""
+    """Image files that are truncated or partly overwritten; at the end the scrub checks their folders."""
 
     _names: list[str] = field(default_factory=list, repr=False)
 
@@ -73,5 +73,5 @@ class FilesDamaged(Fault):
         )
         site.stack.manage("shell", "-c", scrub)
 
-    def was_felt(self, site: Site) -> bool:
+    def took_effect(self, site: Site) -> bool:
         return bool(self._names)

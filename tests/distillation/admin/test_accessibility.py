@@ -35,13 +35,13 @@ from generation.access import audit
 from generation.models import Attempt, Job, PromptVariant, Queue, StockedImage
 from tests.acceptance import browser
 from tests.acceptance.browser import Visitor
-from tests.distillation.curated import make_example, make_source, make_verdict
-from tests.distillation.design.people import PARAMS, candidate
+from tests.distillation.design.candidates import PARAMS, candidate
 from tests.distillation.detector.folders import make_version
-from tests.distillation.people import make_run
+from tests.distillation.example_factories import make_example, make_source, make_verdict
+from tests.distillation.factories import make_run
 from tests.distillation.pictures import png
 from tests.distillation.reporting import figures, summary, write_stage
-from tests.people import (
+from tests.factories import (
     cover,
     make_delivery,
     make_image,
@@ -59,9 +59,9 @@ pytestmark = browser.MARKS
 
 PASSWORD = "a good password"
 APPS = sorted({model._meta.app_label for model in admin.site._registry})
-# Of addresses that name a row. Those with others are files, parts of pages, or take a POST alone.
+# Parameters of URLs that name a row. URLs with others are files, parts of pages, or accept POST only.
 PARAMETERS = {"object_id", "id"}
-# Opens what is closed, which then covers what is below it. Returns whether there is anything.
+# Opens what is closed, which then covers what is below it. Returns whether anything was opened.
 OPEN = """() => {
     const closed = document.querySelectorAll("main details:not([open])");
     const opens = (link) => link.getAttribute("x-on:click") === "filterOpen = true";
@@ -77,7 +77,7 @@ CHOOSE = """([field, row, action]) => {
     form.submit();
 }"""
 OTHER_DATES = re.compile(r".*(?:\b[ap]\.m\.|\b[A-Z][a-z]{2,8}\.? \d{1,2}, \d{4}).*")
-# Rule and part of the element of violations that are a library's own, and why they do no harm.
+# Rule and part of the element of violations by a library, and why they are harmless.
 HARMLESS = {
     # Select2 puts the chosen values into a span within its list. They are read as text.
     ("list", "select2-selection__rendered"),
@@ -101,7 +101,7 @@ def visitor(tmp_path: Path, settings, monkeypatch: pytest.MonkeyPatch) -> Iterat
 
 @pytest.fixture
 def rows(db, tmp_path: Path) -> None:
-    """At least one of each model, in states of which pages show most."""
+    """Create at least one row of each model, in states that fill its pages."""
     Group.objects.create(name="editors")
     user = make_user(username="owner")
     make_key(owner=user)
@@ -167,7 +167,7 @@ def rows(db, tmp_path: Path) -> None:
 
 
 def pages_of(app: str) -> Iterator[str]:
-    """Return the addresses of the app's models in the admin: those of a row for each row."""
+    """Yield the URLs of the app's models in the admin; the URLs of a row for each row."""
     for its_admin in admins_of(app):
         rows = its_admin.get_queryset(as_superuser())
         assert rows, f"Make a row of {its_admin.model.__name__} in `rows`: no page of it is seen."
@@ -201,7 +201,7 @@ class Examination:
         self.seen: list[str] = []
 
     def look(self, where: str) -> None:
-        """Examine the page that is shown, narrow also with everything open that can be opened."""
+        """Examine the shown page, wide and narrow, and narrow with everything opened."""
         self.seen.append(where)
         for date in OTHER_DATES.findall(self.page.locator("body").inner_text()):
             self.found[f"date in another format: {date}"].append(where)
@@ -227,7 +227,7 @@ class Examination:
 
 
 @pytest.mark.parametrize("app", APPS)
-def test_axe_finds_nothing_on_the_pages_of_a_model(app: str, rows, visitor: Visitor):
+def test_axe_finds_nothing_on_the_pages_of_an_app(app: str, rows, visitor: Visitor):
     examination = Examination(visitor)
     for address in pages_of(app):
         answer = visitor.context.request.get(address, max_redirects=0)
@@ -240,10 +240,10 @@ def test_axe_finds_nothing_on_the_pages_of_a_model(app: str, rows, visitor: Visi
 
 
 @pytest.mark.parametrize("app", APPS)
-def test_axe_finds_nothing_on_the_questions_before_actions(app: str, rows, visitor: Visitor):
+def test_axe_finds_nothing_on_confirmations_of_actions(app: str, rows, visitor: Visitor):
     examination = Examination(visitor)
     for its_admin in admins_of(app):
-        for name, row in questions(its_admin):
+        for name, row in confirmed_actions(its_admin):
             visitor.page.goto(reverse(f"admin:{app}_{its_admin.opts.model_name}_changelist"))
             visitor.page.evaluate(CHOOSE, [ACTION_CHECKBOX_NAME, str(row.pk), name])
             visitor.page.wait_for_function("() => !document.querySelector('#result_list')")
@@ -252,8 +252,8 @@ def test_axe_finds_nothing_on_the_questions_before_actions(app: str, rows, visit
     assert not examination.found, examination.report()
 
 
-def questions(its_admin: Any) -> Iterator[tuple[str, Model]]:
-    """Return actions that ask before they run, each with a row to which it applies."""
+def confirmed_actions(its_admin: Any) -> Iterator[tuple[str, Model]]:
+    """Yield actions that need a confirmation, each with a row to which it applies."""
     rows = list(its_admin.get_queryset(as_superuser()))
     for name in its_admin.get_actions(as_superuser()):
         if name == "delete_selected":
@@ -265,7 +265,7 @@ def questions(its_admin: Any) -> Iterator[tuple[str, Model]]:
                     break
 
 
-def test_axe_finds_nothing_on_the_answers_to_forms(rows, visitor: Visitor):
+def test_axe_finds_nothing_on_pages_after_forms(rows, visitor: Visitor):
     examination = Examination(visitor)
     page = visitor.page
     page.goto("/admin/generation/promptvariant/import/")

@@ -1,4 +1,4 @@
-"""What happens in a browser: a run's curves and live progress, keys of the review, the slider over two releases."""
+"""Admin in a browser: a run's curves and live progress, review by keyboard, slider over two releases."""
 
 import json
 from collections.abc import Iterator
@@ -13,15 +13,17 @@ from distillation.models import Example, Run
 from distillation.runs import lifecycle as runs
 from tests.acceptance import browser
 from tests.acceptance.browser import Visitor
-from tests.distillation.curated import make_example
-from tests.distillation.people import make_run
+from tests.distillation.example_factories import make_example
+from tests.distillation.factories import make_run
 from tests.distillation.pictures import png
 from tests.distillation.reporting import write_stage
-from tests.people import make_embedding, make_release, make_user
+from tests.factories import make_embedding, make_release, make_user
 from tests.web import Web, eventually
 
 pytestmark = browser.MARKS
-NO_ICON = '<link rel="icon" href="data:,">'  # else the browser asks for /favicon.ico, and complains that there is none
+NO_ICON = (
+    '<link rel="icon" href="data:,">'  # else the browser requests /favicon.ico and logs an error
+)
 
 
 @pytest.fixture
@@ -39,7 +41,7 @@ def visitor(tmp_path: Path, settings, monkeypatch: pytest.MonkeyPatch) -> Iterat
     web.stop()
 
 
-def test_a_run_is_watched_without_a_reload_and_its_curves_are_read_by_keys(visitor: Visitor):
+def test_the_page_of_a_run_updates_itself_and_its_curves_are_read_by_keyboard(visitor: Visitor):
     run = make_run(folders={"pairs": "pairs-1", "joint": "joint-1"})
     _, hold = runs.claim("worker-1")
     runs.note(hold, stage="joint", percent=40.0)
@@ -63,7 +65,7 @@ def test_a_run_is_watched_without_a_reload_and_its_curves_are_read_by_keys(visit
     assert Run.objects.get(pk=run.pk).status == "succeeded"
 
 
-def test_examples_are_reviewed_with_keys_alone(visitor: Visitor):
+def test_examples_are_reviewed_by_keyboard(visitor: Visitor):
     one, two, three = (make_example(content=png(), side=64) for _ in range(3))
     page = visitor.page
 
@@ -90,7 +92,7 @@ def test_examples_are_reviewed_with_keys_alone(visitor: Visitor):
     decided(two, "")
 
 
-def test_the_slider_over_two_releases_moves_by_keys(visitor: Visitor):
+def test_the_slider_over_two_releases_moves_by_keyboard(visitor: Visitor):
     embedding = make_embedding()
     for name, grey in (("old", 20), ("new", 200)):
         make_release(name=name)
@@ -108,7 +110,7 @@ def test_the_slider_over_two_releases_moves_by_keys(visitor: Visitor):
     assert visitor.loaded(".rt-stack img") == [64, 64]
 
 
-def test_a_design_is_requested_and_watched_without_a_reload(visitor: Visitor):
+def test_a_design_is_requested_and_its_page_updates_itself(visitor: Visitor):
     make_release(name="teacher-1", kind="teacher")
     page = visitor.page
     page.goto("/admin/distillation/design/add/")

@@ -11,8 +11,8 @@ from distillation.designs import lifecycle as designs
 from distillation.designs.candidates import Rows
 from distillation.models import Design
 from generation.models import AuditEntry
-from tests.distillation.design.people import PARAMS, candidate
-from tests.people import make_release, make_user, make_variant
+from tests.distillation.design.candidates import PARAMS, candidate
+from tests.factories import make_release, make_user, make_variant
 
 pytestmark = pytest.mark.django_db
 
@@ -46,7 +46,7 @@ def text(answer) -> str:
     return answer.content.decode()
 
 
-def test_a_person_requests_a_design_that_a_worker_takes(admin, ready, settings):
+def test_a_design_requested_in_the_form_is_claimed_by_a_worker(admin, ready, settings):
     assert "12ms@cpu" in text(admin.get(url("add")))
     given = GIVEN | {"tags": "vase, bowl", "recipe": settings.DISTILLATION_RECIPE}
     assert admin.post(url("add"), given).status_code == 302
@@ -69,14 +69,14 @@ def test_a_person_requests_a_design_that_a_worker_takes(admin, ready, settings):
         ({"hours": "0"}, "hours", "above 0"),
     ],
 )
-def test_what_cannot_be_read_is_refused_at_its_field(admin, ready, settings, given, field, words):
+def test_invalid_values_are_refused_at_their_field(admin, ready, settings, given, field, words):
     form = GIVEN | {"recipe": settings.DISTILLATION_RECIPE} | given
     errors = admin.post(url("add"), form).context["adminform"].form.errors
     assert list(errors) == [field] and words in str(errors[field])
     assert not Design.objects.exists()
 
 
-def test_without_a_teacher_the_form_says_so(admin, settings):
+def test_the_form_refuses_a_design_without_a_teacher(admin, settings):
     answer = admin.post(url("add"), GIVEN | {"recipe": settings.DISTILLATION_RECIPE})
     assert "teacher" in text(answer) and not Design.objects.exists()
 
@@ -112,7 +112,7 @@ def test_the_page_shows_progress_and_then_the_choice_with_its_files(admin, desig
     assert "Candidate 0 is the smallest." in text(admin.get(url("changelist")))
 
 
-def test_a_design_is_canceled_after_a_question_and_only_with_the_permission(admin, design):
+def test_a_design_is_canceled_after_a_confirmation_and_only_with_permission(admin, design):
     cancel = url("do", design.pk, "cancel")
     assert "stopped for good" in text(admin.get(url("change", design.pk)))
     admin.post(cancel)

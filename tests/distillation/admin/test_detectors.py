@@ -8,7 +8,7 @@ from django.urls import reverse
 from distillation.detectors import registry as detectors
 from distillation.models import Detector
 from tests.distillation.detector.folders import make_version
-from tests.people import make_user
+from tests.factories import make_user
 
 pytestmark = pytest.mark.django_db
 
@@ -49,19 +49,19 @@ def test_the_list_shows_bits_and_figures(admin, row):
     assert "49 of 50 (98.0 %)" in page and "3 of 200 (1.5 %)" in page
 
 
-def test_the_page_of_one_shows_groups_defects_and_bits(admin, row):
+def test_the_page_of_a_detector_shows_groups_defects_and_bits(admin, row):
     page = text(admin.get(url("change", row.pk)))
     assert "red, green, blue<br>sharp" in page
     assert "blurred" in page and "sharp 48" in page and "99.1 %" in page
     assert "900 images, calibrated on 300 others" in page
 
 
-def test_one_without_figures_has_a_page_too(admin, tmp_path):
+def test_a_detector_without_figures_has_a_page(admin, tmp_path):
     row = detectors.register(make_version(tmp_path / "made"))
     text(admin.get(url("change", row.pk)))
 
 
-def test_one_whose_file_names_no_image_size_is_listed(admin, row):
+def test_a_detector_without_an_image_size_is_listed(admin, row):
     del row.manifest["image_size"]
     row.save()
     assert "4 bits, –" in text(admin.get(url("changelist")))
@@ -74,7 +74,7 @@ def test_a_person_activates_a_version(admin, row):
     assert 'value="activate"' not in text(admin.get(url("change", row.pk)))
 
 
-def test_two_cannot_judge_at_once(admin, row, tmp_path):
+def test_two_versions_cannot_be_activated_at_once(admin, row, tmp_path):
     other = detectors.register(make_version(tmp_path / "other", name="other"))
     given = {"action": "activate", "_selected_action": [row.pk, other.pk]}
     assert "Only one version can be active" in text(
@@ -83,7 +83,7 @@ def test_two_cannot_judge_at_once(admin, row, tmp_path):
     assert not Detector.objects.filter(status="active").exists()
 
 
-def test_who_may_only_look_cannot_activate(row):
+def test_a_user_with_the_view_permission_alone_cannot_activate(row):
     user = make_user(username="viewer", is_staff=True)
     user.user_permissions.add(Permission.objects.get(codename="view_detector"))
     client = Client()

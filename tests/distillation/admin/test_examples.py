@@ -13,9 +13,14 @@ from django.utils import timezone
 
 from distillation.examples import ingestion
 from distillation.models import Example, ImageSource
-from tests.distillation.curated import make_detector, make_example, make_source, make_verdict
+from tests.distillation.example_factories import (
+    make_detector,
+    make_example,
+    make_source,
+    make_verdict,
+)
 from tests.distillation.pictures import png
-from tests.people import make_release, make_user, make_variant
+from tests.factories import make_release, make_user, make_variant
 
 pytestmark = pytest.mark.django_db
 
@@ -37,7 +42,7 @@ def text(answer) -> str:
 
 
 # --- sources --------------------------------------------------------------------------------------
-def test_a_source_is_named_and_waits_to_be_read(admin):
+def test_an_added_source_waits_for_ingestion(admin):
     variant = make_variant(tags=["vase"])
     given = {
         "name": "field",
@@ -55,7 +60,7 @@ def test_a_source_is_named_and_waits_to_be_read(admin):
 
 
 @pytest.mark.parametrize(
-    ("changes", "said"),
+    ("changes", "message"),
     [
         ({"url": "/etc"}, "IMAGE_SOURCE_ROOTS"),
         ({"url": "https://me:secret@host/x"}, "credentials"),
@@ -64,7 +69,7 @@ def test_a_source_is_named_and_waits_to_be_read(admin):
         ({"tags": "a|b"}, "not allowed"),
     ],
 )
-def test_what_could_never_be_read_or_shown_is_said_at_the_field(admin, changes, said):
+def test_an_invalid_source_is_refused_at_its_field(admin, changes, message):
     variant = make_variant(tags=["vase"])
     given = {
         "name": "field",
@@ -74,10 +79,10 @@ def test_what_could_never_be_read_or_shown_is_said_at_the_field(admin, changes, 
         "is_enabled": "on",
     }
     answer = admin.post(url("add", model="imagesource"), given | changes)
-    assert said in text(answer) and not ImageSource.objects.exists()
+    assert message in text(answer) and not ImageSource.objects.exists()
 
 
-def test_pictures_of_the_desktop_are_uploaded_and_read(admin, settings):
+def test_uploaded_pictures_become_a_source_with_examples(admin, settings):
     def upload(page: str, *args: object, **fields: object):
         given = {"name": "shop", "url": "", "tags": "", "is_enabled": "on", **fields}
         return admin.post(url(page, *args, model="imagesource"), given, follow=True)
@@ -87,11 +92,11 @@ def test_pictures_of_the_desktop_are_uploaded_and_read(admin, settings):
 
     assert "Give a URL, or upload pictures." in text(upload("add"))
     assert "only .png" in text(upload("add", pictures=[file(1, "page.html")]))
-    said = text(upload("add", url="vases", pictures=[file(1, "a.png")]))
-    assert "leave the URL empty" in said and not ImageSource.objects.exists()
+    message = text(upload("add", url="vases", pictures=[file(1, "a.png")]))
+    assert "leave the URL empty" in message and not ImageSource.objects.exists()
 
     make_release(name="teacher-1", kind="teacher", image_sizes=((64, 64),))
-    # The second name is none that a browser sends.
+    # No browser sends the second name.
     upload("add", pictures=[file(1, "red vase.png"), file(2, "../../../red vase.png")])
     source = ImageSource.objects.get()
     assert source.url == "uploads/shop" and source.asked_at
@@ -107,7 +112,7 @@ def test_pictures_of_the_desktop_are_uploaded_and_read(admin, settings):
     assert len(list(folder.iterdir())) == 3
 
 
-def test_sources_are_listed_with_what_came_of_them_and_read_again(admin):
+def test_sources_are_listed_with_their_results_and_ingested_again(admin):
     source = make_source(ingested_at=timezone.now(), error="It is not a folder.")
     make_example(source=source, override="accepted")
     make_example(source=source)
@@ -126,7 +131,7 @@ def test_sources_are_listed_with_what_came_of_them_and_read_again(admin):
 
 
 # --- the grid -------------------------------------------------------------------------------------
-def test_the_grid_shows_pictures_with_what_was_said_of_them(admin):
+def test_the_grid_shows_pictures_with_their_verdicts(admin):
     shown = make_example(content=png(1))
     make_verdict(shown, failing=["vase"])
     make_example(refusal="too_small", refusal_detail="It has 3 × 3 pixels.")
@@ -145,7 +150,7 @@ def test_the_grid_shows_pictures_with_what_was_said_of_them(admin):
 
 @pytest.fixture
 def judged() -> dict[str, Example]:
-    """One for every filter."""
+    """An example for every filter."""
     detector, other = make_detector(), make_detector(name="other")
     variant = make_variant(slug="red-vase")
     found = {
@@ -203,16 +208,16 @@ def test_the_number_of_queries_does_not_grow_with_the_pictures(
 
 
 # --- decisions ------------------------------------------------------------------------------------
-def test_many_pictures_are_decided_on_at_once_and_it_is_kept_who_did_it(admin):
+def test_many_pictures_are_decided_at_once_and_the_user_is_recorded(admin):
     rows = [make_example(), make_example(), make_example(refusal="broken")]
-    for action, override, said in (
+    for action, override, message in (
         ("accept", "accepted", "2 images are accepted."),
         ("accept", "accepted", "0 images are accepted."),
         ("reject", "rejected", "2 images are rejected."),
         ("clear", "", "2 images are left to the detector."),
     ):
         given = {"action": action, "_selected_action": [row.pk for row in rows]}
-        assert said in text(admin.post(url("changelist"), given, follow=True))
+        assert message in text(admin.post(url("changelist"), given, follow=True))
         found = Example.objects.filter(refusal="")
         assert {row.override for row in found} == {override}
         assert all(row.overridden_by.username == "admin" and row.overridden_at for row in found)
@@ -255,7 +260,7 @@ def test_the_file_of_a_picture_is_served_to_staff_and_a_refused_file_has_none(ad
     assert admin.get(url("picture", refused.pk, "full")).status_code == 404
 
 
-def test_who_may_not_see_examples_sees_none_and_who_may_only_see_decides_nothing():
+def test_pages_of_examples_need_the_view_permission_and_decisions_another():
     example = make_example(content=png(1))
     client = Client()
     user = make_user(username="editor", is_staff=True)
@@ -290,17 +295,17 @@ def test_precision_is_shown_by_bit_for_the_active_version_and_others(admin):
     assert url("precision") in text(admin.get(url("changelist")))
 
 
-def test_without_a_detector_there_is_nothing_to_agree_with(admin):
+def test_the_page_of_precision_reports_that_no_detector_is_active(admin):
     assert "No detector is active" in text(admin.get(url("precision")))
 
 
 def cards(page: str) -> list[tuple[str, str]]:
-    """(what the detector said, what the card says)"""
+    """Return pairs of the detector's verdict and the verdict that the card shows."""
     return re.findall(r'title="(\w+) by the detector, score [\d.]+\s*">\s*(\w+)', page)
 
 
 @pytest.mark.parametrize(("failing", "decided"), [(["vase"], "accepted"), ([], "rejected")])
-def test_a_decision_of_a_person_is_what_the_card_shows(admin, failing, decided):
+def test_the_card_shows_a_persons_decision(admin, failing, decided):
     example = make_example(content=png(1), override=decided)
     make_verdict(example, failing=failing)
     other = {"accepted": "rejected", "rejected": "accepted"}[decided]
@@ -308,7 +313,7 @@ def test_a_decision_of_a_person_is_what_the_card_shows(admin, failing, decided):
         assert cards(text(admin.get(page))) == [(other, decided)]
 
 
-def test_a_card_without_a_decision_shows_the_detectors(admin):
+def test_the_card_shows_the_detectors_verdict_without_a_decision(admin):
     make_verdict(make_example(content=png(1)), failing=["vase"])
     assert cards(text(admin.get(url("changelist")))) == [("rejected", "rejected")]
 
@@ -316,7 +321,7 @@ def test_a_card_without_a_decision_shows_the_detectors(admin):
 # --- review one by one ----------------------------------------------------------------------------
 @pytest.fixture
 def queue() -> list[Example]:
-    """Three pictures that nobody decided on: accepted, rejected and not judged by the detector."""
+    """Three undecided pictures: accepted, rejected and not judged by the detector."""
     content = png()
     found = [make_example(content=content, side=16) for _ in range(3)]
     make_verdict(found[0])
@@ -357,7 +362,7 @@ def test_pictures_are_reviewed_one_after_the_other_and_the_last_decision_is_undo
     assert (two.override, shown(answer), answer.context["undo"]) == ("", two.pk, None)
 
 
-def test_arrows_lead_to_the_neighbours_and_sets_are_of_the_detector(admin, queue):
+def test_the_review_links_neighbours_and_filters_by_verdict(admin, queue):
     one, two, three = queue
     answer = admin.get(REVIEW, {"at": two.pk})
     assert answer.context["previous"] == f"?of=undecided&at={one.pk}"
@@ -367,11 +372,11 @@ def test_arrows_lead_to_the_neighbours_and_sets_are_of_the_detector(admin, queue
     assert shown(admin.get(REVIEW, {"of": "nonsense", "at": 10**9})) == one.pk
 
 
-def test_nothing_is_left_to_review(admin):
+def test_an_empty_review_says_that_nothing_is_left(admin):
     assert "No example is left" in text(admin.get(REVIEW))
 
 
-def test_review_needs_the_permission_to_decide(queue):
+def test_decisions_in_the_review_need_the_permission_to_decide(queue):
     user = make_user(username="editor", is_staff=True)
     client = Client()
     client.force_login(user)
@@ -382,7 +387,7 @@ def test_review_needs_the_permission_to_decide(queue):
     assert not Example.objects.filter(pk=queue[0].pk).exclude(override="").exists()
 
 
-def test_a_decision_that_is_none_is_refused(admin, queue):
+def test_an_invalid_decision_is_refused(admin, queue):
     assert decide(admin, queue[0], "maybe").status_code == 400
     assert decide(admin, queue[0], "accept", of="all").status_code == 400
     assert decide(admin, queue[0], "accept", example="x").status_code == 404

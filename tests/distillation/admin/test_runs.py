@@ -22,9 +22,9 @@ from distillation.reports import prompt_changes
 from distillation.runs import lifecycle as runs
 from generation.models import AuditEntry, Release
 from generation.releases import lifecycle as releases
-from tests.distillation.people import make_run
+from tests.distillation.factories import make_run
 from tests.distillation.reporting import figures, summary, write_stage
-from tests.people import make_quality, make_release, make_user, make_variant
+from tests.factories import make_quality, make_release, make_user, make_variant
 
 pytestmark = pytest.mark.django_db
 
@@ -45,7 +45,7 @@ def text(answer) -> str:
 
 
 # --- beginning ------------------------------------------------------------------------------------
-def test_a_person_begins_a_run_and_a_second_one_is_refused_in_words(admin, settings):
+def test_a_run_is_started_in_the_form_and_a_second_one_is_refused(admin, settings):
     make_release(name="teacher-1", kind="teacher", image_sizes=((128, 128),))
     make_variant()
     page = admin.get(url("add"))
@@ -76,7 +76,7 @@ def start(client: Client, **given: object):
 
 
 @pytest.mark.parametrize("recipe", ["my-recipe", "nowhere.json", "/etc/passwd", "../x.json", "{}"])
-def test_no_recipe_is_taken_but_those_that_are_offered(admin, ready, tmp_path, recipe):
+def test_only_offered_recipes_are_accepted(admin, ready, tmp_path, recipe):
     there = tmp_path / "there.json"
     there.write_text('{"recipe": "starter-2step"}')
     for given in (recipe, str(there)):
@@ -85,15 +85,15 @@ def test_no_recipe_is_taken_but_those_that_are_offered(admin, ready, tmp_path, r
     assert not Run.objects.exists()
 
 
-def test_each_recipe_is_offered_with_a_sentence(admin):
+def test_each_recipe_is_offered_with_its_summary(admin):
     field = admin.get(url("add")).context["adminform"].form.fields["recipe"]
     offered = dict(field.choices)
     assert set(offered) == set(RECIPES)
     assert {part.name for part in fields(Recipe)} == set(summaries.FIELDS)
-    assert all(RECIPES[name].summary in said for name, said in offered.items())
+    assert all(RECIPES[name].summary in label for name, label in offered.items())
 
 
-def test_each_recipe_says_how_long_former_runs_took(admin):
+def test_each_recipe_is_offered_with_the_duration_of_earlier_runs(admin):
     run = make_run(status="succeeded", finished_at=timezone.now())
     ended = timezone.now()
     Slice.objects.create(run=run, number=1, worker_name="w", outcome="finished",
@@ -104,7 +104,7 @@ def test_each_recipe_says_how_long_former_runs_took(admin):
 
 
 @pytest.mark.parametrize("name", RECIPES)
-def test_what_the_form_knows_of_a_recipe_is_what_the_recipe_has(name):
+def test_the_forms_summary_of_a_recipe_equals_the_recipe(name):
     recipe, fit = RECIPES[name], summaries.FITS[name]
     assert fit == summaries.Fit(
         recipe.image_size,
@@ -114,7 +114,7 @@ def test_what_the_form_knows_of_a_recipe_is_what_the_recipe_has(name):
     )
 
 
-def test_a_plan_says_what_would_begin_and_begins_nothing(admin, ready):
+def test_a_plan_describes_a_run_without_starting_it(admin, ready):
     make_release(name="student-old", parent="teacher-1", steps=1, covered_variants=["another"])
     page = text(start(admin, _plan="1", recipe="rehearsal"))
     for part in (
@@ -137,7 +137,7 @@ def test_a_plan_says_what_would_begin_and_begins_nothing(admin, ready):
         ({"recipe": "starter-2step"}, "student of 2 passes"),
     ],
 )  # fmt: skip
-def test_a_recipe_that_does_not_fit_is_refused_before_a_worker_begins(admin, ready, given, words):
+def test_an_unsuitable_recipe_is_refused_before_a_worker_starts(admin, ready, given, words):
     make_release(name="student-old", parent="teacher-1", steps=1)
     assert words in text(start(admin, _plan="1", **given))
     assert words in text(start(admin, **given)) and not Run.objects.exists()
@@ -145,7 +145,7 @@ def test_a_recipe_that_does_not_fit_is_refused_before_a_worker_begins(admin, rea
     assert Run.objects.get().begins_with is None
 
 
-def test_a_run_of_a_part_says_so_before_it_begins(admin, ready):
+def test_the_plan_of_a_partial_run_names_its_tags(admin, ready):
     make_variant(slug="blue-bowl", tags=["bowl"])
     page = text(start(admin, _plan="1", part="bowl, cup"))
     assert "for 1 prompt variant, those with the tags bowl, cup: it makes a specialist" in page
@@ -155,19 +155,19 @@ def test_a_run_of_a_part_says_so_before_it_begins(admin, ready):
     assert Run.objects.get().tags == ["bowl", "cup"]
 
 
-def test_a_plan_tells_of_the_run_that_is_open(admin, ready):
+def test_a_plan_names_the_open_run(admin, ready):
     start(admin)
     assert "is queued (0 %): wait for it" in text(start(admin, _plan="1"))
 
 
-def test_the_servers_own_recipe_may_be_a_file(admin, ready, settings, tmp_path):
+def test_the_configured_recipe_may_be_a_file(admin, ready, settings, tmp_path):
     settings.DISTILLATION_RECIPE = str(tmp_path / "own.json")
     (tmp_path / "own.json").write_text('{"recipe": "starter-2step", "gate": {"slower": 2}}')
     assert start(admin, recipe=settings.DISTILLATION_RECIPE).status_code == 200
     assert Run.objects.get().recipe["gate"] == {"slower": 2}
 
 
-def test_a_changed_recipe_is_uploaded(admin, ready):
+def test_an_uploaded_recipe_is_used(admin, ready):
     start(
         admin,
         changes=SimpleUploadedFile("a.json", b'{"recipe": "starter-2step", "again": {"steps": 9}}'),
@@ -188,13 +188,13 @@ def test_a_changed_recipe_is_uploaded(admin, ready):
         b" " * 100_001,
     ],
 )
-def test_an_upload_that_is_no_recipe_is_said_at_the_field(admin, ready, content):
+def test_an_invalid_uploaded_recipe_is_refused_at_its_field(admin, ready, content):
     answer = start(admin, changes=SimpleUploadedFile("a.json", content))
     assert set(answer.context["adminform"].form.errors) == {"changes"}
     assert not Run.objects.exists()
 
 
-# --- what a person may do --------------------------------------------------------------------------
+# --- permissions -----------------------------------------------------------------------------------
 def person(*permissions: str) -> Client:
     user = make_user(username="editor", is_staff=True)
     user.user_permissions.set(Permission.objects.filter(codename__in=permissions))
@@ -217,7 +217,9 @@ def test_a_recipe_that_changes_the_gate_needs_the_permission_to_change_releases(
 @pytest.mark.parametrize(
     ("ceiling", "offered"), [("manual", ["manual"]), ("canary", ["manual", "canary"])]
 )
-def test_no_policy_above_the_setting_is_offered_or_taken(admin, ready, settings, ceiling, offered):
+def test_no_policy_above_the_setting_is_offered_or_accepted(
+    admin, ready, settings, ceiling, offered
+):
     settings.PROMOTION = ceiling
     form = admin.get(url("add")).context["adminform"].form
     assert [choice for choice, _ in form.fields["policy"].choices] == offered
@@ -225,7 +227,7 @@ def test_no_policy_above_the_setting_is_offered_or_taken(admin, ready, settings,
     assert not Run.objects.exists()
 
 
-def test_a_run_is_canceled_for_good_only_after_a_question(admin):
+def test_a_run_is_canceled_only_after_a_confirmation(admin):
     run = make_run()
     data = {"action": "cancel", "_selected_action": [run.pk]}
     page = admin.post(url("changelist"), data, follow=True)
@@ -254,7 +256,7 @@ def decide(client: Client, run: Run, name: str, **given: object) -> str:
     return text(client.post(url("decide", run.pk, name), given, follow=True))
 
 
-def test_the_page_says_who_makes_each_prompt_before_and_after(admin, waiting):
+def test_the_page_shows_which_release_serves_each_prompt_before_and_after(admin, waiting):
     active = Release.objects.get(name="active")
     for slug, before, after in (("red-vase", 1, 4), ("blue-bowl", 1, 1)):
         make_variant(slug=slug)
@@ -273,7 +275,7 @@ def test_the_page_says_who_makes_each_prompt_before_and_after(admin, waiting):
         assert part in page, part
 
 
-def test_the_page_says_in_a_sentence_what_the_gate_found_and_offers_decisions(admin, waiting):
+def test_the_page_explains_the_gates_result_and_offers_decisions(admin, waiting):
     page = text(admin.get(url("change", waiting.pk)))
     for part in ("waits for your decision", "No judge measured whether the pictures show what they should",
                  "Compare it blindly", "second=made",
@@ -281,7 +283,7 @@ def test_the_page_says_in_a_sentence_what_the_gate_found_and_offers_decisions(ad
         assert part in page, part
 
 
-def test_a_person_serves_what_did_not_pass_with_a_reason(admin, waiting):
+def test_a_release_that_did_not_pass_is_served_only_with_a_reason(admin, waiting):
     assert "Give a reason to serve it" in decide(admin, waiting, "serve")
     assert "made is active." in decide(admin, waiting, "serve", reason="They are right.")
     assert Release.objects.get(name="made").status == "active"
@@ -291,7 +293,7 @@ def test_a_person_serves_what_did_not_pass_with_a_reason(admin, waiting):
     assert "A person served it: They are right." in page and "Serve anyway" not in page
 
 
-def test_a_person_begins_a_canary_discards_and_trains_on(admin, waiting):
+def test_a_person_can_begin_a_canary_discard_and_continue_training(admin, waiting):
     assert "give a whole number" in decide(admin, waiting, "canary", percent="½")
     assert "made serves 5 % of the jobs" in decide(admin, waiting, "canary", percent="5")
     releases.end_canary(waiting.release)
@@ -302,7 +304,7 @@ def test_a_person_begins_a_canary_discards_and_trains_on(admin, waiting):
     assert following.recipe["again"] == {"steps": 20} and following.created_by.username == "admin"
 
 
-def test_a_person_measures_again_what_seeds_would_decide(admin, waiting):
+def test_a_person_can_measure_again_what_seeds_would_decide(admin, waiting):
     check = {"name": "worst_prompts to teacher", "passed": False, "limit": -0.1, "found": -0.068,
              "low": -0.137, "high": -0.005, "detail": "About 19 would decide it.", "decided": False,
              "seeds_to_decide": 19}  # fmt: skip
@@ -331,7 +333,7 @@ def test_decisions_need_the_permission_and_a_post(waiting):
 # --- watching -------------------------------------------------------------------------------------
 @pytest.fixture
 def running(settings) -> Run:
-    """In its second slice, with a curve and a finished evaluation."""
+    """A run in its second slice, with a curve and a finished evaluation."""
     run = make_run(folders={"joint": "joint-1", "evaluation": "evaluation-1"}, variants=7)
     runs.renew(runs.claim("worker-1")[1], stage="joint", percent=42.0)
     root = Path(settings.DATA_DIR) / "distillation"
@@ -344,7 +346,7 @@ def running(settings) -> Run:
     return Run.objects.get(pk=run.pk)
 
 
-def test_the_page_polls_how_far_it_is_with_the_curve_of_its_losses(admin, running):
+def test_the_page_polls_progress_and_the_curve_of_losses(admin, running):
     now = admin.get(url("now", running.pk)).json()
     assert (now["status"], now["stage"], now["percent"], now["slice"]) == ("running", "joint", 42.0, 2)  # fmt: skip
     (curve,) = now["curves"]
@@ -355,7 +357,7 @@ def test_the_page_polls_how_far_it_is_with_the_curve_of_its_losses(admin, runnin
         assert part in page
 
 
-def test_the_report_is_shown_and_may_run_nothing(admin, running):
+def test_the_report_is_shown_and_may_run_no_scripts(admin, running):
     answer = admin.get(url("file", running.pk, "report.html"))
     assert text(answer) == "<h1>Report</h1>"
     assert "default-src 'none'" in answer["Content-Security-Policy"]
@@ -366,7 +368,7 @@ def test_the_report_is_shown_and_may_run_nothing(admin, running):
     assert admin.get(url("file", running.pk, "..")).status_code == 404
 
 
-def test_what_was_kept_of_the_evaluation_is_shown_when_its_stage_is_gone(admin, running):
+def test_the_kept_report_is_shown_after_its_stage_is_removed(admin, running):
     write_stage(
         f"reports/{running.name}", {"evaluation.json": figures(), "report.html": "<h1>Kept"}
     )
@@ -395,14 +397,14 @@ def test_the_latest_sheet_of_samples_is_shown_and_sent_again_when_it_has_changed
     assert "run-samples" in text(admin.get(url("change", running.pk)))
 
 
-def test_a_sheet_that_is_half_there_is_none_yet(admin, running):
+def test_an_incomplete_sheet_of_samples_is_not_shown(admin, running):
     write_stage("joint-1", {"samples.webp": b"RIFF1"})
     assert admin.get(url("now", running.pk)).json()["samples"] is None
     write_stage("joint-1", {"samples.json": '{"step": 1'})
     assert admin.get(url("now", running.pk)).json()["samples"] is None
 
 
-def test_what_the_gate_said_is_on_the_page(admin, running):
+def test_the_gates_result_is_on_the_page(admin, running):
     check = {"name": "diversity to active", "passed": False, "limit": 0.9, "found": 0.71,
              "low": 0.68, "detail": "It collapsed."}  # fmt: skip
     hold = runs.Hold(running.pk, running.token)
@@ -414,7 +416,7 @@ def test_what_the_gate_said_is_on_the_page(admin, running):
     assert "run-progress" not in page
 
 
-def test_who_may_not_see_runs_sees_none_of_it(running):
+def test_pages_of_runs_need_the_view_permission(running):
     client = Client()
     user = make_user(username="editor", is_staff=True)
     client.force_login(user)
@@ -443,7 +445,7 @@ def test_names_of_rows_keep_their_case(admin, running):
     assert running.name in page and running.name.capitalize() not in page
 
 
-def test_an_empty_list_says_where_its_rows_come_from(admin):
+def test_an_empty_list_explains_where_its_rows_come_from(admin):
     page = text(admin.get(url("changelist", model="decision")))
     assert (
         "consider-redistillation decides at night" in page and "Decisions | Retort</title>" in page
@@ -490,7 +492,7 @@ def measured() -> Run:
     return run
 
 
-def test_evaluations_are_listed_with_what_they_were_against(admin, measured):
+def test_evaluations_are_listed_with_the_releases_compared(admin, measured):
     make_release(name="never-measured", status="retired")
     page = text(admin.get(url("changelist", model="evaluation")))
     for part in ("student-new", "against starter-teacher and student-old", "not passed",
@@ -515,7 +517,7 @@ def test_an_evaluation_shows_figures_pictures_plots_and_variants(admin, measured
         assert admin.get(url("file", measured.release_id, name, model="evaluation")).status_code == 404  # fmt: skip
 
 
-def test_its_variants_are_sorted_as_asked_the_worst_first(admin, measured):
+def test_the_variants_of_an_evaluation_are_sorted_as_requested(admin, measured):
     def order(query: str) -> list[str]:
         page = text(admin.get(url("change", measured.release_id, model="evaluation") + query))
         table = page[page.index('id="variants"') :]
@@ -526,7 +528,7 @@ def test_its_variants_are_sorted_as_asked_the_worst_first(admin, measured):
     assert order("") == order("?order=nonsense&page=7") == ["a mug", "a vase", "a bowl"]
 
 
-def test_a_release_that_was_measured_elsewhere_has_its_figures_alone(admin, measured):
+def test_a_release_without_a_report_has_only_the_figures_of_its_manifest(admin, measured):
     shutil.rmtree(folders.report("student-new"))
     Run.objects.all().delete()
     page = text(admin.get(url("change", measured.release_id, model="evaluation")))
@@ -545,12 +547,12 @@ def test_a_gate_that_could_not_decide_is_called_inconclusive_and_costs_have_unit
     Run.objects.update(gate={"passed": False, "checks": checks})
     page = text(admin.get(url("change", measured.release_id, model="evaluation")))
     assert "inconclusive" in page and "<td>-0.137</td>" in page
-    # As `manage.py distill` and the sentence above the table.
+    # As in `manage.py distill` and in the sentence above the table.
     assert "<td>12.6 MB</td>" in page and "<td>5.24 MB</td>" in page
     assert "<td>12.6 MB</td>" in text(admin.get(url("change", measured.pk)))
 
 
-def test_an_evaluation_with_a_core_is_listed_by_it(admin, measured):
+def test_an_evaluation_with_a_core_is_listed_with_the_cores_figures(admin, measured):
     """Fresh seeds decide, but only shared ones compare releases over time."""
     share = {"value": 0.911, "low": 0.9, "high": 0.92}
     core = {"seeds_each": 4, "right": {"student": share, "teacher": share}}
@@ -562,7 +564,7 @@ def test_an_evaluation_with_a_core_is_listed_by_it(admin, measured):
     assert "seeds that all evaluations share" in page and "91.1 (90.0 – 92.0)" in page
 
 
-def test_who_may_not_see_evaluations_sees_none_of_it(measured):
+def test_pages_of_evaluations_need_the_view_permission(measured):
     client = Client()
     user = make_user(username="editor", is_staff=True)
     client.force_login(user)
@@ -582,7 +584,7 @@ def release_page(admin: Client, name: str) -> str:
     return text(admin.get(reverse("admin:generation_release_change", args=[release.pk])))
 
 
-def test_a_release_shows_where_it_came_from_and_what_came_before_and_after(admin, measured):
+def test_a_release_shows_its_origin_predecessors_and_successors(admin, measured):
     old, new = (Release.objects.get(name=name) for name in ("student-old", "student-new"))
     Release.objects.filter(pk=old.pk).update(status="retired")
     Release.objects.filter(pk=new.pk).update(status="active", replaced=old)
@@ -598,7 +600,7 @@ def test_a_release_shows_where_it_came_from_and_what_came_before_and_after(admin
     assert "student-new" in page and "rt-chain" not in page
 
 
-def test_a_person_confirms_before_jobs_are_served_by_another_release(admin, measured):
+def test_activation_and_rollback_ask_for_a_confirmation(admin, measured):
     old, new = (Release.objects.get(name=name) for name in ("student-old", "student-new"))
     page = release_page(admin, "student-new")
     assert "New jobs will use student-new instead of student-old" in page

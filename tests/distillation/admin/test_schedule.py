@@ -1,4 +1,4 @@
-"""Admin of periodic tasks: who may change it, and what is written down."""
+"""Admin of periodic tasks: permissions and log entries."""
 
 import json
 import re
@@ -13,7 +13,7 @@ from django_celery_beat.models import CrontabSchedule, IntervalSchedule, Periodi
 
 from generation import tasks as generation_tasks
 from generation.models import AuditEntry
-from tests.people import make_user
+from tests.factories import make_user
 
 pytestmark = pytest.mark.django_db
 
@@ -51,14 +51,16 @@ def states() -> list[bool]:
 
 
 @pytest.mark.parametrize("name", ACTIONS)
-def test_who_may_only_see_the_schedule_neither_changes_nor_runs_tasks(tasks, light_queue, name):
+def test_the_view_permission_alone_allows_neither_changing_nor_running_tasks(
+    tasks, light_queue, name
+):
     editor = staff("view_periodictask")
     assert name not in editor.get(reverse(LIST)).content.decode()
     choose(editor, name, tasks)
     assert states() == [True, False] and light_queue() == []
 
 
-def test_changes_of_the_schedule_are_written_down(tasks, light_queue):
+def test_changes_of_the_schedule_are_logged(tasks, light_queue):
     editor = staff("view_periodictask", "change_periodictask")
     choose(editor, "disable_tasks", tasks)
     assert states() == [False, False]
@@ -69,10 +71,10 @@ def test_changes_of_the_schedule_are_written_down(tasks, light_queue):
     entries = LogEntry.objects.order_by("pk").values_list(
         "user__username", "object_repr", "change_message"
     )
-    said = [(who, what.split(":")[0], message) for who, what, message in entries]
+    logged = [(who, what.split(":")[0], message) for who, what, message in entries]
     audited = AuditEntry.objects.filter(action="periodic_task_changed", actor="editor")
-    assert audited.count() == len(said)
-    assert sorted(said) == [
+    assert audited.count() == len(logged)
+    assert sorted(logged) == [
         ("editor", "consider", "Disabled in the admin."),
         ("editor", "consider", "Enabled in the admin."),
         ("editor", "sweep", "Disabled in the admin."),
@@ -80,7 +82,7 @@ def test_changes_of_the_schedule_are_written_down(tasks, light_queue):
     ]
 
 
-def test_the_list_says_what_each_task_does_and_when_it_runs_next(tasks):
+def test_the_list_shows_what_each_task_does_and_when_it_runs_next(tasks):
     nightly = CrontabSchedule.objects.create(hour="2", minute="30")
     PeriodicTask.objects.create(
         name="clean", task="generation.clean", crontab=nightly, enabled=True
@@ -101,7 +103,7 @@ def test_every_action_of_every_list_needs_a_permission():
 
 @pytest.fixture
 def light_queue(redis_server, settings):
-    """Names of the tasks that wait for the light worker."""
+    """Return a function that names the tasks in the light worker's queue."""
     from generation.infra.redis_client import client
 
     def names() -> list[str]:

@@ -9,8 +9,8 @@ from distillation.designs.candidates import Rows
 from distillation.models import Design
 from generation.models import APIKey, AuditEntry
 from tests.client import API, problem
-from tests.distillation.design.people import PARAMS, candidate
-from tests.people import make_release, make_user, make_variant
+from tests.distillation.design.candidates import PARAMS, candidate
+from tests.factories import make_release, make_user, make_variant
 
 pytestmark = pytest.mark.django_db
 
@@ -79,12 +79,12 @@ def test_designs_are_listed_by_status_and_canceled(teacher):
         ({"speed": "1ms"}, "speed"),
     ],
 )
-def test_what_is_not_understood_is_refused_by_its_field(teacher, given, field):
+def test_an_invalid_request_is_refused_with_its_field(teacher, given, field):
     refused = problem(API().post("/v1/designs", {"hours": 1} | given), 400, "invalid_request")
     assert field in json.dumps(refused) and not Design.objects.exists()
 
 
-def test_the_gate_is_changed_only_by_keys_of_who_may_change_releases(teacher):
+def test_changing_the_gate_needs_the_permission_to_change_releases(teacher):
     given = {"hours": 1, "recipe": {"recipe": "starter-1step", "gate": {}}}
     problem(API().post("/v1/designs", given), 403, "gate_forbidden")
     allowed = API(owner=make_user(username="allowed", is_superuser=True))

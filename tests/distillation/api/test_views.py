@@ -5,8 +5,8 @@ import pytest
 from distillation.models import Run
 from distillation.runs import lifecycle as runs
 from tests.client import API, problem
-from tests.distillation.people import make_run
-from tests.people import make_release, make_user, make_variant
+from tests.distillation.factories import make_run
+from tests.factories import make_release, make_user, make_variant
 
 pytestmark = pytest.mark.django_db
 
@@ -17,7 +17,7 @@ def teacher():
     return make_release(name="teacher-1", kind="teacher")
 
 
-def test_a_run_is_begun_and_followed(teacher):
+def test_a_run_is_started_and_read(teacher):
     api = API()
     answer = api.post("/v1/runs", {"recipe": {"recipe": "starter-1step", "again": {"steps": 9}}})
     assert (answer.status_code, answer["Retry-After"]) == (202, "5")
@@ -32,21 +32,21 @@ def test_a_run_is_begun_and_followed(teacher):
     problem(api.post("/v1/runs"), 409, "run_open")
 
 
-def test_a_run_with_tags_is_for_the_prompts_that_have_one(teacher):
+def test_a_run_with_tags_needs_prompts_that_have_one(teacher):
     make_variant(slug="red-vase", tags=["vase"])
     refused = problem(API().post("/v1/runs", {"tags": ["bowl"]}), 409, "distillation_refused")
     assert "has a tag of bowl" in refused["detail"]
     assert API().post("/v1/runs", {"tags": ["vase"]}).json()["tags"] == ["vase"]
 
 
-def test_without_fields_the_servers_recipe_and_policy_hold(teacher, settings):
+def test_a_run_without_fields_gets_the_configured_recipe_and_policy(teacher, settings):
     settings.PROMOTION = "manual"
     body = API().post("/v1/runs").json()
     assert (body["recipe"], body["policy"]) == ({"recipe": settings.DISTILLATION_RECIPE}, "manual")
 
 
 @pytest.mark.parametrize("policy", ["auto", "canary"])
-def test_the_servers_policy_is_a_ceiling_that_no_key_lifts(teacher, settings, policy):
+def test_no_key_can_exceed_the_configured_policy(teacher, settings, policy):
     settings.PROMOTION = "manual"
     api = API(owner=make_user(is_superuser=True))
     refused = problem(api.post("/v1/runs", {"policy": policy}), 400, "invalid_request")
@@ -54,13 +54,13 @@ def test_the_servers_policy_is_a_ceiling_that_no_key_lifts(teacher, settings, po
     assert api.post("/v1/runs", {"policy": "manual"}).status_code == 202
 
 
-def test_below_the_ceiling_a_run_may_be_stricter(teacher, settings):
+def test_a_run_may_have_a_stricter_policy_than_configured(teacher, settings):
     settings.PROMOTION = "auto"
     assert API().post("/v1/runs", {"policy": "canary"}).json()["policy"] == "canary"
 
 
 @pytest.mark.parametrize("field", ["gate", "evaluation"])
-def test_the_gate_is_changed_only_by_keys_of_who_may_change_releases(teacher, field):
+def test_changing_the_gate_needs_the_permission_to_change_releases(teacher, field):
     recipe = {"recipe": "starter-1step", field: {}}
     problem(API().post("/v1/runs", {"recipe": recipe}), 403, "gate_forbidden")
     assert not Run.objects.exists()
@@ -81,12 +81,12 @@ def test_the_gate_is_changed_only_by_keys_of_who_may_change_releases(teacher, fi
         {"speed": 1},
     ],
 )
-def test_what_is_not_understood_is_refused(teacher, given):
+def test_an_invalid_request_is_refused(teacher, given):
     problem(API().post("/v1/runs", given), 400, "invalid_request")
     assert not Run.objects.exists()
 
 
-def test_without_a_teacher_nothing_can_be_distilled():
+def test_a_run_without_a_teacher_is_refused():
     make_variant()
     problem(API().post("/v1/runs"), 422, "release_not_available")
 
@@ -100,7 +100,7 @@ def test_a_run_is_paused_resumed_and_canceled():
     problem(api.post("/v1/runs/nobody/pause"), 404, "not_found")
 
 
-def test_the_list_is_filtered_and_a_finished_run_says_what_its_gate_found():
+def test_the_list_is_filtered_and_a_finished_run_has_the_checks_of_its_gate():
     run = make_run()
     check = {"name": "each variant", "passed": True, "limit": -0.6, "found": None, "low": None,
              "detail": ""}  # fmt: skip
@@ -110,7 +110,7 @@ def test_the_list_is_filtered_and_a_finished_run_says_what_its_gate_found():
     assert (found["name"], found["outcome"], found["gate"]) == (run.name, "candidate", [check])
 
 
-def test_reading_and_beginning_need_their_scopes():
+def test_reading_and_starting_runs_need_their_scopes():
     reader = API(scopes=["releases:read"])
     assert reader.get("/v1/runs").status_code == 200
     problem(reader.post("/v1/runs"), 403, "permission_denied")

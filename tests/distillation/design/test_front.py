@@ -2,7 +2,7 @@
 
 from distillation.design import front
 from distillation.design.limits import Limits
-from tests.distillation.design.people import candidate
+from tests.distillation.design.candidates import candidate
 
 FOUND = [
     candidate(0, 0.97, size=8, time=12),
@@ -13,11 +13,11 @@ FOUND = [
 ]
 
 
-def test_the_front_has_what_nothing_else_is_better_than():
+def test_the_front_has_only_candidates_that_none_dominates():
     assert [one.number for one in front.front(FOUND)] == [1, 3, 0]
 
 
-def test_the_choice_is_what_was_wished_for_within_the_limits_with_what_binds_and_what_less_would_cost():
+def test_the_choice_meets_limits_and_wish_and_its_reason_names_the_binding_limit():
     limits = Limits(time=0.012, quality=0.95)
     found = front.choose(FOUND, limits, "smallest")
 
@@ -28,7 +28,7 @@ def test_the_choice_is_what_was_wished_for_within_the_limits_with_what_binds_and
     assert front.choose(FOUND, limits, "best").number == 0
 
 
-def test_without_a_limit_of_quality_the_smallest_is_chosen_among_those_as_good_as_the_best():
+def test_without_a_limit_of_quality_the_smallest_as_good_as_the_best_is_chosen():
     assert front.choose(FOUND, Limits(), "smallest").number == 3
     wide = [
         candidate(one.number, one.last.quality, size=one.costs.size / 1e6, spread=0.1)
@@ -37,14 +37,14 @@ def test_without_a_limit_of_quality_the_smallest_is_chosen_among_those_as_good_a
     assert front.choose(wide, Limits(), "smallest").number == 1
 
 
-def test_a_quality_that_none_reached_is_said_with_the_best_within_the_other_limits():
+def test_an_unreached_quality_gives_the_best_candidate_within_the_other_limits():
     found = front.choose(FOUND, Limits(size=6_000_000, quality=0.97), "smallest")
 
     assert (found.number, found.meets) == (1, False)
     assert "reached quality 0.97" in found.reason and "0.900 (0.880 to 0.920)" in found.reason
 
 
-def test_limits_that_nothing_meets_get_the_nearest_points_by_each_limit():
+def test_limits_that_no_candidate_meets_give_the_nearest_ones_by_limit():
     limits = Limits(size=2_000_000, time=0.004)
     found = front.choose(FOUND, limits, "best")
 
@@ -52,10 +52,12 @@ def test_limits_that_nothing_meets_get_the_nearest_points_by_each_limit():
     assert "None of 5 measured candidates is within the limits" in found.reason
     assert "size: 3 MB for a limit of 2 MB (candidate 4)" in found.reason
     nearest = front.nearest(FOUND, Limits(size=2_000_000, time=0.010))
-    assert [(one.name, one.number) for one in nearest] == [("size", 4)]  # it is within that of time
+    assert [(one.name, one.number) for one in nearest] == [
+        ("size", 4)
+    ]  # it meets the limit of time
     assert front.nearest(FOUND, Limits(size=4_000_000, time=0.006)) == []
 
 
-def test_candidates_that_wait_for_training_are_said_to_be_within_the_limits():
+def test_the_reason_advises_more_hours_for_untrained_candidates_within_the_limits():
     assert "Give more hours" in front.choose([FOUND[4]], Limits(size=4_000_000), "best").reason
     assert front.choose([], Limits(), "best").reason == "No candidate could be measured."

@@ -1,4 +1,4 @@
-"""What is trained next, and how far."""
+"""Successive halving: which candidate is trained next, up to which rung."""
 
 from dataclasses import replace
 
@@ -6,7 +6,7 @@ import pytest
 
 from distillation.design import halving
 from distillation.design.limits import Limits
-from tests.distillation.design.people import candidate
+from tests.distillation.design.candidates import candidate
 
 
 def next_of(candidates, *, is_adding=True, limits=None, wish="best", may=lambda number, rung: True):
@@ -14,7 +14,7 @@ def next_of(candidates, *, is_adding=True, limits=None, wish="best", may=lambda 
     return None if job is None else (job.candidate.number, job.rung)
 
 
-def test_the_best_third_of_a_rung_goes_on_before_a_new_one_begins():
+def test_the_best_third_of_a_rung_is_promoted_before_a_new_candidate_starts():
     judged = [candidate(number, quality) for number, quality in enumerate((0.5, 0.9, 0.7))]
 
     assert next_of(judged[:2]) is None
@@ -24,7 +24,7 @@ def test_the_best_third_of_a_rung_goes_on_before_a_new_one_begins():
     assert next_of(promoted) is None
 
 
-def test_when_none_is_taken_in_the_best_go_on_to_the_top():
+def test_without_new_candidates_the_best_one_is_trained_to_the_top_rung():
     found = [candidate(0, 0.5), candidate(1, 0.9)]
     rungs = []
     while (job := next_of(found, is_adding=False)) is not None:
@@ -35,7 +35,7 @@ def test_when_none_is_taken_in_the_best_go_on_to_the_top():
     assert rungs == [(1, 1), (1, 2), (1, 3)]
 
 
-def test_what_is_over_a_limit_or_refused_is_never_trained():
+def test_candidates_over_a_limit_or_refused_are_never_trained():
     limits = Limits(size=8_000_000, time=0.010)
     over = [candidate(0, size=8.1), candidate(1, time=10.1), replace(candidate(2), refused="why")]
 
@@ -43,7 +43,7 @@ def test_what_is_over_a_limit_or_refused_is_never_trained():
     assert next_of([*over, candidate(3, size=8, time=10)], limits=limits) == (3, 0)
 
 
-def test_what_there_is_no_time_for_is_left_and_something_shorter_is_done():
+def test_a_training_without_enough_time_is_skipped_for_a_shorter_one():
     found = [candidate(0, 0.5), candidate(1, 0.9), candidate(2, 0.7), candidate(3)]
 
     assert next_of(found, may=lambda number, rung: rung == 0) == (3, 0)
@@ -51,7 +51,7 @@ def test_what_there_is_no_time_for_is_left_and_something_shorter_is_done():
 
 
 @pytest.mark.parametrize(("wish", "first"), [("best", 0), ("smallest", 2), ("fastest", 1)])
-def test_the_wish_decides_among_those_that_nothing_is_better_than(wish, first):
+def test_the_wish_orders_the_candidates_that_none_dominates(wish, first):
     found = [
         candidate(0, 0.96, size=9, time=12),
         candidate(1, 0.95, size=8, time=5),
@@ -63,7 +63,7 @@ def test_the_wish_decides_among_those_that_nothing_is_better_than(wish, first):
     assert order[0] == first and order[-1] == 3
 
 
-def test_where_all_have_quality_0_the_nearer_to_the_teacher_goes_on():
+def test_of_candidates_with_quality_0_the_nearest_to_the_teacher_is_promoted():
     blank = [
         replace(one, rungs=(replace(one.rungs[0], quality=0.0, distance=distance),))
         for one, distance in zip(
@@ -74,7 +74,7 @@ def test_where_all_have_quality_0_the_nearer_to_the_teacher_goes_on():
     assert next_of(blank) == (1, 1)
 
 
-def test_the_agreement_of_rungs_is_spearmans():
+def test_the_agreement_of_rungs_is_spearmans_correlation():
     same = [candidate(n, q, q + 0.1) for n, q in enumerate((0.5, 0.6, 0.7, 0.8))]
     turned = [candidate(n, q, 1 - q) for n, q in enumerate((0.5, 0.6, 0.7))]
 

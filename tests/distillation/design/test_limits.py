@@ -1,4 +1,4 @@
-"""Limits as people write them, and what is refused."""
+"""Parsing of limits, and refusal of invalid ones."""
 
 import pytest
 
@@ -36,7 +36,7 @@ def test_limits_survive_json():
         ("quality", "nan", "0.97"),
     ],
 )
-def test_what_is_no_limit_is_refused_by_its_name_with_how_it_is_written(field, text, named):
+def test_an_invalid_limit_is_refused_with_its_field_and_the_expected_format(field, text, named):
     with pytest.raises(LimitRefused, match=named) as refused:
         parse(**{field: text})
     assert refused.value.field == field

@@ -1,4 +1,4 @@
-"""The next candidate: the recipe first, none twice, and more of what the limits allow."""
+"""Choice of the next candidate: the recipe first, none twice, more often within the limits."""
 
 from dataclasses import replace
 
@@ -7,7 +7,7 @@ from distillation.design.candidates import Candidate, Costs
 from distillation.design.limits import Limits
 from distillation.design.space import Space
 from distillation.pipeline.recipes import ONE_STEP
-from tests.distillation.design.people import PARAMS, candidate
+from tests.distillation.design.candidates import PARAMS, candidate
 
 WIDTHS = ("1", "3/4", "1/2", "1/4")
 SPACE = Space(
@@ -21,7 +21,7 @@ SPACE = Space(
 def search(
     space: Space, limits: Limits, costs: dict[str, float], most: int, seed: int = 1
 ) -> list[Candidate]:
-    """Choose and measure up to so many; size in MB by width."""
+    """Choose and measure at most `most` candidates. costs: size in MB by width."""
     found: list[Candidate] = []
     while len(found) < most and (params := sampler.choose(space, found, limits, seed=seed)):
         size = Costs(round(costs[str(params["width"])] * 1e6), 0.01)
@@ -44,7 +44,7 @@ def test_the_same_candidates_lead_to_the_same_choice():
     assert again[0] == again[1] is not None
 
 
-def test_what_is_over_a_limit_becomes_rarer():
+def test_candidates_over_a_limit_become_rarer():
     space = replace(SPACE, axes=SPACE.axes | {"channels": tuple(range(32, 72, 4))})
     sizes = dict(zip(WIDTHS, (8.0, 6.0, 4.0, 2.0), strict=True))
     limits = Limits(size=2_500_000)
@@ -57,7 +57,7 @@ def test_what_is_over_a_limit_becomes_rarer():
     assert sum(later) / len(later) > 0.38  # a quarter of the space is within
 
 
-def test_candidates_of_other_processes_and_refused_ones_are_known():
+def test_candidates_of_other_processes_and_refused_ones_are_not_chosen_again():
     waiting = replace(candidate(0), costs=None)
     refused = replace(candidate(1, depth=2), costs=None, refused="why")
     found = sampler.choose(SPACE, [waiting, refused], Limits(), seed=1)

@@ -1,4 +1,4 @@
-"""Order of a search: what is done next, what is left out, when it ends. Candidates are judged without training."""
+"""Order, exclusions and end of a search. Candidates are judged without training."""
 
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,9 +16,9 @@ from distillation.pipeline.recipes import ONE_STEP
 from distillation.resumable.progress import SliceOver
 from distillation.resumable.stages import StageBusy
 from distillation.training.errors import TrainingDiverged
-from tests.distillation.design.people import PARAMS, candidate
+from tests.distillation.design.candidates import PARAMS, candidate
 
-METHODS = ("guidance", "hinton", "mmd", "bayes")  # all cost the same, so one measurement is for all
+METHODS = ("guidance", "hinton", "mmd", "bayes")  # all cost the same, so one measurement serves all
 SPACE = Space(
     ONE_STEP,
     {name: (value,) for name, value in PARAMS.items()} | {"method": METHODS},
@@ -29,7 +29,7 @@ MINUTE = 60.0
 
 
 class Journal:
-    """In memory."""
+    """A journal in memory."""
 
     def __init__(self, *known: Candidate) -> None:
         self.rows = list(known)
@@ -95,7 +95,7 @@ def search(tmp_path: Path) -> Search:
     return Search(request, ladder, Journal(first), clock, wait=lambda: ladder.busy.clear())
 
 
-def test_everything_is_tried_the_best_goes_to_the_top_and_what_diverges_is_left_out(search):
+def test_all_candidates_are_tried_the_best_reaches_the_top_and_diverged_ones_are_refused(search):
     search.run()
 
     rows = search.journal.read()
@@ -104,21 +104,21 @@ def test_everything_is_tried_the_best_goes_to_the_top_and_what_diverges_is_left_
     assert all(one.costs == rows[0].costs for one in rows)
 
 
-def test_the_search_ends_in_time_and_begins_nothing_that_would_not_end(search):
+def test_the_search_ends_in_time_and_starts_no_training_that_would_not_end(search):
     replace(search, request=replace(search.request, hours=1)).run()
 
-    # Four of 10 minutes, of which one diverged; then the best goes on, which takes 20.
+    # Four of 10 minutes, of which one diverged; then the best one continues, which takes 20.
     assert search.clock.seconds == pytest.approx(60 * MINUTE)
     assert search.ladder.done == [(0, 0), (1, 0), (2, 0), (3, 0), (1, 1)]
 
 
-def test_at_most_so_many_candidates_are_taken_in(search):
+def test_the_number_of_candidates_is_limited(search):
     replace(search, request=replace(search.request, candidates=2)).run()
 
     assert len(search.journal.read()) == 2
 
 
-def test_what_is_over_the_limits_is_never_trained(search):
+def test_candidates_over_the_limits_are_never_trained(search):
     limits = Limits(size=7_000_000)
     replace(search, request=replace(search.request, limits=limits)).run()
 
@@ -132,14 +132,14 @@ def test_a_hopeless_search_ends_early(search, monkeypatch):
     assert len(search.journal.read()) == 2
 
 
-def test_stages_of_another_process_are_waited_for(search):
+def test_the_search_waits_for_stages_of_another_process(search):
     search.ladder.busy.extend(["pairs", "structure"])
     search.run()
 
     assert [len(one.rungs) for one in search.journal.read()] == [1, 4, 0, 1]
 
 
-def test_a_candidate_of_another_process_is_left_to_it(search):
+def test_a_candidate_of_another_process_is_not_trained(search):
     one = replace(search, request=replace(search.request, candidates=1))
     with search._lock(0):
         waited: list[int] = []

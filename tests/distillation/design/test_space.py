@@ -1,4 +1,4 @@
-"""What a student may be made of: all of it gives recipes that fit the teacher, for any factor of its VAE."""
+"""The search space: every choice gives a recipe that fits the teacher, for any factor of its VAE."""
 
 from dataclasses import replace
 

@@ -10,7 +10,7 @@ from distillation.models import Design
 from distillation.pipeline import overrides
 from distillation.worker import process
 from generation.models import Release
-from tests.distillation.people import make_run
+from tests.distillation.factories import make_run
 from tests.distillation.toys import SMALL
 
 pytestmark = pytest.mark.django_db
@@ -31,7 +31,7 @@ def brief(teacher, detector, settings) -> Brief:
     )
 
 
-def test_a_worker_does_a_queued_design_to_its_end(brief):
+def test_a_worker_completes_a_queued_design(brief):
     designs.create(brief, is_for_workers=True)
     process.run()
 
@@ -41,7 +41,7 @@ def test_a_worker_does_a_queued_design_to_its_end(brief):
     assert (designs.output(design) / "report.html").is_file()
 
 
-def test_a_slice_that_is_over_gives_the_design_back_when_a_run_waits(brief, settings):
+def test_a_design_is_queued_again_after_its_slice_if_a_run_waits(brief, settings):
     settings.SLICE_SECONDS = 0.001
     design = designs.create(brief, is_for_workers=True)
     make_run(status="queued")
@@ -51,7 +51,7 @@ def test_a_slice_that_is_over_gives_the_design_back_when_a_run_waits(brief, sett
     assert Design.objects.get(pk=design.pk).status == "queued"
 
 
-def test_a_design_that_cannot_be_done_fails_with_its_reason(brief):
+def test_a_design_for_a_missing_device_fails_with_the_reason(brief):
     designs.create(brief, is_for_workers=True)
     Design.objects.update(device="cuda:7")
     process.run()
@@ -60,7 +60,7 @@ def test_a_design_that_cannot_be_done_fails_with_its_reason(brief):
     assert design.status == "failed" and "no device 'cuda:7'" in design.error_detail
 
 
-def test_a_full_disk_stops_a_design_in_words(brief, settings):
+def test_a_design_fails_with_the_reason_on_a_full_disk(brief, settings):
     settings.DISTILLATION_FREE_GIB = 10**9
     designs.create(brief, is_for_workers=True)
     process.run()

@@ -13,8 +13,8 @@ from distillation.designs.candidates import Rows
 from distillation.errors import DesignFinished
 from distillation.models import Design
 from generation.models import Release
-from tests.distillation.design.people import PARAMS, candidate
-from tests.people import make_release
+from tests.distillation.design.candidates import PARAMS, candidate
+from tests.factories import make_release
 
 pytestmark = pytest.mark.django_db
 
@@ -31,7 +31,7 @@ def brief() -> Brief:
     )
 
 
-def test_the_same_brief_goes_on_with_the_same_design_whatever_its_hours(brief):
+def test_the_same_brief_resumes_the_same_design_whatever_its_hours(brief):
     first = designs.resumed_or_created(brief)
 
     assert designs.resumed_or_created(replace(brief, hours=3)) == first
@@ -53,7 +53,7 @@ def test_time_is_added_up_and_the_lease_renewed_until_the_design_is_left(brief):
     assert designs.note(design, seconds=60, at_work="late") is None
 
 
-def test_a_design_taken_for_lost_during_a_long_step_runs_again_with_the_next_note(brief):
+def test_a_design_that_was_rescued_during_a_long_step_runs_again_with_the_next_note(brief):
     design = designs.join(designs.resumed_or_created(brief), "here", hours=2)
     Design.objects.update(lease_expires_at=timezone.now() - timedelta(seconds=1))
     designs.rescue()
@@ -62,17 +62,17 @@ def test_a_design_taken_for_lost_during_a_long_step_runs_again_with_the_next_not
     assert Design.objects.get().status == "running"
 
 
-def test_a_worker_takes_the_oldest_queued_design_and_gives_it_back_to_the_queue(brief):
+def test_a_worker_claims_the_oldest_queued_design_and_returns_it_to_the_queue(brief):
     first = designs.create(brief, is_for_workers=True)
     designs.create(brief, is_for_workers=True)
-    designs.create(brief, is_for_workers=False)  # its command goes on with it
+    designs.create(brief, is_for_workers=False)  # its command continues it
 
     assert designs.claim("worker-1") == first
     designs.leave(first)
     assert Design.objects.get(pk=first.pk).status == "queued"
 
 
-def test_a_design_of_a_lost_process_is_given_back(brief):
+def test_a_design_of_a_lost_process_is_queued_or_paused(brief):
     for is_for_workers in (True, False):
         design = designs.create(brief, is_for_workers=is_for_workers)
         designs.join(design, "lost", hours=2)
@@ -86,7 +86,7 @@ def test_a_design_of_a_lost_process_is_given_back(brief):
     }
 
 
-def test_a_finished_design_is_open_again_only_for_more_hours(brief):
+def test_a_finished_design_is_reopened_only_for_more_hours(brief):
     design = designs.join(designs.resumed_or_created(brief), "here", hours=2)
     designs.note(design, seconds=7200, at_work="")
     designs.finish(design, choice=0, reason="Because.")
@@ -97,7 +97,7 @@ def test_a_finished_design_is_open_again_only_for_more_hours(brief):
     assert designs.join(design, "here", hours=3).status == "running"
 
 
-def test_a_canceled_design_stays_so_and_a_finished_one_cannot_be_canceled(brief):
+def test_a_canceled_design_stays_canceled_and_a_finished_one_cannot_be_canceled(brief):
     design = designs.create(brief, is_for_workers=True)
     assert designs.cancel(designs.cancel(design)).status == "canceled"
     designs.finish(design, choice=0, reason="Late.")
@@ -109,7 +109,7 @@ def test_a_canceled_design_stays_so_and_a_finished_one_cannot_be_canceled(brief)
         designs.cancel(other)
 
 
-def test_candidates_come_back_as_they_were_kept(brief):
+def test_stored_candidates_are_read_unchanged(brief):
     rows = Rows(designs.create(brief, is_for_workers=True))
     added = rows.add(lambda known: PARAMS if not known else None)
     kept = replace(candidate(0, 0.8, 0.9), params=PARAMS)

@@ -18,7 +18,7 @@ MASKS = SegmentationConfig(image_size=SIZE, reduction=2, widths=(4, 8, 8), small
 
 
 def square(number: int, *, side: int = 12) -> tuple[np.ndarray, np.ndarray, frozenset[str]]:
-    """A picture [32, 32, 3], its mask of 0 and 255, and what it shows."""
+    """Return a picture [32, 32, 3], its mask of 0 and 255, and the bits that it shows."""
     random = np.random.default_rng(number)
     colour, place = number % 2, number // 2 % 2
     picture = random.integers(60, 120, (SIZE, SIZE, 3)).astype(np.uint8)
@@ -30,7 +30,7 @@ def square(number: int, *, side: int = 12) -> tuple[np.ndarray, np.ndarray, froz
 
 
 def make_labelled(folder: Path, count: int = 60, *, first: int = 0, defect: str = "") -> Path:
-    """defect: a picture more, red, that its tags call green."""
+    """Write a labelled folder. defect: of one more picture, red but tagged green."""
     rows = []
     for number in range(first, first + count):
         picture, mask, present = square(number)
@@ -58,7 +58,7 @@ def make_version(
     margin: float = 0.0,
     with_mask: bool = False,
 ) -> Path:
-    """Untrained."""
+    """Write an untrained version."""
     torch.manual_seed(0)
     config = DetectorConfig(bits, groups, image_size=SIZE, widths=(4, 8), depths=(0, 1))
     network.save(Detector(config), folder)
@@ -78,15 +78,15 @@ def make_version(
     return folder
 
 
-class Saying(Judge):
-    """A judge whose networks are not asked: it says what it is given."""
+class FixedJudge(Judge):
+    """A judge that returns given probabilities instead of those of its networks."""
 
-    def __init__(self, folder: Path, said: list[list[float]]) -> None:
+    def __init__(self, folder: Path, given: list[list[float]]) -> None:
         loaded = judge.load(folder)
         super().__init__(
             loaded.version, loaded.classifier, quality=loaded.quality, unet=loaded.unet
         )
-        self._said = torch.tensor(said)
+        self._given = torch.tensor(given)
 
     def probabilities(self, images: torch.Tensor) -> torch.Tensor:
-        return self._said[: len(images)]
+        return self._given[: len(images)]

@@ -7,9 +7,9 @@ from distillation.detector import calibration
 def draw(temperature: float, count: int = 4000) -> tuple[torch.Tensor, torch.Tensor]:
     """Logits whose probabilities are right once divided by `temperature`, and bits drawn by those."""
     generator = torch.Generator().manual_seed(0)
-    honest = torch.randn(count, 2, generator=generator) * 2
-    bits = torch.rand(count, 2, generator=generator) < torch.sigmoid(honest)
-    return honest * temperature, bits
+    calibrated = torch.randn(count, 2, generator=generator) * 2
+    bits = torch.rand(count, 2, generator=generator) < torch.sigmoid(calibrated)
+    return calibrated * temperature, bits
 
 
 @pytest.mark.parametrize("temperature", [0.4, 1.0, 3.0])
@@ -48,7 +48,7 @@ def test_calibration_lowers_the_calibration_error() -> None:
     assert after < 0.02 < 0.1 < before
 
 
-def test_the_calibration_error_of_known_numbers() -> None:
+def test_the_calibration_error_of_known_numbers_is_right() -> None:
     probabilities = torch.tensor([[0.9], [0.9], [0.9], [0.9], [0.1], [0.1]])
     bits = torch.tensor([[1], [1], [1], [0], [0], [0]])
     # |0.9 − 0.75| · 4/6 + |0.1 − 0| · 2/6
@@ -83,7 +83,7 @@ def test_the_threshold_has_the_best_balanced_accuracy_of_all() -> None:
 
 
 @pytest.mark.parametrize("rate", [0.0, 0.05, 0.3])
-def test_a_false_accept_rate_is_kept_and_used(rate: float) -> None:
+def test_the_thresholds_use_the_false_accept_rate_and_never_exceed_it(rate: float) -> None:
     logits, bits = draw(1.0, count=1000)
     p = torch.sigmoid(logits)
     thresholds = calibration.thresholds_at_false_accepts(p, bits, rate=rate)

@@ -1,4 +1,4 @@
-"""What fails is what the tags and the required bits say, by the rule of the evaluation."""
+"""Judgement of pictures by tags and required bits, by the rule of the evaluation."""
 
 import subprocess
 import sys
@@ -12,7 +12,7 @@ from distillation.detector import judge
 from distillation.detector.errors import DetectorUnusable
 from distillation.evaluation import attributes
 from distillation.trainers.catalogue import bits_of
-from tests.distillation.detector.folders import SIZE, Saying, make_version
+from tests.distillation.detector.folders import SIZE, FixedJudge, make_version
 
 #        red  green blue sharp
 SURE = [[0.9, 0.05, 0.2, 0.8]]
@@ -24,16 +24,14 @@ def folder(tmp_path: Path) -> Path:
     return make_version(tmp_path / "toy")
 
 
-def judged(folder: Path, said=SURE, *, present=(), absent=()) -> judge.Judgement:
-    return Saying(folder, said).judge(IMAGE, present=[present], absent=[absent])[0]
+def judged(folder: Path, given=SURE, *, present=(), absent=()) -> judge.Judgement:
+    return FixedJudge(folder, given).judge(IMAGE, present=[present], absent=[absent])[0]
 
 
-def test_what_is_said_and_there_is_accepted(folder):
+def test_a_picture_that_shows_its_tags_is_accepted(folder):
     found = judged(folder, present={"red", "shiny"})
     assert found.is_accepted and found.failing == ()
-    assert found.score == pytest.approx(
-        0.8
-    )  # the surest of all doubts: that it is sharp, or not blue
+    assert found.score == pytest.approx(0.8)  # of the least certain bits: sharp, and not blue
     assert found.probabilities == pytest.approx(
         dict(zip(("red", "green", "blue", "sharp"), SURE[0], strict=True))
     )
@@ -52,7 +50,7 @@ def test_within_the_margin_of_the_version_another_bit_may_be_likelier(tmp_path):
     assert both.failing == ("red",)
 
 
-def test_a_required_bit_is_asked_of_every_picture_unless_the_variant_says_otherwise(folder):
+def test_a_required_bit_must_be_present_unless_the_variant_excludes_it(folder):
     blurred = [[0.9, 0.05, 0.2, 0.1]]
     assert judged(folder, blurred).failing == ("sharp",)
     assert judged(folder, blurred, absent={"sharp"}).is_accepted
@@ -60,46 +58,46 @@ def test_a_required_bit_is_asked_of_every_picture_unless_the_variant_says_otherw
 
 
 def test_the_caller_may_require_less_than_the_version_does(folder):
-    judging = Saying(folder, [[0.9, 0.05, 0.2, 0.1]])
+    judging = FixedJudge(folder, [[0.9, 0.05, 0.2, 0.1]])
     assert judging.judge(IMAGE, present=[()], absent=[()], required=())[0].is_accepted
     assert not judging.judge(IMAGE, present=[()], absent=[()])[0].is_accepted
     with pytest.raises(ValueError, match="cannot require cosy"):
         judging.judge(IMAGE, present=[()], absent=[()], required=("cosy",))
 
 
-def test_what_must_not_be_there_is_judged_by_its_threshold(folder):
+def test_an_absent_bit_is_judged_by_its_threshold(folder):
     assert judged(folder, absent={"red"}).failing == ("red",)
     assert judged(folder, absent={"blue"}).is_accepted
 
 
-def test_what_contradicts_itself_is_never_right(folder):
+def test_contradictory_tags_always_fail(folder):
     assert "green" in judged(folder, present={"red", "green"}).failing
     assert judged(folder, present={"red"}, absent={"red"}).failing == ("red",)
 
 
-def test_faults_stand_in_the_order_of_the_bits(folder):
+def test_failing_bits_are_in_the_order_of_the_bits(folder):
     found = judged(folder, [[0.1, 0.7, 0.9, 0.2]], present={"red"}, absent={"sharp"})
     assert found.failing == ("red",)
     found = judged(folder, [[0.1, 0.7, 0.9, 0.2]], present={"green"}, absent={"blue"})
     assert found.failing == ("green", "sharp")
 
 
-def test_nothing_said_and_nothing_required_is_accepted(tmp_path):
+def test_a_picture_without_tags_and_required_bits_is_accepted(tmp_path):
     folder = make_version(tmp_path / "toy", required=())
     found = judged(folder)
     assert found.is_accepted and found.score == 1
 
 
-def test_it_decides_as_the_evaluation_does(tmp_path):
+def test_the_judge_decides_as_the_evaluation_does(tmp_path):
     folder = make_version(tmp_path / "toy", required=())
     torch.manual_seed(1)
-    said = torch.rand(40, 4)
-    judging = Saying(folder, said.tolist())
+    given = torch.rand(40, 4)
+    judging = FixedJudge(folder, given.tolist())
     for tags in product((None, "red", "blue"), (None, "sharp")):
         present = {tag for tag in tags if tag}
         stated, wanted = bits_of([present], judging.bits, judging.groups)
         right = attributes.groups_right(
-            said, wanted=wanted[0], stated=stated[0], groups=judging.groups, thresholds=judging.thresholds
+            given, wanted=wanted[0], stated=stated[0], groups=judging.groups, thresholds=judging.thresholds
         ).all(1)  # fmt: skip
         found = judging.judge(
             IMAGE.expand(40, -1, -1, -1), present=[present] * 40, absent=[()] * 40
@@ -135,12 +133,12 @@ def test_an_empty_folder_is_refused(tmp_path):
         judge.load(tmp_path)
 
 
-def test_as_many_demands_as_pictures_are_asked_for(folder):
+def test_the_number_of_tags_must_be_that_of_the_pictures(folder):
     with pytest.raises(ValueError, match="each of the 1 pictures"):
-        Saying(folder, SURE).judge(IMAGE, present=[], absent=[()])
+        FixedJudge(folder, SURE).judge(IMAGE, present=[], absent=[()])
 
 
-def test_it_loads_no_library_of_pipelines_or_encoders():
+def test_the_judge_loads_no_library_of_pipelines_or_encoders():
     code = (
         "import sys, distillation.detector.judge;"
         "assert not {'diffusers', 'transformers', 'django'} & set(sys.modules)"

@@ -1,4 +1,4 @@
-"""A labelled folder says what each picture shows, or which line of it is wrong."""
+"""Reading of labelled folders, and errors with the line at fault."""
 
 from pathlib import Path
 
@@ -27,7 +27,7 @@ def write(folder: Path, *lines: str, head: str = "file,tags") -> Path:
     return folder
 
 
-def test_who_names_a_bit_of_a_group_says_that_the_others_are_absent(folder):
+def test_a_tag_of_a_group_makes_the_groups_other_bits_absent(folder):
     write(folder, 'a.png,"red,logo"', "b.jpg,not-logo", "c.webp,")
     found = labels.read(folder)
     assert found.truth(found.vocabulary).tolist() == [
@@ -37,7 +37,7 @@ def test_who_names_a_bit_of_a_group_says_that_the_others_are_absent(folder):
     ]
 
 
-def test_a_good_picture_has_what_is_required_and_a_bad_one_lacks_what_it_lacks(folder):
+def test_required_bits_are_present_in_good_pictures_and_open_or_absent_in_bad_ones(folder):
     write(
         folder, "a.png,red,,", "b.jpg,red,blurred,sharp", 'c.webp,red,"wrong colour",red',
         head="file,tags,defect,lacks",
@@ -47,14 +47,14 @@ def test_a_good_picture_has_what_is_required_and_a_bad_one_lacks_what_it_lacks(f
     assert found.truth(vocabulary).tolist() == [[1, 0, 1], [1, 0, 0], [0, UNKNOWN, UNKNOWN]]
 
 
-def test_pictures_are_the_middle_square_whatever_their_format(folder):
+def test_pictures_of_any_format_are_cropped_to_the_middle_square(folder):
     found = labels.read(write(folder, "a.png,red", "b.jpg,red", "c.webp,red"))
     images = found.images(16)
     assert images.shape == (3, 3, 16, 16) and (images[:, 0] > 180).all()
 
 
-def test_transparent_and_16_bit_pictures_are_seen_as_people_see_them(folder):
-    """On white, as examples are; a 16-bit grey has its own brightness."""
+def test_transparent_pictures_are_white_and_16_bit_ones_keep_their_brightness(folder):
+    """As examples are read."""
     clear = Image.new("RGBA", (20, 20), (0, 0, 0, 0))
     clear.save(folder / "clear.png")
     Image.fromarray(np.full((20, 20), 0x4000, np.uint16)).save(folder / "deep.png")
@@ -68,7 +68,7 @@ def test_masks_number_objects_from_1(tmp_path):
     assert masks.shape == (4, 32, 32) and masks.unique().tolist() == [0, 1]
 
 
-def test_parts_hang_on_names_or_on_what_the_rows_say(tmp_path):
+def test_the_split_depends_on_the_names_of_files(tmp_path):
     found = labels.read(make_labelled(tmp_path, 60))
     trained, held = found.split(0.3)
     assert 5 < len(held) < 30 and len(trained) + len(held) == 60
@@ -76,7 +76,7 @@ def test_parts_hang_on_names_or_on_what_the_rows_say(tmp_path):
     assert {row.file for row in held.rows} <= {row.file for row in more.rows}
 
 
-def test_said_parts_are_kept(folder):
+def test_parts_in_the_rows_are_used(folder):
     write(folder, "a.png,red,train", "b.jpg,green,held-out", head="file,tags,part")
     trained, held = labels.read(folder).split(0.5)
     assert [row.file for row in trained.rows] == ["a.png"]
@@ -96,7 +96,7 @@ def test_said_parts_are_kept(folder):
         ([], "names no picture"),
     ],
 )
-def test_what_is_wrong_is_said_with_its_line(folder, lines, named):
+def test_an_invalid_row_is_refused_with_its_line(folder, lines, named):
     with pytest.raises(LabelsUnusable, match=named):
         labels.read(write(folder, *lines))
 
@@ -125,7 +125,7 @@ def test_a_file_that_is_no_picture_is_named_when_it_is_read(folder):
         ('{"groups": {"a": ["red"]}, "needed": []}', "needed is not a field"),
     ],
 )
-def test_bits_that_cannot_be_are_refused(folder, text, named):
+def test_invalid_bits_are_refused(folder, text, named):
     (folder / "bits.json").write_text(text)
     with pytest.raises(LabelsUnusable, match=named):
         labels.read(write(folder, "a.png,red"))

@@ -27,7 +27,7 @@ def make_images(count: int = 3) -> torch.Tensor:
     return torch.randint(0, 256, (count, 3, 16, 16), dtype=torch.uint8, generator=generator)
 
 
-def test_one_logit_per_bit_and_image() -> None:
+def test_the_network_returns_one_logit_per_bit_and_image() -> None:
     assert make_detector()(torch.zeros(5, 3, 16, 16)).shape == (5, 3)
 
 
@@ -41,7 +41,7 @@ def test_an_image_is_judged_alike_alone_and_among_others() -> None:
     together = detector.probabilities(images)
     alone = torch.cat([detector.probabilities(image[None]) for image in images])
     assert torch.allclose(together, alone, atol=1e-5)
-    assert detector.training  # left as it was found
+    assert detector.training  # its mode is unchanged
 
 
 def test_temperatures_flatten_and_thresholds_decide() -> None:
@@ -56,7 +56,7 @@ def test_temperatures_flatten_and_thresholds_decide() -> None:
     assert expected[0].all()
 
 
-def test_saved_and_loaded_it_judges_the_same(tmp_path: Path) -> None:
+def test_a_loaded_detector_judges_as_the_saved_one(tmp_path: Path) -> None:
     detector, images = make_detector(), make_images()
     detector.temperatures.copy_(torch.tensor([0.5, 2, 3]))
     detector.thresholds.copy_(torch.tensor([0.1, 0.6, 0.9]))
@@ -99,7 +99,7 @@ def test_a_missing_or_unknown_folder_is_refused(tmp_path: Path) -> None:
         torch.zeros(1, 3, 32, 32, dtype=torch.uint8),
     ],
 )
-def test_other_images_are_refused(images: torch.Tensor) -> None:
+def test_images_of_another_type_or_shape_are_refused(images: torch.Tensor) -> None:
     with pytest.raises(ValueError, match="Scale them first"):
         make_detector().probabilities(images)
 
@@ -115,6 +115,6 @@ def test_other_images_are_refused(images: torch.Tensor) -> None:
         {"bits": ("a",), "groups": (1,), "image_size": 8},
     ],
 )
-def test_a_senseless_configuration_is_refused(fields: dict) -> None:
+def test_an_invalid_configuration_is_refused(fields: dict) -> None:
     with pytest.raises(ValueError):
         DetectorConfig(**fields)

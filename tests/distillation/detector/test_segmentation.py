@@ -12,7 +12,7 @@ IMAGES = torch.randint(0, 256, (3, 3, SIZE, SIZE), dtype=torch.uint8)
 
 
 def logits_of(top: int, left: int, side: int) -> torch.Tensor:
-    """Of a mask [1, 16, 16] that is sure of a square."""
+    """Return logits [1, 16, 16] of a mask that is certain of a square."""
     mask = torch.full((1, 16, 16), -10.0)
     mask[:, top : top + side, left : left + side] = 10
     return mask
@@ -33,7 +33,7 @@ def test_the_bits_follow_from_the_mask(square, is_whole, is_large):
     assert found.tolist() == [[is_whole, is_large]]
 
 
-def test_where_there_is_no_object_it_is_not_large():
+def test_an_empty_mask_is_not_large():
     assert not bit_logits(torch.full((1, 16, 16), -10.0), MASKS)[0, 1] > 0
 
 
@@ -47,7 +47,7 @@ def test_a_mask_has_the_reduced_size_and_is_the_same_alone_and_among_others():
     )
 
 
-def test_saved_and_loaded_it_says_the_same(tmp_path: Path):
+def test_a_loaded_network_predicts_as_the_saved_one(tmp_path: Path):
     torch.manual_seed(0)
     unet = UNet(MASKS)
     unet.temperatures.copy_(torch.tensor([0.5, 3]))
@@ -62,7 +62,7 @@ def test_saved_and_loaded_it_says_the_same(tmp_path: Path):
     assert torch.allclose(halved.probabilities(IMAGES), unet.probabilities(IMAGES), atol=0.02)
 
 
-def test_what_cannot_be_loaded_is_refused(tmp_path: Path):
+def test_a_damaged_file_is_refused(tmp_path: Path):
     segmentation.save(UNet(MASKS), tmp_path)
     (tmp_path / "model.safetensors").write_bytes(b"no")
     with pytest.raises(DetectorUnusable, match="no usable segmentation"):

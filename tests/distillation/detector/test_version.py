@@ -10,7 +10,7 @@ from distillation.detector.errors import DetectorUnusable
 from tests.distillation.detector.folders import make_version
 
 
-def test_what_is_written_is_read(tmp_path: Path) -> None:
+def test_a_written_version_is_read_unchanged(tmp_path: Path) -> None:
     found = version.read(make_version(tmp_path / "toy", with_mask=True))
     assert found.bits == ("red", "green", "blue", "sharp", "whole", "large")
     assert (
@@ -36,7 +36,7 @@ def test_what_is_written_is_read(tmp_path: Path) -> None:
         ({"files": [{"path": "gone", "size_bytes": 1, "sha256": ""}]}, "gone"),
     ],
 )
-def test_what_does_not_fit_is_refused_with_its_reason(tmp_path, change, named):
+def test_an_invalid_manifest_is_refused_with_the_reason(tmp_path, change, named):
     folder = make_version(tmp_path / "toy")
     path = folder / version.MANIFEST
     path.write_text(json.dumps(json.loads(path.read_text()) | change))
@@ -51,6 +51,6 @@ def test_a_description_without_a_field_is_refused(tmp_path):
         version.read(folder)
 
 
-def test_it_is_read_without_a_tensor_library():
+def test_a_version_is_read_without_a_tensor_library():
     code = "import sys, distillation.detector.version; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -18,12 +18,12 @@ def generator(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
-def test_the_generator_alone_decides() -> None:
+def test_the_augmentation_depends_on_the_generator_alone() -> None:
     images = make_images()
     first = Augmentation()(images, generator())
     assert first.equal(Augmentation()(images, generator()))
     assert not first.equal(Augmentation()(images, generator(1)))
-    assert images.equal(make_images())  # copies
+    assert images.equal(make_images())  # which is not changed
 
 
 def test_shape_and_range_are_kept() -> None:
@@ -47,7 +47,7 @@ def test_about_half_are_mirrored() -> None:
     assert 10 < sum(mirrored) < 30
 
 
-def test_light_changes_no_hue() -> None:
+def test_brightness_and_contrast_change_no_hue() -> None:
     images = make_images()
     changed = replace(NOTHING, brightness=0.1, contrast=0.15)(images, generator())
     ratio = (changed[:, 0] - changed[:, 1]) / (images[:, 0] - images[:, 1])

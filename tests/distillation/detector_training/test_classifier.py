@@ -52,7 +52,7 @@ def train(folder: Path, recipe: DetectorRecipe = RECIPE):
     )
 
 
-def test_it_learns_what_the_bits_say_and_is_saved_calibrated(tmp_path: Path) -> None:
+def test_the_classifier_learns_the_bits_and_is_saved_calibrated(tmp_path: Path) -> None:
     detector = train(tmp_path)
     images, bits = make_squares(40, seed=2)
     assert (detector.present(images) == bits.bool()).float().mean() > 0.95
@@ -61,7 +61,7 @@ def test_it_learns_what_the_bits_say_and_is_saved_calibrated(tmp_path: Path) -> 
     assert (tmp_path / "metrics.jsonl").exists()
 
 
-def test_a_step_is_decided_by_its_index_and_generator() -> None:
+def test_a_step_depends_on_its_index_and_generator_alone() -> None:
     images, bits = make_squares(32, seed=0)
     weights = []
     for _ in range(2):

@@ -18,23 +18,23 @@ def detail(images: torch.Tensor) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_every_way_spoils_within_the_range_and_says_what_is_missing(way):
+def test_every_way_spoils_within_the_range_and_names_missing_bits(way):
     images = make_images()
     spoilt, bits = Spoiling().spoil(way, images, torch.Generator().manual_seed(0))
     assert spoilt.shape == images.shape and spoilt.abs().max() <= 1
     assert (spoilt - images).abs().mean() > 0.02
     assert 0.0 in bits and bits.shape == (6, 2)
-    assert images.equal(make_images())  # which it leaves alone
+    assert images.equal(make_images())  # which are not changed
 
 
 @pytest.mark.parametrize("way", ["blurred", "rescaled", "moved"])
-def test_what_is_not_sharp_has_less_detail(way):
+def test_pictures_that_are_not_sharp_have_less_detail(way):
     spoilt, bits = Spoiling().spoil(way, make_images(), torch.Generator().manual_seed(1))
     assert detail(spoilt) < 0.8 * detail(make_images())
     assert (bits[:, 0] == 0).all()
 
 
-def test_each_picture_is_spoilt_in_a_way_of_its_own_decided_by_the_generator():
+def test_each_picture_is_spoilt_in_its_own_way_drawn_by_the_generator():
     first, second = (
         Spoiling()(make_images(40), torch.Generator().manual_seed(2)) for _ in range(2)
     )
@@ -43,5 +43,5 @@ def test_each_picture_is_spoilt_in_a_way_of_its_own_decided_by_the_generator():
     assert set(first[1].unique().tolist()) == {UNKNOWN, 0.0, 1.0}
 
 
-def test_its_bits_are_those_that_labels_need_not_name():
+def test_the_bits_of_degradations_need_no_labels():
     assert set(BITS) <= set(LEARNT)

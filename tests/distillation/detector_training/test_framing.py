@@ -21,7 +21,7 @@ def test_images_and_maps_move_together():
     assert areas.min() < 0.8 * mask.mean() and areas.max() > 1.3 * mask.mean()
 
 
-def test_it_is_decided_by_the_generator():
+def test_the_framing_depends_on_the_generator_alone():
     images, maps = torch.rand(4, 3, 16, 16), torch.rand(4, 2, 8, 8)
     first, second = (Framing()(images, maps, seeded(3)) for _ in range(2))
     assert first[0].equal(second[0]) and first[1].equal(second[1])

@@ -47,28 +47,28 @@ def train(pictures, folder: Path, recipe=RECIPE, *, begins_with=None, false_acce
     )
 
 
-def test_it_learns_the_labels_and_that_spoilt_pictures_are_spoilt(pictures, tmp_path):
+def test_the_network_learns_the_labels_and_detects_spoilt_pictures(pictures, tmp_path):
     detector = train(pictures, tmp_path)
     images, bits = pictures
     right = (detector.present(images[72:]) == bits[72:].bool()).float().mean(0)
     assert right[:2].min() > 0.9
     for way, bit in (("blank", 5), ("salted", 5), ("garbage", 5)):
-        made, _ = Spoilt.spoil(way, as_float(images[72:]), torch.Generator().manual_seed(1))
+        made, _ = SPOILING.spoil(way, as_float(images[72:]), torch.Generator().manual_seed(1))
         spoilt = ((made + 1) * 127.5).round().to(torch.uint8)
         assert detector.present(spoilt)[:, bit].float().mean() < 0.4, way
 
 
-Spoilt = degradations.Spoiling()
+SPOILING = degradations.Spoiling()
 
 
-def test_a_false_accept_rate_bounds_what_is_said_of_pictures_without_the_bit(pictures, tmp_path):
+def test_a_lower_false_accept_rate_raises_the_thresholds(pictures, tmp_path):
     recipe = replace(RECIPE, steps=10)
     strict = train(pictures, tmp_path / "strict", recipe, false_accepts=0.0).thresholds
     loose = train(pictures, tmp_path / "loose", recipe, false_accepts=0.3).thresholds
     assert (strict >= loose).all() and (strict > loose).any()
 
 
-def test_what_is_not_known_teaches_nothing(pictures):
+def test_unknown_bits_are_not_trained(pictures):
     images, bits = pictures
     unknown = bits.clone()
     unknown[:, 0] = UNKNOWN
@@ -79,7 +79,7 @@ def test_what_is_not_known_teaches_nothing(pictures):
     assert not task.detector.head.weight[1].equal(torch.zeros(16))
 
 
-def test_it_begins_with_a_detector_of_other_bits(pictures):
+def test_training_begins_with_a_detector_of_other_bits(pictures):
     images, bits = pictures
     torch.manual_seed(7)
     other = Detector(replace(CONFIG, bits=("low", "blue"), groups=(2,)))

@@ -41,20 +41,22 @@ def train(pictures, folder: Path, recipe: SegmentationRecipe = RECIPE, *, false_
     )
 
 
-def test_it_finds_the_object_and_whether_it_is_cut_off_or_small(pictures, tmp_path):
+def test_the_network_finds_the_object_and_whether_it_is_cut_off_or_small(pictures, tmp_path):
     unet = train(pictures, tmp_path)
     images, masks = pictures
     found = unet.mask_logits(images[56:]) > 0
     true = trainer.reduced(masks[56:], unet.config) > 0
     assert trainer.overlap(found.long(), true.long()) > 0.6
-    # A whole object of the usual size is smaller than the smallest by no means.
+    # Every whole object of the usual size is larger than `smallest`.
     assert 0.05 < unet.config.smallest < float(true.float().mean((1, 2)).min())
     framed, maps = Framing(moved=1)(
         images[56:].float() / 127.5 - 1, true.float()[:, None], torch.Generator().manual_seed(5)
     )
     bits, known = trainer.true_bits(maps[:, 0] > 0.5, unet.config)
-    said = unet.probabilities(((framed + 1) * 127.5).round().to(torch.uint8)) >= unet.thresholds
-    assert (said == bits)[known].float().mean() > 0.75
+    predicted = (
+        unet.probabilities(((framed + 1) * 127.5).round().to(torch.uint8)) >= unet.thresholds
+    )
+    assert (predicted == bits)[known].float().mean() > 0.75
     assert not unet.temperatures.equal(torch.ones(2))
 
 

@@ -1,4 +1,4 @@
-"""A labelled folder becomes a version of the detector that judges."""
+"""Training of a detector version from a labelled folder."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -38,7 +38,7 @@ def make(folder: Path, labelled: Path, *, begins_with: Path | None = None, recip
     )
 
 
-def test_the_version_has_the_bits_of_the_folder_of_quality_and_of_masks(tmp_path):
+def test_the_version_has_the_bits_of_the_labels_of_quality_and_of_masks(tmp_path):
     labelled = make_labelled(tmp_path / "labelled", 60)
     made = make(tmp_path / "training", labelled)
     learnt = ("sharp", "clean", "whole", "large")
@@ -46,11 +46,11 @@ def test_the_version_has_the_bits_of_the_folder_of_quality_and_of_masks(tmp_path
     assert made.groups == (2, 2, 1, 1, 1, 1) and made.required == learnt
     found = version.read(tmp_path / "training" / "version").figures
     assert found["test"]["is_held_out"] and found["test"]["good"] == found["pictures"]["held_out"]
-    # wherever a plain classifier is loaded the folder works too
+    # the folder can be loaded as a plain classifier too
     assert network.load(tmp_path / "training" / "version").config.bits == made.bits[:-4]
 
 
-def test_a_version_that_is_made_is_not_made_again(tmp_path):
+def test_an_existing_version_is_not_trained_again(tmp_path):
     labelled = make_labelled(tmp_path / "labelled", 60)
     make(tmp_path / "training", labelled)
     file = tmp_path / "training" / "version" / "detector.json"
@@ -59,7 +59,9 @@ def test_a_version_that_is_made_is_not_made_again(tmp_path):
     assert file.stat().st_mtime_ns == before
 
 
-def test_without_masks_there_are_no_bits_of_masks_and_it_begins_with_another_one(tmp_path):
+def test_a_folder_without_masks_gives_no_bits_of_masks_and_training_begins_with_another_version(
+    tmp_path,
+):
     labelled = make_labelled(tmp_path / "labelled", 60)
     rows = labels.read(labelled).rows
     labels.write(
@@ -75,7 +77,7 @@ def test_without_masks_there_are_no_bits_of_masks_and_it_begins_with_another_one
         recipe=replace(RECIPE, widths=None, depths=None),
     )
     assert made.bits[-2:] == ("sharp", "clean") and made.unet is None
-    assert made.classifier.config.widths == (4, 8)  # those of the other
+    assert made.classifier.config.widths == (4, 8)  # those of the version that it begins with
 
 
 def test_a_classifier_can_be_kept_as_it_is(tmp_path):
@@ -102,7 +104,7 @@ def test_too_few_pictures_are_refused_with_their_folder(tmp_path):
 
 
 def test_pictures_that_name_no_bit_do_not_end_the_training(tmp_path):
-    """Most batches would know nothing, and the mean of no errors is not a number."""
+    """Most batches have no known bit, and the mean of no errors is not a number."""
     labelled = make_labelled(tmp_path / "labelled", 60)
     rows = [
         replace(
@@ -122,6 +124,6 @@ def test_pictures_that_name_no_bit_do_not_end_the_training(tmp_path):
     assert made.bits == ("red", "green", "low", "high", "sharp", "clean")
 
 
-def test_a_margin_that_no_version_can_have_is_refused_before_the_training():
+def test_an_invalid_margin_is_refused_by_the_recipe():
     with pytest.raises(ValueError, match="margin"):
         JudgeRecipe(margin=1.0)

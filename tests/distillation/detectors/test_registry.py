@@ -9,7 +9,7 @@ from distillation.errors import DetectorRefused
 from distillation.models import Detector
 from distillation.runs import inputs
 from tests.distillation.detector.folders import make_version
-from tests.people import make_release
+from tests.factories import make_release
 
 pytestmark = pytest.mark.django_db
 
@@ -22,7 +22,7 @@ def none_shipped(monkeypatch, tmp_path):
 
 
 # --- registering ----------------------------------------------------------------------------------
-def test_a_registered_folder_is_copied_and_remembered(tmp_path):
+def test_a_registered_folder_is_copied_and_stored_in_a_row(tmp_path):
     row = detectors.register(make_version(tmp_path / "made", name="mine", with_mask=True))
     assert (row.name, row.status) == ("mine", Status.CANDIDATE)
     assert row.bits == ["red", "green", "blue", "sharp", "whole", "large"]
@@ -32,7 +32,7 @@ def test_a_registered_folder_is_copied_and_remembered(tmp_path):
     assert row.manifest["figures"] == {"seconds": 1.5}
 
 
-def test_only_what_the_version_names_is_copied(tmp_path):
+def test_only_files_that_the_version_names_are_copied(tmp_path):
     folder = make_version(tmp_path / "made")
     (folder / "notes.txt").write_text("private")
     assert not (detectors.folder(detectors.register(folder)) / "notes.txt").exists()
@@ -44,14 +44,14 @@ def test_a_name_is_registered_once(tmp_path):
         detectors.register(make_version(tmp_path / "two", name="mine"))
 
 
-def test_a_folder_that_holds_none_is_refused_in_words(tmp_path):
+def test_a_folder_without_a_detector_is_refused(tmp_path):
     with pytest.raises(DetectorRefused, match="holds no usable detector"):
         detectors.register(tmp_path)
     assert not Detector.objects.exists()
 
 
 # --- activating -----------------------------------------------------------------------------------
-def test_activating_one_retires_the_other_and_back(tmp_path):
+def test_activating_a_version_retires_the_other(tmp_path):
     one, two = (
         detectors.register(make_version(tmp_path / name, name=name)) for name in ("one", "two")
     )
@@ -76,7 +76,7 @@ def test_a_version_whose_files_changed_is_not_activated(tmp_path):
 
 
 # --- out of the box -------------------------------------------------------------------------------
-def test_where_none_was_registered_the_shipped_one_judges():
+def test_the_shipped_version_is_active_if_none_was_registered():
     row = detectors.active()
     assert row is not None and row.status == Status.ACTIVE
     assert detectors.folder(row).resolve() == detectors.SHIPPED.resolve()
@@ -84,7 +84,7 @@ def test_where_none_was_registered_the_shipped_one_judges():
     assert detectors.active() == row and Detector.objects.count() == 1
 
 
-def test_the_shipped_one_is_whole_and_caught_what_was_planted():
+def test_the_shipped_version_is_complete_and_caught_the_planted_defects():
     from distillation.detector import judge
 
     made = judge.load(detectors.SHIPPED)
@@ -94,23 +94,23 @@ def test_the_shipped_one_is_whole_and_caught_what_was_planted():
     assert sum(file.size_bytes for file in made.version.files) < 3.6e6
 
 
-def test_tags_are_grouped_by_the_groups_of_the_active_one():
+def test_tags_are_grouped_by_the_groups_of_the_active_version():
     assert detectors.tag_kinds() == ()
     detectors.active()
     first, second, *_, last = detectors.tag_kinds()
     assert "vase" in first and "red" in second and last == ("table", "slab", "cloth")
 
 
-def test_who_registered_one_decides_alone_whether_it_judges(tmp_path):
+def test_the_shipped_version_is_not_activated_after_another_was_registered(tmp_path):
     detectors.register(make_version(tmp_path / "made"))
     assert detectors.active() is None
 
 
-def test_where_nothing_is_shipped_there_is_none(none_shipped):
+def test_no_version_is_active_if_none_is_shipped(none_shipped):
     assert detectors.active() is None and not Detector.objects.exists()
 
 
-# --- what a run is judged by ----------------------------------------------------------------------
+# --- the judge of a run ---------------------------------------------------------------------------
 def make_teacher(name: str, side: int = 32):
     release = make_release(name=name, kind="teacher")
     release.manifest["image_sizes"] = [[side, side]]
@@ -124,7 +124,7 @@ def test_a_run_is_judged_by_the_active_version_if_its_size_fits(tmp_path):
     assert inputs._active_detector(make_teacher("larger", 64)) is None
 
 
-def test_the_shipped_one_judges_no_pictures_but_the_starters():
+def test_the_shipped_version_judges_only_pictures_of_the_starter():
     size = detectors.active().manifest["image_size"]
     assert inputs._active_detector(make_teacher("other", size)) is None
     found = inputs._active_detector(make_teacher("starter-teacher-2", size))

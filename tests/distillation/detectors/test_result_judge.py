@@ -13,7 +13,7 @@ from distillation.detectors import loading, result_judge
 from distillation.detectors import registry as detectors
 from distillation.models import Detector
 from distillation.runs.inputs import STARTER_JUDGES
-from tests.people import make_release
+from tests.factories import make_release
 
 pytestmark = pytest.mark.django_db
 
@@ -21,8 +21,8 @@ TAGS = ["mug", "green", "metal", "slab"]
 
 
 @pytest.fixture(autouse=True)
-def forgotten():
-    """As in a process that has not judged yet."""
+def empty_caches():
+    """Clear the caches, as in a process that has not judged yet."""
     result_judge._active.cache_clear()
     result_judge._loaded.cache_clear()
 
@@ -33,11 +33,11 @@ def starter():
 
 
 def picture(size: int = 128) -> np.ndarray:
-    """A plain grey one: nothing that the detector knows is in it."""
+    """Return a plain grey picture, which shows no bit of the detector."""
     return np.full((size, size, 3), 128, dtype=np.uint8)
 
 
-def test_a_picture_that_shows_nothing_fails_what_its_variant_says(starter):
+def test_a_blank_picture_fails_the_tags_of_its_variant(starter):
     judge = result_judge.judge(starter)
 
     (finding,) = judge([picture()], [TAGS])
@@ -53,7 +53,7 @@ def test_pictures_of_any_size_are_judged(starter):
     assert [finding.is_accepted for finding in found] == [False, False]
 
 
-def test_a_tag_that_forbids_a_bit_fails_where_the_bit_is(starter):
+def test_a_tag_that_excludes_a_bit_fails_if_the_bit_is_present(starter):
     judge, detector = result_judge.judge(starter), detectors.active()
     network = networks.load(detectors.folder(detector))
     present = network.present(torch.from_numpy(picture()).permute(2, 0, 1)[None])[0].tolist()
@@ -62,21 +62,21 @@ def test_a_tag_that_forbids_a_bit_fails_where_the_bit_is(starter):
 
     found = judge([picture()] * len(bits), [[f"not-{bit}"] for bit in bits])
 
-    said = [bit in finding.failing for bit, finding in zip(bits, found, strict=True)]
-    assert said == present
+    fails = [bit in finding.failing for bit, finding in zip(bits, found, strict=True)]
+    assert fails == present
 
 
-def test_softness_is_no_fault_of_a_result_unless_its_variant_asks(starter):
+def test_a_soft_result_fails_only_if_its_variant_requires_sharp(starter):
     """A plain grey picture is not sharp."""
     judge = result_judge.judge(starter)
 
-    (finding,), (asked,) = judge([picture()], [[]]), judge([picture()], [["sharp"]])
+    (finding,), (required,) = judge([picture()], [[]]), judge([picture()], [["sharp"]])
 
     assert "sharp" not in finding.failing
-    assert "sharp" in asked.failing
+    assert "sharp" in required.failing
 
 
-def test_the_shipped_detector_judges_no_pictures_that_it_does_not_know(starter):
+def test_the_shipped_detector_judges_only_releases_of_the_starter(starter):
     assert result_judge.judge(make_release(name="own", parent="somebody-elses")) is None
     assert result_judge.judge(make_release(name="student", parent=starter.name)) is not None
 
@@ -93,7 +93,7 @@ def test_another_active_version_judges_without_a_restart(starter, tmp_path):
 
 
 # --- nudity ---------------------------------------------------------------------------------------
-def test_the_bit_of_nudity_is_asked_for_only_if_so_set(starter, settings):
+def test_the_bit_of_nudity_is_required_only_if_configured(starter, settings):
     pytest.importorskip("nudenet")
     detector = detectors.active()
     assert "safe" not in loading.load(detector).bits
@@ -106,7 +106,9 @@ def test_the_bit_of_nudity_is_asked_for_only_if_so_set(starter, settings):
     assert judgement.probabilities["safe"] == 1.0 and "safe" not in judgement.failing
 
 
-def test_without_its_library_the_bit_says_what_to_install(starter, settings, monkeypatch):
+def test_a_missing_library_of_nudity_is_reported_with_what_to_install(
+    starter, settings, monkeypatch
+):
     settings.NSFW_BIT = True
     monkeypatch.setattr(nudity, "LIBRARY", "a_library_that_nobody_wrote")
 

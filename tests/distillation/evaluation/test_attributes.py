@@ -22,7 +22,7 @@ def judged(rows: list[list[float]], *, wanted: tuple[str, ...], stated: tuple[st
     ).tolist()
 
 
-def test_of_a_group_the_likeliest_bit_counts_whatever_its_threshold():
+def test_the_likeliest_bit_of_a_group_counts_whatever_its_threshold():
     rows = [
         [0.4, 0.1, 0.1, 0.9, 0.1, 0.0],  # a vase, though not above ½
         [0.8, 0.9, 0.1, 0.9, 0.1, 0.0],  # a vase is there; a bowl is likelier
@@ -49,7 +49,7 @@ def test_two_bits_of_one_group_cannot_both_be_wanted():
         judged([[0.0] * 6], wanted=("vase", "mug"), stated=("vase", "mug"))
 
 
-def test_groups_of_which_something_is_stated_have_names():
+def test_stated_groups_are_marked_and_groups_named_by_their_bits():
     stated = torch.stack([bits("mug", "red"), bits("signed"), bits()])
     assert attributes.groups_stated(stated, GROUPS).tolist() == [
         [True, True, False],

@@ -35,7 +35,7 @@ def test_pictures_of_another_size_are_scaled(judge: clips.Clip):
     assert torch.allclose(judge.image_features(large), judge.image_features(image), atol=0.05)
 
 
-def test_maps_are_of_patches_and_tell_places_apart(judge: clips.Clip):
+def test_maps_have_a_vector_per_patch_and_depend_on_the_place(judge: clips.Clip):
     image = toys.photographs(1).images
     [maps] = judge.maps(torch.cat([image, image.flip(3)]))  # one layer
     assert maps.shape == (2, 16, 4)

@@ -8,7 +8,7 @@ import pytest
 from distillation.detector import labels
 from distillation.detector.labels import Row
 from distillation.evaluation import detector_accuracy
-from tests.distillation.detector.folders import Saying, make_labelled, make_version
+from tests.distillation.detector.folders import FixedJudge, make_labelled, make_version
 
 GROUPS = {"colour": ("red", "green", "blue")}
 SOUND, BLURRED = 0.9, 0.1
@@ -16,7 +16,7 @@ SOUND, BLURRED = 0.9, 0.1
 
 @pytest.fixture
 def found(tmp_path: Path):
-    """Two good ones, of which one is lost; a wrong colour that is caught; two blurred, of which one is missed."""
+    """Two good pictures, one of them lost; a wrong colour, caught; two blurred pictures, one of them missed."""
     folder = make_labelled(tmp_path / "labelled", 5)
     none = frozenset()
 
@@ -32,19 +32,19 @@ def found(tmp_path: Path):
         row(4, "red", "blurred", "sharp"),
     ]
     labels.write(folder, rows, GROUPS)
-    said = [
+    probabilities = [
         [0.9, 0.1, 0.1, SOUND],
         [0.8, 0.3, 0.1, SOUND],
         [0.9, 0.1, 0.2, SOUND],
         [0.1, 0.8, 0.1, BLURRED],
         [0.8, 0.1, 0.1, SOUND],
     ]
-    judge = Saying(make_version(tmp_path / "toy"), said)
+    judge = FixedJudge(make_version(tmp_path / "toy"), probabilities)
     labelled = labels.read(folder)
     return detector_accuracy.run(judge, labelled, progress_bar=False), labelled
 
 
-def test_what_is_caught_and_lost_is_counted(found):
+def test_caught_and_lost_pictures_are_counted(found):
     made, _ = found
     assert (made.good, made.lost, made.lost_by) == (2, 1, {"green": 1})
     assert (made.bad, made.caught) == (3, 2)
@@ -59,7 +59,7 @@ def test_bits_are_counted_where_they_are_known(found):
         2,
         0.5,
         1.0,
-    )  # not of the blurred, nor of the one whose colour nobody said
+    )  # without the blurred pictures and the one of an unknown colour
     assert bits["green"] == (2, None, 0.0)
     assert bits["blue"] == (3, None, None)
     assert bits["sharp"] == (4, pytest.approx(2 / 3), 1.0)
@@ -67,8 +67,8 @@ def test_bits_are_counted_where_they_are_known(found):
 
 def test_tables_a_file_and_a_sheet_are_written(found, tmp_path):
     made, labelled = found
-    said = detector_accuracy.text(made)
-    assert "bad caught  2 of 3 (66.7 %)" in said and "good lost   1 of 2 (50.0 %)   green 1" in said
+    text = detector_accuracy.text(made)
+    assert "bad caught  2 of 3 (66.7 %)" in text and "good lost   1 of 2 (50.0 %)   green 1" in text
     detector_accuracy.write(made, labelled, tmp_path / "out", image_size=32)
     fields = json.loads((tmp_path / "out" / "trial.json").read_text())
     assert fields["bad_caught"] == 2 and fields["bits"]["green"]["precision"] is None

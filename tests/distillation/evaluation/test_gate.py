@@ -17,7 +17,7 @@ COSTS = Costs(0.01, 5_000_000)
 
 
 def measured(rate: float, *, prompts: int = 200, seed: int = 0, first: int = 0) -> Measured:
-    """Right with the probability `rate`, and alike in all else."""
+    """Return measurements: right with the probability `rate`, and alike in all else."""
     drawn = torch.rand(prompts, 4, generator=torch.Generator().manual_seed(seed))
     return Measured(
         tuple(f"prompt-{first + number}" for number in range(prompts)),
@@ -44,7 +44,7 @@ def failed(found: Gate) -> list[str]:
     return [check.name for check in found.failed]
 
 
-def test_one_that_is_as_good_as_the_active_release_passes():
+def test_a_candidate_as_good_as_the_active_release_passes():
     found = decide(measured(0.9), measured(0.9))
     assert found.passed, failed(found)
     assert {check.name for check in found.checks} == {
@@ -54,25 +54,25 @@ def test_one_that_is_as_good_as_the_active_release_passes():
     }  # fmt: skip
 
 
-def test_one_that_is_worse_than_the_teacher_or_the_active_release_does_not():
+def test_a_candidate_worse_than_the_teacher_or_the_active_release_does_not_pass():
     assert "attributes_right to teacher" in failed(decide(measured(0.6, seed=1)))
     better = measured(1.0)
     assert "attributes_right to active" in failed(decide(measured(0.9), better))
 
 
-def test_a_collapsed_one_does_not_pass_though_all_its_pictures_are_right():
+def test_a_collapsed_candidate_does_not_pass_although_all_its_pictures_are_right():
     candidate = replace(measured(1.0), spread=torch.full((200,), 0.2))
     assert failed(decide(candidate)) == ["diversity to teacher"]
 
 
-def test_a_blurred_one_does_not_pass_though_all_its_pictures_are_right():
+def test_a_blurred_candidate_does_not_pass_although_all_its_pictures_are_right():
     sharp = measured(0.9)
     candidate = replace(measured(1.0), gradient=0.7 * sharp.gradient)
     found = decide(candidate, teacher=sharp)
     assert failed(found) == ["sharpness to teacher"] and "Noise" in found.blind_to["sharpness"]
 
 
-def test_one_that_ruins_a_tenth_of_its_prompts_does_not_pass_though_the_mean_hides_it():
+def test_a_candidate_that_fails_at_some_prompts_does_not_pass_although_the_mean_hides_it():
     teacher = measured(0.95)
     candidate = replace(teacher, right=teacher.right.clone())
     candidate.right[::20] = 0
@@ -80,28 +80,30 @@ def test_one_that_ruins_a_tenth_of_its_prompts_does_not_pass_though_the_mean_hid
     assert failed(found) == ["worst_prompts to teacher"]
 
 
-def test_what_was_measured_before_sharpness_is_compared_without_it():
+def test_measurements_without_sharpness_are_compared_without_it():
     before = replace(measured(0.9), gradient=None)
     found = decide(measured(0.9), before)
     assert found.passed and not any("sharpness to active" in check.name for check in found.checks)
 
 
 def test_only_variants_that_both_cover_are_compared_with_the_active_release():
-    """The active release is perfect on its own; of the rest it knows nothing."""
+    """The active release covers only half of the variants."""
     candidate = measured(0.9)
     active = replace(measured(0.9, prompts=100), slugs=candidate.slugs[:100])
     assert decide(candidate, active).passed
-    strange = replace(active, slugs=tuple(f"other-{number}" for number in range(100)))
-    assert not any("quality to active" in check.name for check in decide(candidate, strange).checks)
+    disjoint = replace(active, slugs=tuple(f"other-{number}" for number in range(100)))
+    assert not any(
+        "quality to active" in check.name for check in decide(candidate, disjoint).checks
+    )
 
 
-def test_few_prompts_decide_nothing():
+def test_too_few_prompts_do_not_pass():
     few = measured(0.9, prompts=FEWEST - 1)
     found = decide(few, teacher=few)
     assert not found.passed and str(FEWEST) in found.failed[0].detail
 
 
-def test_a_candidate_without_a_judge_is_not_passed():
+def test_a_candidate_without_a_judge_does_not_pass():
     blind = replace(
         measured(0.9), right=None, clip_score=None, spread=torch.full((200,), torch.nan)
     )
@@ -109,8 +111,8 @@ def test_a_candidate_without_a_judge_is_not_passed():
     assert failed(found) == ["quality"] and not found.failed[0].decided
 
 
-def test_a_clip_alone_does_not_pass_a_candidate_unless_the_margins_say_so():
-    """Without a detector nothing knows whether the pictures show what their prompts say."""
+def test_a_clip_alone_does_not_pass_a_candidate_unless_the_margins_allow_it():
+    """Only a detector measures whether the pictures show what their prompts state."""
     blind = replace(measured(0.9), right=None)
     found = decide(blind, teacher=blind)
     assert failed(found) == ["quality"] and "No detector" in found.failed[0].detail
@@ -118,8 +120,8 @@ def test_a_clip_alone_does_not_pass_a_candidate_unless_the_margins_say_so():
     assert decide(blind, teacher=blind, margins=alone).passed
 
 
-def test_where_no_picture_of_the_teacher_is_right_a_person_decides():
-    """As many right pictures as the teacher's, which are none, are no success."""
+def test_a_person_decides_if_no_picture_of_the_teacher_is_right():
+    """To be as good as a teacher without right pictures is no success."""
     wrong = measured(0.0)
     found = decide(wrong, teacher=wrong)
     assert failed(found) == ["quality"] and not found.failed[0].decided
@@ -127,7 +129,7 @@ def test_where_no_picture_of_the_teacher_is_right_a_person_decides():
 
 
 # --- single variants ------------------------------------------------------------------------------
-def test_a_variant_that_lost_is_measured_again_before_it_counts():
+def test_a_variant_that_got_worse_is_measured_again_before_it_counts():
     candidate, teacher = measured(1.0), measured(1.0)
     candidate.right[7] = 0
     assert gate.suspects(RECIPE, candidate, teacher, None) == {"prompt-7": -1.0}
@@ -161,19 +163,19 @@ def test_a_variant_that_states_nothing_is_no_suspect():
         (Costs(None, 5_000_000), []),
     ],
 )
-def test_a_slow_or_a_large_one_does_not_pass(costs, names):
+def test_a_candidate_that_is_too_slow_or_too_large_does_not_pass(costs, names):
     assert failed(decide(measured(0.9), measured(0.9), costs=costs)) == names
 
 
 @pytest.mark.parametrize(
     "fields", [{"variant": 0.0}, {"second_look": 0}, {"slower": 0.5}, {"most_bytes": 0}]
 )
-def test_limits_that_mean_nothing_are_refused(fields):
+def test_invalid_limits_are_refused(fields):
     with pytest.raises(ValueError, match=next(iter(fields))):
         GateRecipe(**fields)
 
 
-def test_five_promotions_in_a_row_do_not_add_up():
+def test_absolute_limits_stop_costs_that_grow_with_every_promotion():
     """Each is 1.4 times as large, slow and hungry as the one before: every ratio passes, the absolute limits do not."""
     recipe = GateRecipe(most_bytes=12_000_000, most_seconds=0.03, most_memory=1_000_000_000)
     costs = COSTS
@@ -197,15 +199,15 @@ def test_the_starters_limits_leave_todays_student_room():
         assert 1.5 * today < getattr(recipe, name)
 
 
-def test_a_check_that_too_few_prompts_or_a_wide_interval_leave_open_is_not_decided():
+def test_a_check_with_too_few_prompts_is_undecided_and_one_far_below_its_limit_is_decided():
     few = decide(measured(0.9, prompts=FEWEST - 1), teacher=measured(0.9, prompts=FEWEST - 1))
     assert not few.passed and not any(check.decided for check in few.failed)
     ruined = decide(measured(0.1))
     assert all(check.decided for check in ruined.checks if check.name.startswith("attributes"))
 
 
-def test_an_open_check_says_how_many_seeds_would_decide_it():
-    """Half of the distance to the limit asks for four times as many seeds."""
+def test_an_undecided_check_names_the_seeds_that_would_decide_it():
+    """Half of the distance to the limit needs four times as many seeds."""
     teacher = measured(0.8)
     candidate = replace(teacher, right=measured(0.8, seed=1).right)
     found = decide(candidate, teacher=teacher, margins=Margins(attributes_right=0.97))

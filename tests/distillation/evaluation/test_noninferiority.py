@@ -12,8 +12,8 @@ from distillation.evaluation.noninferiority import (
 )
 
 
-def shots(rate: float | torch.Tensor, *, prompts: int, seeds: int = 4, seed: int = 0):
-    """0 or 1, [P, S]: right with the probability `rate`, of all or [P, 1] of each."""
+def right_pictures(rate: float | torch.Tensor, *, prompts: int, seeds: int = 4, seed: int = 0):
+    """Return 0 or 1, [P, S]: right with the probability `rate` of all prompts, or [P, 1] of each."""
     drawn = torch.rand(prompts, seeds, generator=torch.Generator().manual_seed(seed))
     return (drawn < rate).double()
 
@@ -30,7 +30,7 @@ def of_attributes(student: torch.Tensor, teacher: torch.Tensor) -> Verdict:
 
 # --- attributes -----------------------------------------------------------------------------------
 def test_an_equal_student_on_enough_prompts_is_non_inferior():
-    teacher = shots(0.9, prompts=256)
+    teacher = right_pictures(0.9, prompts=256)
     student = teacher.clone()
     student[::64, 0], student[1::64, 1] = 0, 1  # some lost, as many won
     verdict = of_attributes(student, teacher)
@@ -40,26 +40,30 @@ def test_an_equal_student_on_enough_prompts_is_non_inferior():
 
 
 def test_a_clearly_worse_student_is_inferior():
-    verdict = of_attributes(shots(0.6, prompts=256, seed=1), shots(0.9, prompts=256))
+    verdict = of_attributes(
+        right_pictures(0.6, prompts=256, seed=1), right_pictures(0.9, prompts=256)
+    )
     assert verdict.outcome == INFERIOR
     assert verdict.estimate == pytest.approx(2 / 3, abs=0.05)
 
 
 def test_few_prompts_are_inconclusive_even_if_all_pictures_are_equal():
-    teacher = shots(0.9, prompts=noninferiority.FEWEST - 1)
+    teacher = right_pictures(0.9, prompts=noninferiority.FEWEST - 1)
     assert of_attributes(teacher, teacher).outcome == INCONCLUSIVE
-    enough = shots(0.9, prompts=noninferiority.FEWEST)
+    enough = right_pictures(0.9, prompts=noninferiority.FEWEST)
     assert of_attributes(enough, enough).outcome == NON_INFERIOR
 
 
 def test_a_student_near_the_margin_is_inconclusive():
-    found = of_attributes(shots(0.86, prompts=40, seed=1), shots(0.88, prompts=40))
+    found = of_attributes(
+        right_pictures(0.86, prompts=40, seed=1), right_pictures(0.88, prompts=40)
+    )
     assert found.outcome == INCONCLUSIVE and found.low < 0.97 < found.high
 
 
-def test_the_pairing_decides_where_prompts_differ_more_than_the_releases():
+def test_pairing_by_prompt_narrows_the_interval():
     rates = torch.linspace(0.05, 1, 60)[:, None]
-    teacher = shots(rates, prompts=60, seeds=8)
+    teacher = right_pictures(rates, prompts=60, seeds=8)
     paired = of_attributes(teacher, teacher)
     unpaired = of_attributes(teacher[torch.randperm(60)], teacher)
     assert paired.outcome == NON_INFERIOR
@@ -67,8 +71,8 @@ def test_the_pairing_decides_where_prompts_differ_more_than_the_releases():
 
 
 def test_an_interval_is_over_prompts_and_not_over_pictures():
-    """Sixteen equal pictures of a prompt tell no more than one."""
-    one = shots(0.8, prompts=60, seeds=1, seed=2), shots(0.8, prompts=60, seeds=1)
+    """Sixteen equal pictures of a prompt have no more information than one."""
+    one = right_pictures(0.8, prompts=60, seeds=1, seed=2), right_pictures(0.8, prompts=60, seeds=1)
     many = tuple(values.repeat(1, 16) for values in one)
     once, often = of_attributes(*one), of_attributes(*many)
     assert (often.low, often.high) == pytest.approx((once.low, once.high))
@@ -80,7 +84,7 @@ def test_the_one_sided_interval_misses_an_equal_student_about_once_in_twenty(mon
     missed = 0
     for number in range(150):
         student, teacher = (
-            shots(0.7, prompts=40, seed=2 * number + side).mean(1) for side in (0, 1)
+            right_pictures(0.7, prompts=40, seed=2 * number + side).mean(1) for side in (0, 1)
         )
         verdict = noninferiority._verdict(
             "attributes_right", True, 1.0, noninferiority._ratio, [student, teacher]
@@ -89,8 +93,8 @@ def test_the_one_sided_interval_misses_an_equal_student_about_once_in_twenty(mon
     assert 1 <= missed <= 18  # 7.5 are expected
 
 
-def test_prompts_that_state_nothing_are_left_out():
-    teacher = shots(0.9, prompts=60)
+def test_prompts_without_a_value_are_left_out():
+    teacher = right_pictures(0.9, prompts=60)
     student = teacher.clone()
     student[:20] = float("nan")
     teacher[:20] = float("nan")
@@ -98,8 +102,8 @@ def test_prompts_that_state_nothing_are_left_out():
 
 
 # --- the worst prompts ----------------------------------------------------------------------------
-def test_prompts_that_collapse_are_found_though_the_mean_hides_them():
-    teacher = shots(0.9, prompts=200, seeds=8)
+def test_prompts_that_collapse_are_found_although_the_mean_hides_them():
+    teacher = right_pictures(0.9, prompts=200, seeds=8)
     student = teacher.clone()
     student[::20] = 0  # 5 % of the prompts lose all
     found = by_measure(
@@ -113,7 +117,7 @@ def test_prompts_that_collapse_are_found_though_the_mean_hides_them():
 
 def test_chance_alone_does_not_make_a_worst_tenth():
     rates = 0.7
-    student, teacher = (shots(rates, prompts=400, seeds=8, seed=side) for side in (0, 1))
+    student, teacher = (right_pictures(rates, prompts=400, seeds=8, seed=side) for side in (0, 1))
     verdict = by_measure(noninferiority.judge(Margins(), right=(student, teacher)))["worst_prompts"]
     chosen_by_itself = (student - teacher).mean(1).sort().values[:40].mean()
     assert float(chosen_by_itself) < -0.3
@@ -140,11 +144,11 @@ def test_the_seeds_that_would_decide_follow_from_the_interval(
     )
 
 
-def test_more_seeds_do_decide_what_was_open():
-    """The advice is followed: the interval of the advised number of seeds reaches the margin."""
+def test_the_advised_number_of_seeds_narrows_the_interval_as_predicted():
+    """With the advised number of seeds the interval is about as narrow as predicted."""
     rates = torch.full((200, 1), 0.8)
-    teacher = shots(rates, prompts=200, seeds=64, seed=1)
-    student = shots(rates, prompts=200, seeds=64, seed=2)
+    teacher = right_pictures(rates, prompts=200, seeds=64, seed=1)
+    student = right_pictures(rates, prompts=200, seeds=64, seed=2)
     first = of_attributes(student[:, :4], teacher[:, :4])
     assert first.outcome == INCONCLUSIVE
     advised = noninferiority.decisive(first, 4)
@@ -153,7 +157,7 @@ def test_more_seeds_do_decide_what_was_open():
     assert many.high - many.low < 1.3 * (first.high - first.low) * (4 / advised.seeds) ** 0.5
 
 
-def test_a_single_prompt_that_lost_more_than_the_limit_is_measured_again_before_it_counts():
+def test_a_prompt_that_lost_more_than_the_limit_is_inconclusive():
     teacher = torch.ones(30, 4)
     student = teacher.clone()
     student[7] = 0.0
@@ -166,7 +170,7 @@ def test_a_single_prompt_that_lost_more_than_the_limit_is_measured_again_before_
 
 
 def test_with_one_seed_the_worst_prompts_are_not_measured():
-    values = shots(0.9, prompts=50, seeds=1)
+    values = right_pictures(0.9, prompts=50, seeds=1)
     found = noninferiority.judge(Margins(), right=(values, values))
     assert by_measure(found)["worst_prompts"].outcome == NOT_MEASURED
 
@@ -208,7 +212,7 @@ def test_the_overall_outcome_is_the_worst_one():
     assert noninferiority.overall([]) == INCONCLUSIVE
 
 
-def test_margins_without_measurement_are_listed_and_margins_of_none_are_not():
+def test_unmeasured_margins_are_listed_and_margins_of_none_are_not():
     found = noninferiority.judge(Margins(worst_prompts=None, clip_score=None))
     assert {v.measure: v.outcome for v in found} == {
         "attributes_right": NOT_MEASURED,
@@ -218,7 +222,7 @@ def test_margins_without_measurement_are_listed_and_margins_of_none_are_not():
 
 
 def test_a_teacher_that_is_never_right_gives_no_ratio():
-    student, teacher = shots(0.5, prompts=30), torch.zeros(30, 4)
+    student, teacher = right_pictures(0.5, prompts=30), torch.zeros(30, 4)
     verdict = of_attributes(student, teacher)
     assert verdict.outcome == NOT_MEASURED and verdict.estimate is None
 
@@ -226,6 +230,6 @@ def test_a_teacher_that_is_never_right_gives_no_ratio():
 @pytest.mark.parametrize(
     ("name", "value"), [("attributes_right", 0.0), ("diversity", -1.0), ("worst_prompts", 2.0)]
 )
-def test_margins_that_make_no_sense_are_refused(name: str, value: float):
+def test_invalid_margins_are_refused(name: str, value: float):
     with pytest.raises(ValueError, match=name):
         Margins(**{name: value})

@@ -56,7 +56,7 @@ def test_an_interrupted_batch_continues_and_makes_no_picture_twice(tmp_path: Pat
     assert all(path.stat().st_mtime_ns == made[path] for path in paths if path != paths[2])
 
 
-def test_nothing_is_loaded_if_all_pictures_are_there(tmp_path: Path):
+def test_nothing_is_loaded_if_all_pictures_exist(tmp_path: Path):
     paths = [path for row in make(tmp_path).paths for path in row]
 
     def refuse():
@@ -107,7 +107,7 @@ def test_prompts_of_another_encoder_or_not_covered_are_refused():
         pictures.check_covered(replace(manifest, covered_variants=["prompt-0"]), prompts)
 
 
-def test_a_folder_of_real_pictures_has_two_at_least(tmp_path: Path):
+def test_a_folder_of_real_pictures_needs_at_least_two(tmp_path: Path):
     album = make(tmp_path / "cache")
     found = pictures.image_files(tmp_path)
     assert found == sorted(path for row in album.paths for path in row)
@@ -116,7 +116,7 @@ def test_a_folder_of_real_pictures_has_two_at_least(tmp_path: Path):
         pictures.image_files(tmp_path / "empty")
 
 
-def test_files_of_cameras_and_shops_are_read_as_people_see_them(tmp_path: Path):
+def test_pictures_are_read_upright_and_on_white(tmp_path: Path):
     """Upright, and on white where they are transparent."""
     clear = Image.new("RGBA", (2, 1), (0, 0, 0, 0))
     clear.save(tmp_path / "clear.png")

@@ -37,7 +37,7 @@ def test_the_seeds_of_a_run_are_new_and_the_same_when_it_is_resumed():
     assert seeds_of(slugs[1:], each=4, run="run-1") == first[1:]
 
 
-def test_seeds_that_no_prompt_has_are_refused():
+def test_invalid_numbers_of_seeds_are_refused():
     for each, skip in ((0, 0), (513, 0), (500, 13), (1, -1)):
         with pytest.raises(ValueError, match="seeds"):
             seeds_of(["a"], each=each, skip=skip)

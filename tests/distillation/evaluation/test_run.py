@@ -38,7 +38,7 @@ def evaluate(folder: Path, *, prompts: Prompts | None = None, **options) -> Eval
 
 @pytest.fixture(scope="module")
 def done(tmp_path_factory: pytest.TempPathFactory) -> tuple[Evaluation, Path]:
-    """Everything that can be given; one text would be mark-up."""
+    """Return an evaluation with all inputs, and its folder; one text contains markup."""
     folder = tmp_path_factory.mktemp("evaluation")
     prompts = toys.prompts(PROMPTS)
     evil = (*prompts.texts[:-1], "<b>|*</b>")
@@ -90,7 +90,7 @@ def test_every_figure_is_in_the_json(done: tuple[Evaluation, Path]):
     assert next(iter(value["right"])) == ALL and len(value["right"]) == 5
     assert len(value["distances"]) == 3
     assert value["machine"]["libraries"]["torch"] and value["seconds"]["judging"] > 0
-    # Without a text encoder, which never comes to the device.
+    # Without the text encoder, which is never loaded onto the device.
     assert set(value["teacher"]["bytes_on_disk"]) >= {"unet", "vae"}
     assert "text_encoder" not in value["teacher"]["bytes_on_disk"]
 
@@ -111,7 +111,7 @@ def test_losses_come_before_gains_in_the_report(timed: tuple[Evaluation, Path]):
     assert not re.search(r"\bnan\b|\binf\b|None", text)
 
 
-def test_images_of_the_report_are_there_and_small(timed: tuple[Evaluation, Path]):
+def test_images_of_the_report_exist_and_are_small(timed: tuple[Evaluation, Path]):
     _, folder = timed
     named = re.findall(r"!\[[^]]*\]\(([^)]+)\)", (folder / "report.md").read_text())
     assert {"sheet.webp", "attributes.png", "diversity.png", "speed.png"} <= set(named)
@@ -146,7 +146,7 @@ def test_an_evaluation_makes_no_picture_twice(done: tuple[Evaluation, Path], tmp
     )
     assert {p: p.stat().st_mtime_ns for p in (folder / "pictures").rglob("*.png")} == made
     assert again.right == found.right and again.spread == found.spread
-    # What nobody measured is not in the report, and leaves the verdict open.
+    # Unmeasured values are not in the report and leave the verdict open.
     text = (tmp_path / "report.md").read_text()
     assert "KID" not in text and "pictures per second" not in text
     assert re.search(r"Not measured: (attributes, )?CLIP score\.", text)
@@ -167,7 +167,7 @@ def test_a_summary_for_the_manifest_is_small_and_has_the_outcome(timed: tuple[Ev
     assert len(json.dumps(value)) < 3000
 
 
-def test_fresh_seeds_decide_and_those_that_all_share_are_reported_beside_them(
+def test_fresh_seeds_decide_and_shared_seeds_are_reported_too(
     done: tuple[Evaluation, Path], tmp_path: Path
 ):
     prompts = toys.prompts(PROMPTS)
@@ -193,7 +193,7 @@ def test_fresh_seeds_decide_and_those_that_all_share_are_reported_beside_them(
         2,
     )
     assert [row["seeds"] for row in value["per_prompt"]] == [list(row) for row in fresh]
-    # The core is what an evaluation of it alone finds; the rest is not.
+    # The core has the results of an evaluation of its seeds alone; the rest differs.
     assert found.core and found.core.right == done[0].right[ALL]
     assert found.core.sharpness == done[0].sharpness != found.sharpness
     assert measured.read(tmp_path, "student").seeds == 3
@@ -228,7 +228,7 @@ def test_sharpness_is_of_the_pictures_and_its_margin_is_tested(done: tuple[Evalu
     assert float(mean) == pytest.approx(found.sharpness.student.value, rel=1e-4)
 
 
-def test_a_file_of_measurements_from_before_sharpness_is_read(tmp_path: Path):
+def test_measurements_without_sharpness_are_read(tmp_path: Path):
     tensors = {"student.spread": torch.ones(2), "student.right": torch.ones(2, 2)}
     save_file(tensors, tmp_path / measured.FILE, {"slugs": '["a", "b"]'})
     found = measured.read(tmp_path, "student")

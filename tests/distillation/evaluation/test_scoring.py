@@ -29,7 +29,7 @@ def judges() -> Judges:
 
 
 def album(folder: Path, draw: Callable[[int, int], torch.Tensor], *, prompts: int) -> Album:
-    """draw: of a prompt and a seed, coarse values [3, 4, 4] from 0 to 1."""
+    """Write an album. draw: prompt, seed → coarse values [3, 4, 4] from 0 to 1."""
     folder.mkdir()
     rows = []
     for prompt in range(prompts):
@@ -46,7 +46,7 @@ def noise(prompt: int, seed: int) -> torch.Tensor:
     return torch.rand(3, 4, 4, generator=torch.Generator().manual_seed(100 * prompt + seed))
 
 
-def test_a_release_is_at_no_distance_from_itself(judges: Judges, tmp_path: Path):
+def test_a_release_has_no_distance_from_itself(judges: Judges, tmp_path: Path):
     same = album(tmp_path / "a", noise, prompts=2)
     found = scoring.judge(same, same, toys.prompts(2), judges, progress_bar=False)
     assert found.distance.shape == (2, SEEDS) and float(found.distance.abs().max()) == 0

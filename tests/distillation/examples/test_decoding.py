@@ -41,7 +41,7 @@ def test_a_picture_becomes_its_centre_square_at_the_teachers_size(kind):
     assert np.abs(difference).mean() < 3
 
 
-def test_a_picture_that_was_taken_sideways_stands_upright():
+def test_a_picture_that_was_taken_sideways_is_turned_upright():
     exif = Image.Exif()
     exif[0x0112] = 6  # to be turned by 90° clockwise
     sideways = as_bytes(picture(2).rotate(90, expand=True), "jpeg", quality=95, exif=exif)
@@ -65,12 +65,12 @@ def test_sixteen_bits_of_grey_are_not_cut_off_at_255():
     assert found.min() < 5 and found.max() > 250 and abs(float(found.mean()) - 127) < 3
 
 
-def test_what_is_transparent_is_white():
+def test_transparent_pixels_become_white():
     clear = Image.new("RGBA", (80, 80), (200, 0, 0, 0))
     assert (decoded(as_bytes(clear)) == 255).all()
 
 
-def test_colours_of_another_profile_become_srgb_and_a_broken_profile_says_nothing():
+def test_colours_of_another_profile_become_srgb_and_a_broken_profile_is_ignored():
     profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
     # A screen whose red is blue and whose blue is red.
     for old, new in ((b"rXYZ", b"...."), (b"bXYZ", b"rXYZ"), (b"....", b"bXYZ")):
@@ -81,12 +81,12 @@ def test_colours_of_another_profile_become_srgb_and_a_broken_profile_says_nothin
     assert np.array_equal(decoded(as_bytes(picture(4), icc_profile=b"no profile")), plain)
 
 
-def test_a_photograph_with_a_preview_beside_it_is_a_photograph():
+def test_a_file_with_a_photograph_and_a_preview_is_read_as_the_photograph():
     both = as_bytes(picture(5), "mpo", save_all=True, append_images=[picture(6)])
     assert np.abs(decoded(both) - decoded(as_bytes(picture(5), "jpeg")).astype(np.int16)).mean() < 1
 
 
-# --- files that are none --------------------------------------------------------------------------
+# --- invalid files --------------------------------------------------------------------------------
 @pytest.mark.parametrize(
     ("content", "code"),
     [
@@ -117,7 +117,7 @@ def test_a_photograph_with_a_preview_beside_it_is_a_photograph():
         "no pixels", "pixels missing", "too small", "animated png", "animated webp",
     ],
 )  # fmt: skip
-def test_a_file_that_is_no_example_has_a_code(content, code):
+def test_an_invalid_file_is_refused_with_its_code(content, code):
     assert refusal(content).code == code
 
 
@@ -128,16 +128,16 @@ def test_a_text_chunk_that_unpacks_to_a_hundred_megabytes_is_refused():
     assert len(content) < 200_000 and refusal(content).code == "broken"
 
 
-def test_bytes_that_were_tampered_with_are_refused_or_decoded_and_nothing_else():
+def test_damaged_bytes_are_decoded_or_refused_without_other_errors():
     noise = np.random.default_rng(0)
     for kind in ("png", "jpeg", "webp"):
         whole = bytearray(as_bytes(picture(7), kind))
         for _ in range(60):
-            hurt = bytearray(whole)
-            for place in noise.integers(0, len(hurt), 4):
-                hurt[place] = noise.integers(0, 256)
+            damaged = bytearray(whole)
+            for place in noise.integers(0, len(damaged), 4):
+                damaged[place] = noise.integers(0, 256)
             with contextlib.suppress(Refused):
-                assert isinstance(decoding.decode(bytes(hurt), side=SIDE), Crop)
+                assert isinstance(decoding.decode(bytes(damaged), side=SIDE), Crop)
 
 
 # --- alike ----------------------------------------------------------------------------------------

@@ -11,10 +11,10 @@ from distillation.errors import DistillationRefused
 from distillation.examples import decoding, ingestion
 from distillation.models import Example, ImageSource
 from generation.images import storage
-from tests.distillation.curated import make_source
+from tests.distillation.example_factories import make_source
 from tests.distillation.pictures import SIDE, as_bytes, picture, png, png_header
 from tests.distillation.served import serve
-from tests.people import make_release, make_variant
+from tests.factories import make_release, make_variant
 
 pytestmark = pytest.mark.django_db
 
@@ -26,7 +26,7 @@ def teacher():
 
 @pytest.fixture
 def folder(settings) -> Path:
-    """Of the source that `make_source` makes."""
+    """Return the folder of the source that `make_source` creates."""
     place = Path(settings.DATA_DIR) / "sources" / "field"
     place.mkdir(parents=True)
     return place
@@ -34,7 +34,7 @@ def folder(settings) -> Path:
 
 @pytest.fixture
 def decoded(monkeypatch) -> list[bytes]:
-    """What was decoded."""
+    """Return a list that collects the decoded files."""
     seen: list[bytes] = []
     decode = decoding.decode
     monkeypatch.setattr(
@@ -53,8 +53,8 @@ def refusals() -> dict[str, str]:
     return dict(Example.objects.values_list("location", "refusal"))
 
 
-# --- what becomes of files ------------------------------------------------------------------------
-def test_pictures_become_examples_and_other_files_say_why_not(folder):
+# --- results of files -----------------------------------------------------------------------------
+def test_pictures_become_examples_and_other_files_are_refused_with_a_code(folder):
     (folder / "good.png").write_bytes(png(1))
     (folder / "photo.JPG").write_bytes(as_bytes(picture(2), "jpeg"))
     (folder / "zero.png").write_bytes(b"")
@@ -125,7 +125,7 @@ def test_a_file_that_was_too_large_and_is_replaced_leaves_no_row_behind(folder):
     assert refusals() == {"a.png": ""}
 
 
-def test_a_file_that_cannot_be_read_is_tried_again_and_what_was_taken_of_it_stays(folder, settings):
+def test_an_unreadable_file_is_tried_again_and_its_example_stays(folder, settings):
     settings.IMAGE_SOURCE_PRIVATE_HOSTS = True
     (folder / "a.png").write_bytes(png(1))
     (folder / "b.png").write_bytes(png(2))
@@ -144,14 +144,14 @@ def test_a_file_that_cannot_be_read_is_tried_again_and_what_was_taken_of_it_stay
         assert (ingest(source).unchanged, ingest(source).read) == (2, 0)
 
 
-def test_a_name_that_is_no_text_is_kept_readably(folder):
+def test_a_file_name_that_is_no_text_is_stored_escaped(folder):
     with open(os.fsencode(folder) + b"/\xff\xfe.png", "wb") as file:
         file.write(png(1))
     assert ingest().taken == 1 and ingest().read == 0
     assert list(refusals()) == ["\\udcff\\udcfe.png"]
 
 
-def test_what_a_person_decides_while_a_source_is_read_stays(folder):
+def test_a_decision_made_during_ingestion_stays(folder):
     for number in range(2):
         (folder / f"{number}.png").write_bytes(png(number))
     ingest()
@@ -166,7 +166,7 @@ def test_what_a_person_decides_while_a_source_is_read_stays(folder):
 
 
 # --- copies ---------------------------------------------------------------------------------------
-def test_what_looks_like_another_example_of_the_same_variants_is_refused(folder, settings):
+def test_a_picture_like_another_example_of_the_same_variants_is_refused(folder, settings):
     shared, other = make_variant(), make_variant()
     (folder / "a.png").write_bytes(png(1))
     ingest(make_source(variants=[shared]))
@@ -215,7 +215,7 @@ def test_without_a_teacher_nothing_is_read(folder, teacher):
 
 
 # --- one at a time --------------------------------------------------------------------------------
-def test_a_source_that_cannot_be_listed_says_why_and_waits_no_more():
+def test_a_source_that_cannot_be_listed_stores_its_error_and_waits_no_more():
     source = make_source(url="nowhere", asked_at=timezone.now())
     with pytest.raises(DistillationRefused, match="not a folder"):
         ingest(source)
@@ -232,7 +232,7 @@ def test_a_source_is_read_by_one_process_unless_that_was_lost(folder):
     assert ingest(source).files == 0
 
 
-def test_a_worker_that_is_to_end_stops_after_a_file_and_the_source_goes_on_waiting(folder):
+def test_ingestion_stops_after_a_file_when_the_worker_ends_and_the_source_keeps_waiting(folder):
     for number in range(3):
         (folder / f"{number}.png").write_bytes(png(number))
     source = make_source(asked_at=timezone.now())

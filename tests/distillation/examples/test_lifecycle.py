@@ -9,14 +9,19 @@ from distillation.errors import DistillationRefused
 from distillation.examples import lifecycle as examples
 from distillation.examples.lifecycle import Agreement, Override
 from distillation.models import Example, ImageSource
-from tests.distillation.curated import make_detector, make_example, make_source, make_verdict
-from tests.people import make_user, make_variant
+from tests.distillation.example_factories import (
+    make_detector,
+    make_example,
+    make_source,
+    make_verdict,
+)
+from tests.factories import make_user, make_variant
 
 pytestmark = pytest.mark.django_db
 
 
 # --- sources --------------------------------------------------------------------------------------
-def test_a_new_source_waits_to_be_read_and_asks_a_worker(django_capture_on_commit_callbacks):
+def test_a_new_source_waits_for_ingestion_and_notifies_a_worker(django_capture_on_commit_callbacks):
     variant = make_variant(tags=["vase"])
     with django_capture_on_commit_callbacks() as callbacks:
         source = examples.add("field", "vases", tags=["red", "red"], variants=[variant])
@@ -28,7 +33,7 @@ def test_a_new_source_waits_to_be_read_and_asks_a_worker(django_capture_on_commi
 
 
 @pytest.mark.parametrize(
-    ("url", "tags", "said"),
+    ("url", "tags", "message"),
     [
         ("/etc", [], "IMAGE_SOURCE_ROOTS"),
         ("gopher://x/y", [], "not supported"),
@@ -37,13 +42,13 @@ def test_a_new_source_waits_to_be_read_and_asks_a_worker(django_capture_on_commi
         ("vases", ["not-vase"], "contradict"),
     ],
 )
-def test_a_source_that_could_never_be_used_is_refused(url, tags, said):
-    with pytest.raises(DistillationRefused, match=said):
+def test_a_source_that_could_never_be_used_is_refused(url, tags, message):
+    with pytest.raises(DistillationRefused, match=message):
         examples.add("field", url, tags=tags, variants=[make_variant(tags=["vase"])])
     assert not ImageSource.objects.exists()
 
 
-def test_who_waits_is_enabled_and_read_by_nobody():
+def test_waiting_sources_are_enabled_and_not_being_read():
     now = timezone.now()
     make_source(name="idle")
     make_source(name="read", asked_at=now, lease_expires_at=now + timedelta(minutes=1))
@@ -54,7 +59,7 @@ def test_who_waits_is_enabled_and_read_by_nobody():
     assert examples.request_ingestion(ImageSource.objects.all()) == 4
 
 
-def test_what_a_picture_must_show_are_the_tags_of_its_source_and_of_all_its_variants():
+def test_the_stated_bits_are_the_tags_of_the_source_and_of_all_its_variants():
     source = make_source(
         tags=["winter", "not-blurred"],
         variants=[make_variant(tags=["vase"]), make_variant(tags=["red", "not-blue"])],
@@ -62,8 +67,8 @@ def test_what_a_picture_must_show_are_the_tags_of_its_source_and_of_all_its_vari
     assert examples.stated_bits(source) == (["red", "vase", "winter"], ["blue", "blurred"])
 
 
-# --- what people decide ---------------------------------------------------------------------------
-def test_a_decision_says_whose_it_is_and_since_when_and_is_taken_back():
+# --- decisions of people --------------------------------------------------------------------------
+def test_a_decision_stores_its_user_and_time_and_can_be_withdrawn():
     person, example = make_user(), make_example()
     refused = make_example(refusal="broken")
     rows = Example.objects.all()
@@ -81,15 +86,15 @@ def test_a_decision_says_whose_it_is_and_since_when_and_is_taken_back():
         examples.override(rows, "maybe", by=person)
 
 
-# --- what training may use ------------------------------------------------------------------------
-def test_training_may_use_what_a_person_accepts_else_what_the_active_detector_does():
+# --- accepted examples ----------------------------------------------------------------------------
+def test_examples_are_accepted_by_a_person_or_else_by_the_active_detector():
     active, older = make_detector(name="new"), make_detector(name="old")
     used = []
     for override, failing in (("", ()), ("accepted", ()), ("accepted", ("vase",))):
         example = make_example(override=override)
         make_verdict(example, detector=active, failing=failing)
         used.append(example)
-    used.append(make_example(override="accepted"))  # nobody judged it
+    used.append(make_example(override="accepted"))  # without a verdict
     for override, failing in (("", ("vase",)), ("rejected", ()), ("rejected", ("vase",))):
         example = make_example(override=override)
         make_verdict(example, detector=active, failing=failing)
@@ -102,7 +107,7 @@ def test_training_may_use_what_a_person_accepts_else_what_the_active_detector_do
     assert set(examples.accepted()) == set(used)
 
 
-def test_pictures_of_a_variant_are_those_of_the_sources_that_illustrate_it():
+def test_pictures_of_a_variant_are_those_of_its_sources():
     one, both = make_variant(), make_variant()
     first = make_example(source=make_source(variants=[one, both]), override="accepted")
     second = make_example(source=make_source(name="more", variants=[both]), override="accepted")
@@ -119,7 +124,7 @@ def test_without_a_detector_only_people_accept():
 # --- agreement ------------------------------------------------------------------------------------
 def test_precision_counts_by_bit_how_often_people_decided_as_the_detector_did():
     detector = make_detector(bits=("vase", "bowl", "red"))
-    asked = {"present": ["vase"], "absent": ["red"]}
+    stated = {"present": ["vase"], "absent": ["red"]}
     for override, failing in (
         ("rejected", ["vase"]),
         ("rejected", ["vase", "red"]),
@@ -130,7 +135,7 @@ def test_precision_counts_by_bit_how_often_people_decided_as_the_detector_did():
         ("", ["vase"]),
         ("", []),
     ):
-        make_verdict(make_example(override=override), detector=detector, failing=failing, **asked)
+        make_verdict(make_example(override=override), detector=detector, failing=failing, **stated)
     make_verdict(
         make_example(override="accepted"), detector=make_detector(name="other"), failing=["bowl"]
     )

@@ -25,13 +25,13 @@ def locations(url: str, rules: Rules) -> list[str]:
 
 
 # --- folders --------------------------------------------------------------------------------------
-def test_a_folder_lists_what_is_in_it_and_below(root):
+def test_a_folder_is_listed_with_its_subfolders(root):
     rules = Rules([root])
     for url in ("vases", str(root / "vases"), f"file://{root}/vases", f"{root}/./vases/"):
         assert locations(url, rules) == ["b.png", "more/a.jpg"]
 
 
-def test_a_stamp_changes_with_the_file_and_not_otherwise(root):
+def test_a_stamp_changes_only_with_the_file(root):
     rules = Rules([root])
     before = open_place("vases", rules).files()
     assert open_place("vases", rules).files() == before and all(file.stamp for file in before)
@@ -47,7 +47,7 @@ def test_folders_outside_of_the_roots_are_refused(root, url):
         open_place(url, Rules([root]))
 
 
-def test_a_folder_that_is_not_there_is_said(root):
+def test_a_missing_folder_is_reported(root):
     with pytest.raises(PlaceUnusable, match="is not a folder"):
         open_place("nowhere", Rules([root]))
 
@@ -139,7 +139,7 @@ def test_other_buckets_are_not_read_with_this_machines_credentials(url):
 
 # --- URLs -----------------------------------------------------------------------------------------
 @pytest.mark.parametrize(
-    ("url", "said"),
+    ("url", "message"),
     [
         ("ftp://host/x", "ftp:// is not supported"),
         ("memory://x", "is not supported"),
@@ -153,8 +153,8 @@ def test_other_buckets_are_not_read_with_this_machines_credentials(url):
         ("zip://*.png::/etc/x.zip", "is not supported"),
     ],
 )
-def test_addresses_that_are_not_read_are_refused_in_words(root, url, said):
-    with pytest.raises(PlaceUnusable, match=said):
+def test_unsupported_urls_are_refused_with_the_reason(root, url, message):
+    with pytest.raises(PlaceUnusable, match=message):
         open_place(url, Rules([root]))
 
 
@@ -174,11 +174,11 @@ def web(root) -> Iterator[str]:
         yield url
 
 
-INSIDE = Rules([], private_hosts=True)
+PRIVATE_RULES = Rules([], private_hosts=True)
 
 
-def test_the_listing_of_a_web_server_is_read_with_what_it_says_of_each_file(web):
-    place = open_place(f"{web}/vases", INSIDE)
+def test_the_listing_of_a_web_server_is_read_with_size_and_stamp_of_each_file(web):
+    place = open_place(f"{web}/vases", PRIVATE_RULES)
     files = [place.described(file) for file in place.files()]
     assert [(file.location, file.size_bytes) for file in files] == [("b.png", 2), ("more/a.jpg", 1)]
     assert all(file.stamp for file in files)
@@ -194,11 +194,11 @@ def test_private_addresses_are_refused_by_name_and_by_number(web):
             open_place(f"{url}/vases", Rules([])).files()
 
 
-def test_a_page_that_never_ends_is_refused(web):
+def test_an_endless_page_is_refused(web):
     with pytest.raises(PlaceUnusable, match="bytes"):
-        open_place(f"{web}/endless", INSIDE).files()
+        open_place(f"{web}/endless", PRIVATE_RULES).files()
 
 
-def test_a_server_that_is_not_there_is_said():
+def test_an_unreachable_server_is_reported():
     with pytest.raises(PlaceUnusable, match="cannot be listed"):
-        open_place("http://127.0.0.1:9/x", INSIDE).files()
+        open_place("http://127.0.0.1:9/x", PRIVATE_RULES).files()

@@ -8,9 +8,9 @@ from distillation.detectors import registry as detectors
 from distillation.examples import lifecycle as curation
 from distillation.examples import verdicts
 from distillation.models import Example, Verdict
-from tests.distillation.curated import make_example, make_source
+from tests.distillation.example_factories import make_example, make_source
 from tests.distillation.pictures import png
-from tests.people import make_release, make_variant
+from tests.factories import make_release, make_variant
 
 pytestmark = pytest.mark.django_db
 
@@ -42,7 +42,7 @@ def test_every_example_that_was_not_refused_gets_a_verdict(version):
         assert set(row.probabilities) == {"vase", "bowl"}
 
 
-def test_bits_that_must_not_be_there_are_judged(version):
+def test_absent_bits_are_judged(version):
     wanted, unwanted = make_source(tags=["vase"]), make_source(name="not", tags=["not-vase"])
     content = png(1, width=64, height=64)
     for source in (wanted, unwanted):
@@ -79,7 +79,7 @@ def test_another_version_adds_its_verdicts_and_a_persons_decision_stays(
     assert example.override == "accepted" and example.overridden_at
 
 
-def test_tags_that_change_make_the_verdicts_again(version):
+def test_changed_tags_renew_the_verdicts(version):
     source = make_source(tags=["vase"])
     examples(source=source, count=2)
     verdicts.judge(version)
@@ -96,7 +96,7 @@ def test_a_picture_whose_file_is_gone_is_left_out_and_the_others_are_judged(vers
     assert Verdict.objects.get().example == there
 
 
-def test_what_is_shipped_judges_pictures_of_the_starter_alone():
+def test_the_shipped_detector_judges_only_pictures_of_the_starter():
     examples(count=1)
     make_release(name="other-teacher", kind="teacher")
     assert not detectors.can_judge(detectors.active(), "other-teacher")

@@ -30,7 +30,7 @@ def test_kid_is_the_unbiased_estimate_with_the_cubic_kernel():
     assert KID(x, y) == pytest.approx(expected, rel=1e-9)
 
 
-def test_cmmd_is_of_features_of_length_one_and_a_thousandfold():
+def test_cmmd_is_a_thousand_times_the_estimate_on_unit_features():
     x, y = features(5).double(), features(7, seed=1, shift=0.5).double()
     units = [s / s.norm(dim=1, keepdim=True) for s in (x, y)]
     kernel = lambda a, b: math.exp(-float(((a - b) ** 2).sum()) / 200)  # noqa: E731
@@ -69,7 +69,7 @@ def test_the_bootstrap_is_narrower_with_more_pictures():
     assert width(200) < 0.6 * width(20)
 
 
-def test_the_bootstrap_repeats_itself():
+def test_the_bootstrap_is_deterministic():
     x, y = features(10), features(10, seed=1)
     assert distances.bootstrap(x, y, KID) == distances.bootstrap(x, y, KID)
 
@@ -85,19 +85,19 @@ def test_a_measure_scales_its_kernel():
 
 
 @pytest.mark.parametrize(
-    ("x", "y", "complaint"),
+    ("x", "y", "message"),
     [
         (torch.zeros(1, 4), torch.zeros(5, 4), "at least 2"),
         (torch.zeros(5, 4), torch.zeros(5, 3), r"\(n, d\)"),
         (torch.full((5, 4), math.nan), torch.zeros(5, 4), "not finite"),
     ],
 )
-def test_features_that_cannot_be_compared_are_refused(x, y, complaint):
-    with pytest.raises(ValueError, match=complaint):
+def test_features_that_cannot_be_compared_are_refused(x, y, message):
+    with pytest.raises(ValueError, match=message):
         KID(x, y)
 
 
-def test_psnr_is_of_each_picture():
+def test_psnr_is_computed_for_each_picture():
     black = torch.zeros(2, 3, 4, 4, dtype=torch.uint8)
     other = black.clone()
     other[0] += 255
@@ -107,12 +107,12 @@ def test_psnr_is_of_each_picture():
     assert distances.psnr(black, black).tolist() == [math.inf] * 2
 
 
-def test_psnr_refuses_pictures_that_are_no_bytes():
+def test_psnr_refuses_pictures_that_are_not_uint8():
     with pytest.raises(ValueError, match="uint8"):
         distances.psnr(torch.zeros(1, 3, 2, 2), torch.zeros(1, 3, 2, 2))
 
 
-def test_a_distance_is_of_the_cosine_and_tells_sets_apart():
+def test_a_distance_is_of_the_cosine_and_separates_different_sets():
     x, y = features(40, width=16), features(40, width=16, seed=1)
     z = y + torch.tensor([2.0] + [0.0] * 15)
     x, y, z = (torch.nn.functional.normalize(s, dim=1) for s in (x, y, z))
@@ -136,7 +136,7 @@ def same_noise(prompts: int, seeds: int, *, difference: float, shift: float = 0.
     return torch.nn.functional.normalize(x, dim=2), torch.nn.functional.normalize(y, dim=2)
 
 
-def test_a_paired_distance_is_not_made_small_by_the_noise_that_both_share():
+def test_a_paired_distance_is_not_reduced_by_the_noise_that_both_share():
     alike = [same_noise(10, 4, difference=0.01, seed=n) for n in range(10)]
     naive = [KID(x.flatten(0, 1), y.flatten(0, 1)) for x, y in alike]
     paired = [distances.paired_distance(x, y).kid.value for x, y in alike]
@@ -158,7 +158,7 @@ def test_sets_of_different_prompts_are_not_paired():
 
 
 # --- pictures -------------------------------------------------------------------------------------
-def test_ssim_is_one_of_itself_and_falls_with_noise_and_blur():
+def test_ssim_is_one_for_equal_pictures_and_falls_with_noise():
     generator = torch.Generator().manual_seed(0)
     slope = torch.linspace(0, 255, 32).expand(1, 3, 32, 32)
     waves = (slope + 40 * torch.sin(torch.arange(32.0))[:, None]).clamp(0, 255)
@@ -172,7 +172,7 @@ def test_ssim_is_one_of_itself_and_falls_with_noise_and_blur():
     assert 1 > values[0] > values[1] > values[2] > -1
 
 
-def test_ssim_of_flat_pictures_is_what_the_formula_says():
+def test_ssim_of_flat_pictures_follows_the_formula():
     a, b = (torch.full((1, 3, 16, 16), value, dtype=torch.uint8) for value in (100, 120))
     c1 = 2.55**2
     expected = (2 * 100 * 120 + c1) / (100**2 + 120**2 + c1)

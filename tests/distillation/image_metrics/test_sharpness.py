@@ -20,7 +20,7 @@ def test_the_gradient_of_a_ramp_is_its_slope_and_of_a_flat_picture_none():
     assert sharpness.gradient(grey(torch.full((16, 16), 90.0))).tolist() == pytest.approx([0.0])
 
 
-def test_the_laplacian_of_a_chessboard_varies_as_the_formula_says():
+def test_the_laplacian_variance_of_a_chessboard_follows_the_formula():
     """Each pixel is 0 or 10 and its four neighbours are the other: the Laplacian is +40 or −40."""
     board = 10.0 * ((torch.arange(18)[:, None] + torch.arange(18)) % 2)
     assert sharpness.laplacian_variance(grey(board)).tolist() == pytest.approx([1600.0], rel=1e-4)
@@ -39,7 +39,7 @@ def test_both_measures_fall_with_blur_and_rise_with_noise():
     for measure in (sharpness.gradient, sharpness.laplacian_variance):
         values = [float(measure(drawings(range(8), blur=blur)).mean()) for blur in (0, 0.5, 1, 2)]
         assert values == sorted(values, reverse=True) and values[2] < 0.8 * values[0]
-        assert float(measure(noisy).mean()) > values[0]  # what it cannot tell from detail
+        assert float(measure(noisy).mean()) > values[0]  # noise is not distinguished from detail
 
 
 def test_squares_are_scaled_down_and_never_up():

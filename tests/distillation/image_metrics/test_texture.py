@@ -1,4 +1,4 @@
-"""A set and the same kind of pictures blurred are told apart by texture, and not by the features of a CLIP."""
+"""Texture distinguishes sharp pictures from blurred ones of the same kind; the features of a CLIP do not."""
 
 from pathlib import Path
 
@@ -25,14 +25,14 @@ def textures(images: torch.Tensor, reference: torch.Tensor) -> distances.Interva
     return texture.distance(texture.features(images), texture.features(reference))
 
 
-def test_a_sharp_set_is_at_no_distance_and_a_blurred_one_is(reference):
+def test_a_blurred_set_has_a_distance_and_a_sharp_one_has_none(reference):
     sharp = textures(drawings(range(48)), reference)
     blurred = textures(drawings(range(48), blur=1.0), reference)
     assert sharp.low < 0 < sharp.high
     assert blurred.low > 5 * sharp.high
 
 
-def test_the_features_of_a_clip_hardly_tell_them_apart(reference):
+def test_the_features_of_a_clip_hardly_distinguish_blurred_pictures(reference):
     """Why there is a distance of texture: by the CLIP of the starter the blurred set is as near as the sharp one."""
     judge = clip.load(STARTER_JUDGES / "clip", tokenizer=TOKENIZER)
     of_reference = judge.image_features(reference)
@@ -45,7 +45,7 @@ def test_the_features_of_a_clip_hardly_tell_them_apart(reference):
         assert abs(after.value - before.value) < 0.1 * (before.high - before.low)
 
 
-def test_pictures_of_the_same_noise_that_were_blurred_are_told_apart():
+def test_blurred_pictures_of_the_same_noise_have_a_distance():
     sharp, blurred = (
         texture.features(drawings(range(48), blur=blur)).unflatten(0, (24, 2))
         for blur in (0.0, 1.0)

@@ -10,25 +10,25 @@ def drawn(*shape: int, seed: int = 0) -> torch.Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
-def test_the_discriminator_loss_is_the_cross_entropy_of_telling_them_apart():
+def test_the_discriminator_loss_is_the_binary_cross_entropy():
     fake, real = drawn(4), drawn(4, seed=1)
     expected = -(1 - fake.sigmoid()).log().mean() - real.sigmoid().log().mean()
     assert float(discriminator_loss(fake, real)) == pytest.approx(float(expected))
 
 
-def test_a_blind_discriminator_pays_two_logarithms_of_two_and_a_sure_one_nothing():
+def test_the_loss_is_2_log_2_for_an_undecided_discriminator_and_0_for_a_certain_one():
     zero, sure = torch.zeros(3), torch.full((3,), 50.0)
     assert float(discriminator_loss(zero, zero)) == pytest.approx(2 * math.log(2))
     assert float(discriminator_loss(-sure, sure)) == pytest.approx(0, abs=1e-6)
     assert float(discriminator_loss(sure, -sure)) == pytest.approx(100)
 
 
-def test_the_student_wants_what_the_discriminator_wants_of_real_images():
+def test_the_students_loss_is_the_discriminators_on_real_images():
     logits = drawn(4)
     assert float(student_loss(logits)) == pytest.approx(float(-logits.sigmoid().log().mean()))
 
 
-def test_a_student_that_is_seen_through_still_learns():
+def test_the_student_has_a_gradient_even_if_the_discriminator_is_certain():
     """The saturating form, E log(1 − sigmoid D), would give a gradient of nearly 0 here."""
     logits = torch.full((1,), -20.0, requires_grad=True)
     student_loss(logits).backward()
@@ -36,7 +36,7 @@ def test_a_student_that_is_seen_through_still_learns():
 
 
 def test_the_optimal_discriminator_is_the_logarithm_of_the_ratio_of_densities():
-    """Which is what f-distill's weights read it as. Of two outcomes with known probabilities."""
+    """The weights of f-distill rely on it. Two outcomes have known probabilities."""
     teacher, student = torch.tensor([0.8, 0.2]).double(), torch.tensor([0.4, 0.6]).double()
     logits = (teacher / student).log().requires_grad_()
     loss = sum(

@@ -55,21 +55,21 @@ def test_the_penalty_is_the_logarithm_of_the_prior_density():
     assert float(scaled) == pytest.approx(penalties[0] * 0.1 / 50)
 
 
-def test_the_penalty_is_the_divergence_of_a_posterior_without_width_of_its_own():
+def test_the_penalty_is_the_divergence_of_a_posterior_with_the_priors_variance():
     """With s² = σ² only the pull of the means is left."""
     prior, means = gaussian(10), gaussian(0).means
     full = divergence(DiagonalGaussian(means, prior.variances), prior, beta=1.0, examples=7)
     assert float(full) == pytest.approx(float(prior_penalty(means, prior, beta=1.0, examples=7)))
 
 
-def test_a_stiff_weight_is_pulled_harder():
+def test_a_weight_of_small_variance_has_a_larger_gradient():
     prior = DiagonalGaussian([torch.zeros(2)], [torch.tensor([1e-4, 1e-2])])
     weights = torch.ones(2, requires_grad=True)
     prior_penalty([weights], prior, beta=1.0, examples=1).backward()
     assert float(weights.grad[0] / weights.grad[1]) == pytest.approx(100)
 
 
-def test_more_data_forgets_the_prior():
+def test_more_data_reduces_the_influence_of_the_prior():
     """Regression of a mean: the minimiser of loss + penalty is the Bayesian posterior mean, and nears the data's."""
     prior = DiagonalGaussian([torch.zeros(1).double()], [torch.tensor([0.5]).double()])
     for examples in (1, 10, 1000):
@@ -80,7 +80,7 @@ def test_more_data_forgets_the_prior():
         assert float(weight.grad) == pytest.approx(0, abs=1e-12)
 
 
-def test_only_the_student_learns_and_the_derivatives_are_right():
+def test_only_the_student_gets_a_gradient_and_the_derivatives_are_right():
     mean, variance = drawn(3).requires_grad_(), drawn(3, seed=1).exp().requires_grad_()
     prior_parts = [drawn(3, seed=2).requires_grad_(), drawn(3, seed=3).exp().requires_grad_()]
     prior = DiagonalGaussian([prior_parts[0]], [prior_parts[1]])

@@ -52,7 +52,7 @@ def test_descent_goes_from_the_fake_towards_the_real_estimate():
     assert float((-x.grad * (real - fake)).sum()) > 0
 
 
-def test_there_is_nothing_to_learn_where_both_scores_agree():
+def test_the_gradient_is_zero_where_both_scores_agree():
     x, real, _ = example()
     x.requires_grad_()
     loss = distribution_matching(x, real, real)
@@ -60,7 +60,7 @@ def test_there_is_nothing_to_learn_where_both_scores_agree():
     assert loss.item() == 0 and not x.grad.any()
 
 
-def test_what_is_not_finite_teaches_nothing_and_harms_no_other_sample():
+def test_non_finite_scores_give_no_gradient_and_affect_no_other_sample():
     x, real, fake = example()
     plain = matching_gradient(x, real, fake)
     fake[0, 0, 0, 0] = math.nan
@@ -73,7 +73,7 @@ def test_what_is_not_finite_teaches_nothing_and_harms_no_other_sample():
     assert not exact[0].any() and not exact[1].any()
 
 
-def test_a_broken_student_is_not_hidden():
+def test_a_non_finite_student_gives_a_non_finite_loss():
     x, real, fake = example()
     x[0, 0, 0, 0] = math.nan
     assert not distribution_matching(x, real, fake).isfinite()
@@ -91,7 +91,7 @@ def test_weights_scale_the_gradient_of_their_sample():
     )
 
 
-def test_neither_score_learns_from_the_student():
+def test_neither_score_gets_a_gradient():
     x, real, fake = (tensor.requires_grad_() for tensor in example())
     distribution_matching(x, real, fake).backward()
     assert real.grad is None and fake.grad is None and x.grad is not None
@@ -152,7 +152,7 @@ def test_the_average_weight_is_one_and_likely_samples_count_more():
 
 
 def test_ratios_are_compared_within_a_tenth_of_the_time():
-    """Noise makes all ratios alike: what counts is to be likely among samples as noisy."""
+    """Noise makes all ratios similar, so that samples are compared with equally noisy ones."""
     logits = torch.tensor([0.1, -0.1, 2.0, -2.0, 0.7]).double()
     timesteps = torch.tensor([950, 999, 5, 99, 500])
     found = weights_of(logits, "forward_kl", timesteps)
@@ -173,7 +173,7 @@ def test_extreme_logits_are_clipped_and_maps_of_logits_averaged():
     )
 
 
-def test_the_discriminator_learns_nothing_through_the_weights():
+def test_the_weights_give_the_discriminator_no_gradient():
     assert not weights_of(drawn(3).requires_grad_(), "jensen_shannon").requires_grad
 
 

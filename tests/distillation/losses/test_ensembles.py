@@ -40,7 +40,7 @@ def test_disagreement_is_the_variance_between_teachers():
     assert found.tolist() == pytest.approx([0.0, 0.36])
 
 
-def test_teachers_that_disagree_teach_less():
+def test_disagreement_of_the_teachers_lowers_the_weight_of_a_sample():
     noises = [torch.zeros(2, 3), torch.zeros(2, 3)]
     noises[0][1], noises[1][1] = 1.0, -1.0
     student = torch.ones(2, 3, requires_grad=True)
@@ -81,7 +81,7 @@ def test_teachers_may_be_weighed_sample_by_sample():
     assert torch.allclose(found[1], 0.25 * noises[0][1] + 0.75 * noises[1][1])
 
 
-def test_teachers_learn_nothing_and_the_derivative_is_right():
+def test_teachers_get_no_gradient_and_the_derivative_is_right():
     noises = [noise.requires_grad_() for noise in teachers(2, 3)]
     student = drawn(2, 3).requires_grad_()
     ensemble_regression(student, noises, weights=WEIGHTS, variance=0.5).backward()

@@ -18,22 +18,22 @@ def test_the_loss_is_the_share_of_the_teachers_energy_that_is_missed():
     assert float(found) == pytest.approx(sum(shares) / 2, rel=1e-5)
 
 
-def test_features_of_zeros_miss_all_of_it():
+def test_the_loss_of_zero_features_is_one():
     teacher = [drawn(2, 3, 4), 50 * drawn(2, 6, seed=1)]
     student = [torch.zeros_like(features) for features in teacher]
     assert float(normalised_matching(student, teacher)) == pytest.approx(1, rel=1e-4)
     assert float(normalised_matching(teacher, teacher)) == 0
 
 
-def test_a_loud_layer_or_sample_counts_no_more_than_a_quiet_one():
+def test_layers_and_samples_count_equally_whatever_their_scale():
     student, teacher = (
         [drawn(2, 8), drawn(2, 8, seed=1)],
         [drawn(2, 8, seed=2), drawn(2, 8, seed=3)],
     )
-    louder = torch.tensor([[1.0], [100.0]], dtype=torch.float64)
+    scale = torch.tensor([[1.0], [100.0]], dtype=torch.float64)
     plain = normalised_matching(student, teacher)
     scaled = normalised_matching(
-        [student[0] * louder, 30 * student[1]], [teacher[0] * louder, 30 * teacher[1]]
+        [student[0] * scale, 30 * student[1]], [teacher[0] * scale, 30 * teacher[1]]
     )
     assert float(scaled) == pytest.approx(float(plain), rel=1e-4)
 
@@ -49,14 +49,14 @@ def test_halves_of_a_batch_average_to_the_whole():
     assert float(whole) == pytest.approx(float(sum(halves)) / 2)
 
 
-def test_a_silent_teacher_gives_no_infinity():
+def test_a_teacher_with_zero_features_gives_a_finite_loss():
     student = drawn(1, 4).requires_grad_()
     loss = normalised_matching([student], [torch.zeros(1, 4)])
     loss.backward()
     assert loss.isfinite() and student.grad.isfinite().all()
 
 
-def test_the_teacher_learns_nothing_and_the_derivative_is_right():
+def test_the_teacher_gets_no_gradient_and_the_derivative_is_right():
     student, teacher = drawn(2, 3).requires_grad_(), drawn(2, 3, seed=1).requires_grad_()
     normalised_matching([student], [teacher]).backward()
     assert teacher.grad is None

@@ -42,7 +42,7 @@ def test_the_polynomial_kernel_is_the_equation_of_the_paper(side):
     assert float(found) == pytest.approx(expected, rel=1e-4)
 
 
-def test_both_cheap_ways_of_degree_two_are_the_brute_force():
+def test_both_fast_ways_of_degree_two_equal_the_brute_force():
     weights = torch.tensor([0.5, 0.5, -0.2, -0.8, 0.3], dtype=torch.float64)
     for length in (3, 50):  # the way through positions, the way through channels
         samples = drawn(2, 5, length).requires_grad_()
@@ -102,7 +102,7 @@ def test_the_gaussian_kernel_takes_its_width_from_both_sets():
 
 
 @pytest.mark.parametrize("kernel", KERNELS)
-def test_the_order_and_the_scale_of_channels_are_not_seen(kernel):
+def test_the_order_and_the_scale_of_channels_do_not_matter(kernel):
     student, teacher = drawn(2, 4, 4, 4), drawn(2, 6, 4, 4, seed=1)
     plain = float(mmd2(student, teacher, kernel=kernel))
     assert plain > 1e-4
@@ -210,7 +210,7 @@ def test_the_derivative_of_the_gaussian_takes_the_width_as_constant():
     assert torch.allclose(*gradients)
 
 
-def test_the_teacher_learns_nothing():
+def test_the_teacher_gets_no_gradient():
     student, teacher = drawn(1, 2, 2, 2).requires_grad_(), drawn(1, 3, 2, 2).requires_grad_()
     mmd2(student, teacher, kernel=gaussian).backward()
     assert teacher.grad is None and student.grad.abs().sum() > 0

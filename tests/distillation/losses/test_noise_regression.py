@@ -33,14 +33,14 @@ def test_a_small_difference_survives_half_precision():
     assert float(noise_regression(prediction, target)) == pytest.approx(1e-6, rel=1e-3)
 
 
-def test_guidance_goes_beyond_the_text():
+def test_guidance_extrapolates_beyond_the_prediction_for_the_text():
     without, text = torch.zeros(1, 3), torch.ones(1, 3)
     assert guided(without, text, guidance_scale=7.5).tolist() == [[7.5] * 3]
     assert torch.equal(guided(without, text, guidance_scale=1.0), text)
     assert torch.equal(guided(without, text, guidance_scale=0.0), without)
 
 
-def test_the_student_learns_the_guided_teacher_and_the_teacher_learns_nothing():
+def test_the_target_is_the_guided_teacher_which_gets_no_gradient():
     without, text = drawn(2, 3, seed=1).requires_grad_(), drawn(2, 3, seed=2).requires_grad_()
     target = (without + 4 * (text - without)).detach()
     at_target = guidance_distillation(target, without, text, guidance_scale=4.0)

@@ -24,7 +24,7 @@ def features(images: torch.Tensor) -> list[torch.Tensor]:
     return [images, FEATURES(images)]
 
 
-def seen(output: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+def perceptual_loss(output: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
     return perceptual(output, target, decoder=DECODER, features=features)
 
 
@@ -35,13 +35,13 @@ def test_pseudo_huber_is_square_when_small_and_absolute_when_large():
         assert float(found) == pytest.approx(expected, rel=1e-4)
 
 
-def test_pseudo_huber_is_its_equation():
+def test_pseudo_huber_follows_its_equation():
     output, target = drawn(2, 3), drawn(2, 3, seed=1)
     expected = (((output - target) ** 2 + 0.25).sqrt() - 0.5).mean()
     assert float(pseudo_huber(output, target, c=0.5)) == pytest.approx(float(expected))
 
 
-def test_pseudo_huber_sees_small_errors_in_single_precision():
+def test_pseudo_huber_keeps_small_errors_in_single_precision():
     output = torch.full((4,), 1e-4)
     found = pseudo_huber(output, torch.zeros(4), c=1.0)
     assert float(found) == pytest.approx(5e-9, rel=1e-5)  # √(1e-8 + 1) − 1 is 0 in fp32
@@ -53,12 +53,12 @@ def test_perceptual_is_the_distance_of_unit_features_of_the_images():
     for ours, theirs in zip(features(DECODER(output)), features(DECODER(target)), strict=True):
         a, b = (maps / maps.norm(dim=1, keepdim=True) for maps in (ours, theirs))
         expected += float((a - b).square().sum(1).mean())
-    assert float(seen(output, target)) == pytest.approx(expected, rel=1e-4)
-    assert float(seen(target, target)) == 0
+    assert float(perceptual_loss(output, target)) == pytest.approx(expected, rel=1e-4)
+    assert float(perceptual_loss(target, target)) == 0
 
 
-def test_the_latents_are_judged_by_what_the_decoder_shows():
-    """A channel that the decoder drops is not seen."""
+def test_the_perceptual_loss_ignores_channels_that_the_decoder_drops():
+    """The decoder of this test uses the first channel alone."""
     target = drawn(1, 2, 4, 4)
     other = target.clone()
     other[:, 1] += 5
@@ -67,19 +67,19 @@ def test_the_latents_are_judged_by_what_the_decoder_shows():
         return latents[:, :1].repeat(1, 3, 1, 1)
 
     assert float(perceptual(other, target, decoder=first_channel, features=features)) == 0
-    assert float(seen(other, target)) > 1e-3
+    assert float(perceptual_loss(other, target)) > 1e-3
 
 
 def test_the_pair_regression_is_the_weighted_sum():
     output, target = drawn(2, 2, 4, 4), drawn(2, 2, 4, 4, seed=1)
-    expected = seen(output, target) + 0.3 * pseudo_huber(output, target, c=0.01)
+    expected = perceptual_loss(output, target) + 0.3 * pseudo_huber(output, target, c=0.01)
     found = pair_regression(
         output, target, decoder=DECODER, features=features, huber_weight=0.3, c=0.01
     )
     assert float(found) == pytest.approx(float(expected))
 
 
-def test_the_target_learns_nothing_and_the_derivative_is_right():
+def test_the_target_gets_no_gradient_and_the_derivative_is_right():
     output, target = (drawn(1, 2, 3, 3, seed=s).requires_grad_() for s in (0, 1))
     pair_regression(output, target, decoder=DECODER, features=features, c=0.1).backward()
     assert target.grad is None
@@ -88,7 +88,7 @@ def test_the_target_learns_nothing_and_the_derivative_is_right():
     )
 
 
-def test_features_of_nothing_give_finite_gradients():
+def test_zero_features_give_finite_gradients():
     output = torch.zeros(1, 2, 4, 4, requires_grad=True)
     loss = perceptual(
         output, drawn(1, 2, 4, 4).float(), decoder=lambda x: x, features=lambda x: [x]
@@ -116,7 +116,7 @@ def test_contradictions_are_refused():
     with pytest.raises(ValueError, match="differ in shape"):
         pseudo_huber(output, output[:, :1])
     with pytest.raises(ValueError, match="differ in shape"):
-        seen(output, output[:, :1])
+        perceptual_loss(output, output[:, :1])
     with pytest.raises(ValueError, match="c must be positive"):
         pseudo_huber(output, output, c=0.0)
     with pytest.raises(ValueError, match="at least 1"):

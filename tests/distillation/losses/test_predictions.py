@@ -24,7 +24,7 @@ def all_types(alpha: torch.Tensor, sigma: torch.Tensor) -> tuple[torch.Tensor, d
 
 @pytest.mark.parametrize("source", TYPES)
 @pytest.mark.parametrize("target", TYPES)
-def test_every_prediction_turns_into_every_other(source, target):
+def test_every_prediction_is_converted_into_every_other(source, target):
     latents, exact = all_types(ALPHA, SIGMA)
     found = converted(
         exact[source], latents, alpha=ALPHA, sigma=SIGMA, source=source, target=target
@@ -33,7 +33,7 @@ def test_every_prediction_turns_into_every_other(source, target):
 
 
 @pytest.mark.parametrize("target", TYPES)
-def test_velocity_says_everything_at_zero_terminal_snr(target):
+def test_velocity_determines_all_predictions_at_zero_terminal_snr(target):
     alpha, sigma = torch.zeros(2, dtype=torch.float64), torch.ones(2, dtype=torch.float64)
     latents, exact = all_types(alpha, sigma)
     found = converted(
@@ -60,7 +60,7 @@ def test_single_precision_loses_digits_that_the_conversion_keeps():
     assert float(error) < 0.2 * float(plain_error)
 
 
-def test_half_precision_comes_back_as_single():
+def test_half_precision_is_converted_to_single():
     latents, exact = all_types(ALPHA, SIGMA)
     for target in ("sample", "epsilon"):
         found = converted(
@@ -108,7 +108,7 @@ def test_min_snr_caps_clean_steps_and_has_its_limits_at_both_ends():
     assert weights == {"epsilon": [0, 1], "v_prediction": [0, 0], "sample": [5, 0]}
 
 
-def test_what_a_prediction_does_not_determine_is_refused():
+def test_a_conversion_that_a_prediction_does_not_determine_is_refused():
     latents, exact = all_types(ALPHA, SIGMA)
     ends = torch.tensor([0.0, 1.0, 1.0], dtype=torch.float64)
     for target in ("sample", "v_prediction"):

@@ -17,7 +17,7 @@ def drawn(*shape: int, seed: int = 0) -> torch.Tensor:
 
 
 def nearest(mask: torch.Tensor) -> torch.Tensor:
-    """Every pixel with every pixel."""
+    """Return the distance of every pixel to the mask, by brute force."""
     places = torch.stack(torch.meshgrid(*map(torch.arange, mask.shape), indexing="ij"), -1).float()
     gaps = torch.cdist(
         places.reshape(-1, 2), places[mask], compute_mode="donot_use_mm_for_euclid_dist"
@@ -41,11 +41,11 @@ def test_distances_are_exact(seed):
     assert torch.allclose(distances(mask), nearest(mask), atol=1e-5)
 
 
-def test_an_empty_mask_is_nowhere_near():
+def test_the_distance_to_an_empty_mask_is_infinite():
     assert distances(torch.zeros(3, 4, dtype=torch.bool)).isinf().all()
 
 
-def test_border_weights_are_their_equation():
+def test_border_weights_follow_their_equation():
     objects = three_objects()
     gaps = torch.stack([nearest(objects[0] == number) for number in (1, 2, 7)]).sort(0).values
     expected = 10 * torch.exp(-((gaps[0] + gaps[1]) ** 2) / (2 * 5.0**2))
@@ -71,7 +71,7 @@ def test_a_lone_object_and_an_empty_image_have_no_border_weights():
     assert weights[0].any() and not weights[1].any() and not weights[2].any()
 
 
-def test_numbers_of_objects_mean_nothing():
+def test_border_weights_do_not_depend_on_the_numbers_of_objects():
     objects = three_objects()
     renamed = torch.tensor([0, 40, 3, 0, 0, 0, 0, 5])[objects]
     assert torch.equal(
@@ -114,7 +114,7 @@ def test_the_loss_is_the_weighted_mean_of_the_pixels():
     assert float(pixel_cross_entropy(logits, classes)) == pytest.approx(float(ones))
 
 
-def test_pixels_of_the_border_pull_harder():
+def test_pixels_of_the_border_have_larger_gradients():
     objects = three_objects()
     classes = (objects > 0).long()
     weights = weight_map(
@@ -122,8 +122,8 @@ def test_pixels_of_the_border_pull_harder():
     )
     logits = torch.zeros(1, 2, 24, 24, requires_grad=True)
     pixel_cross_entropy(logits, classes, weights=weights).backward()
-    pulls = logits.grad.abs().sum(1)
-    assert torch.allclose(pulls / pulls[0, 20, 3], weights / weights[0, 20, 3])
+    gradients = logits.grad.abs().sum(1)
+    assert torch.allclose(gradients / gradients[0, 20, 3], weights / weights[0, 20, 3])
 
 
 def test_the_derivative_is_right():

@@ -89,7 +89,7 @@ def test_a_segmentation_is_softened_pixel_by_pixel():
     assert float(of_teacher(student, teacher, 2.0)) == pytest.approx(expected, rel=1e-12)
 
 
-def test_the_teacher_learns_nothing():
+def test_the_teacher_gets_no_gradient():
     student, teacher = logits(0, 4, 5).requires_grad_(), logits(1, 4, 5).requires_grad_()
     of_teacher(student, teacher, 2.0).backward()
     assert teacher.grad is None
@@ -113,7 +113,7 @@ def test_half_precision_is_computed_in_single():
 
 
 @pytest.mark.parametrize("temperature", [0.0, -1.0, math.inf, math.nan])
-def test_a_temperature_that_is_none_is_refused(temperature):
+def test_an_invalid_temperature_is_refused(temperature):
     with pytest.raises(ValueError, match="temperature"):
         target_log_probabilities(logits(0, 2, 3), temperature=temperature)
     with pytest.raises(ValueError, match="temperature"):

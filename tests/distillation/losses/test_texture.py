@@ -1,4 +1,4 @@
-"""The error of texture sees how strong detail is, not where each grain lies."""
+"""The error of texture depends on the strength of detail, not on the place of each grain."""
 
 import pytest
 import torch
@@ -19,12 +19,12 @@ def test_other_grain_of_the_same_strength_is_nearer_than_smooth_or_stronger_pict
     assert texture_error(target, target) == 0
 
 
-def test_direction_matters() -> None:
+def test_the_error_depends_on_the_direction_of_the_texture() -> None:
     stripes = torch.tensor([-0.2, 0.2]).repeat(32).expand(1, 3, 64, 64)
     assert texture_error(stripes.transpose(2, 3), stripes) > 0.05
 
 
-def test_the_place_of_the_texture_matters() -> None:
+def test_the_error_depends_on_the_place_of_the_texture() -> None:
     left = grain(1)
     left[..., 32:] = 0
     assert texture_error(left.flip(3), left) > 0.05

@@ -1,4 +1,4 @@
-"""`manage.py compare-methods` at toy size: every method to a release, the report, and that the same command goes on."""
+"""`manage.py compare-methods` at toy size: every method to a release, the report, and resumption."""
 
 import json
 from io import StringIO
@@ -31,7 +31,7 @@ def compare(*arguments: str) -> str:
     return out.getvalue()
 
 
-def settle_paces(detector, **steps: int) -> Comparison:
+def write_paces(detector, **steps: int) -> Comparison:
     """Write the file of paces as if each method's settings had been timed: for so many steps in MINUTES."""
     recipe = overrides.changed(recipes.named("starter-1step"), overrides.parse(CHANGES))
     given = inputs.gather(Release.objects.get(name="toy"), detector=str(detector))
@@ -49,16 +49,16 @@ def settle_paces(detector, **steps: int) -> Comparison:
 
 
 @pytest.mark.slow
-def test_methods_are_tried_trained_judged_as_releases_and_shown_and_more_seeds_go_on(
+def test_methods_are_tried_trained_and_reported_and_a_call_with_more_seeds_continues(
     teacher, detector
 ):
-    comparison = settle_paces(detector, squared=3, hinton=2)
+    comparison = write_paces(detector, squared=3, hinton=2)
     given = (
         "--detector", str(detector), "--methods", "hinton", "--trials", "2", "--minutes", str(MINUTES),
     )  # fmt: skip
-    said = compare(*given, "--seeds", "1")
+    output = compare(*given, "--seeds", "1")
 
-    assert "plain squared error: hinton." in said and str(comparison.folder) in said
+    assert "plain squared error: hinton." in output and str(comparison.folder) in output
     folder = comparison.folder
     assert {path.name for path in folder.iterdir()} == {
         "calibration.json", "report.html", "report.md", "methods.json", "pictures.webp",
@@ -94,7 +94,7 @@ def test_methods_are_tried_trained_judged_as_releases_and_shown_and_more_seeds_g
 
 
 def test_a_method_without_time_for_a_step_is_refused_before_any_is_trained(teacher, detector):
-    settle_paces(detector, squared=3, hinton=0)
+    write_paces(detector, squared=3, hinton=0)
     with pytest.raises(CommandError, match=r"minutes: 0\.5 are too few"):
         compare(
             "--detector", str(detector), "--methods", "hinton", "--trials", "1", "--minutes", str(MINUTES),
@@ -117,7 +117,7 @@ def test_a_method_without_time_for_a_step_is_refused_before_any_is_trained(teach
         (("--set", "structure.steeps=1"), "structure.steeps"),
     ],
 )
-def test_what_cannot_be_compared_is_refused_before_anything_is_made(
+def test_invalid_options_are_refused_before_anything_is_made(
     teacher, detector, settings, arguments, named
 ):
     with pytest.raises(CommandError, match=named):

@@ -1,4 +1,4 @@
-"""`manage.py design` at toy size: the search, its results, what it refuses, and that a killed one goes on."""
+"""`manage.py design` at toy size: the search, its results, its refusals, and resumption after a kill."""
 
 import csv
 import json
@@ -40,17 +40,17 @@ def torch_computes(settings):
 
 @pytest.mark.slow
 @pytest.mark.django_db
-def test_a_search_ends_with_a_front_a_choice_and_a_recipe_that_distill_takes(teacher, detector):
+def test_a_search_ends_with_a_front_a_choice_and_a_recipe_that_distill_accepts(teacher, detector):
     judged = ("--detector", str(detector))
-    said = design(*judged, "--candidates", "2", "--size", "5MB", "--wish", "smallest")
+    output = design(*judged, "--candidates", "2", "--size", "5MB", "--wish", "smallest")
 
     row = Design.objects.get()
     assert (row.status, row.percent) == ("succeeded", 100)
-    assert row.reason in said and "smallest" in row.reason
+    assert row.reason in output and "smallest" in row.reason
     first, second = Rows(row).read()
     assert first.params["timesteps"] == "625"  # the recipe itself
     assert first.costs.size > 0 < first.costs.time and first.costs.memory > 10**8
-    # The better one went on to the whole training, from where it was.
+    # The better candidate continued to the whole training.
     assert sorted(len(one.rungs) for one in (first, second)) == [1, 4]
     folder = designs.output(row)
     names = {path.name for path in folder.iterdir()}
@@ -64,7 +64,7 @@ def test_a_search_ends_with_a_front_a_choice_and_a_recipe_that_distill_takes(tea
     recipe = inputs.recipe_of(policy.described(str(folder / "recipe.json")))
     chosen = Rows(row).read()[row.choice]
     assert recipe.student.cut == chosen.params["cut"] and recipe.structure.steps == 2
-    # Pairs and the teacher's pictures were made once; what the VAE drew is shared too.
+    # Pairs and the teacher's pictures were made once; the VAE's pictures are shared too.
     root = designs.root()
     assert len(list(root.glob("pairs-*"))) == 1
     assert len(list((root / "pictures").glob("toy-*"))) == 1
@@ -76,13 +76,13 @@ def test_a_search_ends_with_a_front_a_choice_and_a_recipe_that_distill_takes(tea
 
 
 @pytest.mark.django_db
-def test_limits_that_nothing_meets_train_nothing_and_name_the_nearest_points(teacher, detector):
-    said = design("--detector", str(detector), "--candidates", "2", "--size", "1kB")
+def test_limits_that_no_candidate_meets_train_nothing_and_give_the_nearest_ones(teacher, detector):
+    output = design("--detector", str(detector), "--candidates", "2", "--size", "1kB")
 
     row = Design.objects.get()
     assert (row.status, row.choice) == ("succeeded", None)
-    assert "None of 2 measured candidates is within the limits" in said
-    assert "size: " in said and "for a limit of 1 kB" in said
+    assert "None of 2 measured candidates is within the limits" in output
+    assert "size: " in output and "for a limit of 1 kB" in output
     assert not list(designs.root().glob("structure-*"))
     assert not (designs.output(row) / "recipe.json").exists()
 
@@ -101,15 +101,13 @@ def test_limits_that_nothing_meets_train_nothing_and_name_the_nearest_points(tea
         (("--teacher", "nobody"), "nobody"),
     ],
 )
-def test_what_cannot_be_designed_is_refused_by_name_before_anything_is_made(
-    teacher, detector, arguments, named
-):
+def test_invalid_options_are_refused_before_anything_is_made(teacher, detector, arguments, named):
     with pytest.raises(CommandError, match=named):
         design("--detector", str(detector), *arguments)
     assert not list(django_settings.DATA_DIR.rglob("done.json")) and not Design.objects.exists()
 
 
-def until(look: Callable[[], object], process: subprocess.Popen[bytes]) -> None:
+def wait_until(look: Callable[[], object], process: subprocess.Popen[bytes]) -> None:
     deadline = time.monotonic() + 900  # a machine may be busy
     while not look():
         assert process.poll() is None and time.monotonic() < deadline
@@ -118,7 +116,7 @@ def until(look: Callable[[], object], process: subprocess.Popen[bytes]) -> None:
 
 @pytest.mark.slow
 @pytest.mark.django_db(transaction=True)
-def test_a_killed_search_goes_on_with_the_same_command_and_loses_nothing(
+def test_a_killed_search_continues_with_the_same_command_and_loses_nothing(
     teacher, detector, settings, tmp_path
 ):
     command = [
@@ -137,14 +135,14 @@ def test_a_killed_search_goes_on_with_the_same_command_and_loses_nothing(
         return any(row.rungs for row in DesignCandidate.objects.all())
 
     first = begin()
-    until(is_judged, first)
+    wait_until(is_judged, first)
     first.send_signal(signal.SIGKILL)
     first.wait()
     [killed] = [row for row in DesignCandidate.objects.all() if row.rungs]
     done = {path: path.stat().st_mtime_ns for path in designs.root().rglob("done.json")}
 
     second = begin()
-    until(lambda: DesignCandidate.objects.filter(rungs__0__rung=0).count() == 2, second)
+    wait_until(lambda: DesignCandidate.objects.filter(rungs__0__rung=0).count() == 2, second)
     second.send_signal(signal.SIGTERM)
     assert second.wait(600) == 128 + signal.SIGTERM, (tmp_path / "log").read_text()
     assert Design.objects.get().status == "paused"

@@ -29,36 +29,36 @@ def train(labelled, *more: object) -> str:
     return run("train", labelled, "--from", start, "--image-size", 32, "--steps", 3, *more)
 
 
-def test_a_version_is_trained_tested_and_judges(labelled, tmp_path):
+def test_a_version_is_trained_tested_and_activated(labelled, tmp_path):
     bad = make_labelled(tmp_path / "bad", 6, first=100, defect="wrong colour")
-    said = train(labelled, "--name", "mine", "--test", bad, "--activate")
-    assert "Trained and registered mine" in said and "The active detector is mine" in said
+    output = train(labelled, "--name", "mine", "--test", bad, "--activate")
+    assert "Trained and registered mine" in output and "The active detector is mine" in output
     row = detectors.active()
     assert row is not None and row.manifest["figures"]["test"]["bad"] == 1
     assert row.manifest["required"] == ["sharp", "clean", "whole", "large"]
 
-    said = run("test", bad, "--out", tmp_path / "out")
-    assert "mine on 7 images" in said and "wrong colour" in said and "precision" in said
+    output = run("test", bad, "--out", tmp_path / "out")
+    assert "mine on 7 images" in output and "wrong colour" in output and "precision" in output
     fields = json.loads((tmp_path / "out" / "trial.json").read_text())
     assert fields["bad"] == 1 and len(fields["pictures"]) == 7
 
 
 def test_versions_are_listed_registered_and_activated(tmp_path):
     run("register", make_version(tmp_path / "one", name="one"))
-    said = run("register", make_version(tmp_path / "two", name="two"))
-    assert "manage.py detector activate two" in said
+    output = run("register", make_version(tmp_path / "two", name="two"))
+    assert "manage.py detector activate two" in output
     run("activate", "two")
     lines = run("list").splitlines()
     assert [line.split()[:2] for line in lines] == [["two", "active"], ["one", "candidate"]]
     assert " UTC  requires sharp" in lines[0]
 
 
-def test_without_a_name_it_gets_the_next_number(labelled, tmp_path):
+def test_a_version_without_a_name_gets_the_next_number(labelled, tmp_path):
     detectors.register(make_version(tmp_path / "seven", name="detector-7"))
     assert "registered detector-8 " in train(labelled)
 
 
-def test_what_is_wrong_in_the_folder_is_said_with_its_line(labelled):
+def test_an_invalid_label_is_refused_with_its_line(labelled):
     with (labelled / "labels.csv").open("a") as file:
         file.write("gone.png,red,,,,\n")
     with pytest.raises(CommandError, match=r"labels.csv line 52: there is no file gone.png"):
@@ -80,11 +80,11 @@ def test_a_name_that_is_taken_is_refused_before_the_training(labelled, tmp_path)
         (("register", "nowhere"), "holds no usable detector"),
     ],
 )
-def test_what_is_not_there_is_named(arguments, named):
+def test_missing_detectors_and_folders_are_named(arguments, named):
     with pytest.raises(CommandError, match=named):
         run(*arguments)
 
 
-def test_a_rate_that_cannot_be_is_refused(labelled):
+def test_an_invalid_false_accept_rate_is_refused(labelled):
     with pytest.raises(CommandError, match="false-accept rate"):
         train(labelled, "--false-accepts", "0.7")

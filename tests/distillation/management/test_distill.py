@@ -20,7 +20,7 @@ from generation.engine.request import GenerationRequest
 from generation.models import Embedding, Quality, Release
 from generation.releases import lifecycle as releases
 from tests.distillation.toys import SMALL
-from tests.people import make_variant
+from tests.factories import make_variant
 
 pytestmark = pytest.mark.django_db
 
@@ -41,17 +41,17 @@ def distil(*arguments: str, changes: tuple[str, ...] = SMALL) -> str:
     return out.getvalue()
 
 
-def test_a_catalogue_becomes_an_active_student_and_a_second_call_does_nothing_twice(
+def test_distill_makes_an_active_student_and_a_second_call_repeats_nothing(
     teacher, settings, detector, stages
 ):
     judged = ("--detector", str(detector))
     changes = (*SMALL, "labels.weight=0.1")
-    said = distil(*judged, "--name", "toy-student", "--activate", changes=changes)
+    output = distil(*judged, "--name", "toy-student", "--activate", changes=changes)
     stages.keep()
 
     student = Release.objects.get(name="toy-student")
     assert (student.kind, student.status) == ("student", "active")
-    assert "toy-student" in said
+    assert "toy-student" in output
     manifest = releases.verify(student)
     assert manifest.parent == "toy"
     assert manifest.timesteps == [625]
@@ -68,7 +68,9 @@ def test_a_catalogue_becomes_an_active_student_and_a_second_call_does_nothing_tw
     figures = json.loads(report.with_name("evaluation.json").read_text("utf-8"))
     assert (figures["fresh_from"], figures["seeds_each"]) == ("toy-student", 2)
     assert manifest.evaluation["core"]["seeds_each"] == 2
-    assert not list((settings.DATA_DIR / "distillation").glob(".fresh-*"))  # no other run has them
+    assert not list(
+        (settings.DATA_DIR / "distillation").glob(".fresh-*")
+    )  # no other run can use them
 
     loaded = pipeline.load(releases.folder(student), device="cpu", dtype="float32")
     stored = Embedding.objects.first().stored()
@@ -92,7 +94,7 @@ def test_the_name_of_another_release_is_refused_before_anything_is_trained(
 
 
 @pytest.mark.slow
-def test_a_student_is_trained_on_for_a_catalogue_that_grew(teacher, settings, detector):
+def test_the_training_of_a_student_continues_for_a_catalogue_that_grew(teacher, settings, detector):
     judged = ("--detector", str(detector))
     distil(*judged, "--name", "first", "--activate")
     make_variant(text="a green metal cone")
@@ -127,8 +129,8 @@ def test_a_part_of_the_catalogue_gets_a_specialist(teacher, settings, detector):
     part = ("--tags", "vase", "--student", "main", "--name", "vases")
     changes = (*SMALL, "again.least_margin=0")
 
-    said = distil(*judged, *part, changes=changes)
-    assert "release activate vases --specialist" in said
+    output = distil(*judged, *part, changes=changes)
+    assert "release activate vases --specialist" in output
     assert "is a specialist" in distil(*judged, *part, "--activate", changes=changes)
 
     vases = Release.objects.get(name="vases")
@@ -148,13 +150,13 @@ def test_a_part_of_the_catalogue_gets_a_specialist(teacher, settings, detector):
         ("nobody", "nobody"),
     ],
 )
-def test_what_is_no_student_cannot_be_trained_on(teacher, detector, student, named):
+def test_only_the_training_of_students_can_continue(teacher, detector, student, named):
     with pytest.raises(CommandError, match=named):
         distil("--detector", str(detector), "--student", student, changes=SMALL)
 
 
 @pytest.mark.slow
-def test_a_student_of_other_passes_or_a_recipe_that_cannot_is_refused(teacher, detector, stages):
+def test_a_training_that_cannot_continue_is_refused_with_the_field(teacher, detector, stages):
     stages.take()
     judged = ("--detector", str(detector))
     distil(*judged, "--name", "toy-student", "--activate")
@@ -190,7 +192,7 @@ def test_stages_can_be_built_alone(teacher, settings, detector):
         (("--only", "polish"), SMALL, "polish"),
     ],
 )
-def test_what_cannot_be_distilled_is_refused_by_name_before_anything_is_made(
+def test_invalid_options_are_refused_before_anything_is_made(
     teacher, settings, detector, arguments, changes, named
 ):
     if "--clip" not in named and "--detector" not in arguments:
@@ -215,7 +217,7 @@ def test_recipes_can_be_read_from_a_file(teacher, tmp_path):
         call_command("distill", "--recipe", str(path), stdout=StringIO(), stderr=StringIO())
 
 
-def test_what_is_not_installed_is_named_with_what_to_install(monkeypatch):
+def test_a_missing_module_is_named_with_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "distillation.pipeline.acceptance", None)
     with pytest.raises(SystemExit, match=r"acceptance.*requirements\.txt"):
         runpy.run_path(f"{settings.BASE_DIR}/distillation/management/commands/distill.py")

@@ -10,7 +10,7 @@ from django.core.management.base import CommandError
 from distillation.detectors import registry as detectors
 from distillation.models import ImageSource, Verdict
 from tests.distillation.pictures import png
-from tests.people import make_release, make_variant
+from tests.factories import make_release, make_variant
 
 pytestmark = pytest.mark.django_db
 
@@ -38,15 +38,17 @@ def images(*arguments: str) -> str:
 def test_a_source_is_added_read_and_judged(folder, detector):
     version = detectors.activate(detectors.register(detector))
     make_variant(slug="red-vase", tags=["vase"])
-    said = images("add", "field", "vases", "--variants", "red-vase", "--tags", "winter, not-bowl")
-    assert "images ingest field" in said
+    message = images(
+        "add", "field", "vases", "--variants", "red-vase", "--tags", "winter, not-bowl"
+    )
+    assert "images ingest field" in message
     source = ImageSource.objects.get()
     assert source.tags == ["winter", "not-bowl"]
     assert "not read yet" in images("list")
 
-    said = images("ingest")
-    assert "field: 2 files, 1 taken, 0 unchanged, 1 format" in said
-    assert f"{version.name}: judged 1" in said
+    message = images("ingest")
+    assert "field: 2 files, 1 taken, 0 unchanged, 1 format" in message
+    assert f"{version.name}: judged 1" in message
     assert Verdict.objects.get().absent == ["bowl"]
     assert "1 example, 1 refused" in images("list")
     assert "0 taken, 2 unchanged" in images("ingest", "field")
@@ -60,12 +62,12 @@ def test_variants_are_named_by_a_tag(folder):
     assert set(ImageSource.objects.get().variants.all()) == {one, two}
 
 
-def test_without_a_detector_for_such_pictures_people_decide(folder):
+def test_people_decide_if_no_detector_fits_the_pictures(folder):
     images("add", "field", "vases")
     assert "Decide on the images" in images("ingest")
 
 
-def test_one_source_that_cannot_be_read_does_not_keep_the_others_from_it(folder):
+def test_a_source_that_cannot_be_read_does_not_block_the_others(folder):
     images("add", "broken", "nowhere")
     images("add", "field", "vases")
     with pytest.raises(CommandError, match="Failed: broken"):
@@ -74,7 +76,7 @@ def test_one_source_that_cannot_be_read_does_not_keep_the_others_from_it(folder)
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         (("add", "field", "/etc"), "IMAGE_SOURCE_ROOTS"),
         (("add", "field", "vases", "--variants", "nothing"), "nothing"),
@@ -83,6 +85,6 @@ def test_one_source_that_cannot_be_read_does_not_keep_the_others_from_it(folder)
         (("judge", "--detector", "nobody"), "nobody"),
     ],
 )
-def test_what_is_not_there_is_named(folder, arguments, said):
-    with pytest.raises(CommandError, match=said):
+def test_invalid_arguments_are_named(folder, arguments, message):
+    with pytest.raises(CommandError, match=message):
         images(*arguments)

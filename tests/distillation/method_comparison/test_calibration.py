@@ -11,14 +11,14 @@ from distillation.training.errors import RecipeRefused
 from tests.distillation.trainers.objectives import toys
 
 
-def test_the_steps_fill_what_is_left_after_the_set_up():
+def test_the_steps_fill_the_time_after_the_set_up():
     assert Pace(before=10, step=0.5).steps(60) == 100
     with pytest.raises(RecipeRefused, match=r"minutes: 0\.1 are too few.*10 seconds"):
         Pace(before=10, step=0.5).steps(6)
 
 
 @pytest.mark.slow
-def test_a_pace_is_measured_once_and_contains_what_comes_before_the_first_step(tmp_path):
+def test_a_pace_is_measured_once_and_contains_the_time_before_the_first_step(tmp_path):
     inputs = toys.inputs(toys.teacher(), tmp_path / "unused")
     recipe = StructureRecipe(
         objective=BayesRecipe(fisher_batches=1, fisher_batch=2), batch=4, weight_decay=0.0

@@ -1,4 +1,4 @@
-"""Intervals contain what prompts and what trainings add."""
+"""Intervals contain the variance of prompts and of trainings."""
 
 import pytest
 import torch
@@ -22,7 +22,7 @@ def test_trainings_that_differ_make_the_interval_wide():
     assert alike.high - alike.low < 0.1 < 0.3 < apart.high - apart.low
 
 
-def test_prompts_that_state_nothing_are_left_out():
+def test_prompts_without_a_value_are_left_out():
     values = torch.tensor([[1.0, float("nan"), 0.0], [1.0, float("nan"), 0.0]])
     assert intervals.mean(values).value == 0.5
     with pytest.raises(ValueError, match="No prompt"):

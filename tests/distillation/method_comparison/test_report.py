@@ -35,8 +35,8 @@ def test_the_opening_names_each_method_under_its_verdict():
         line(None, method="squared"),
         line(Interval(0.0, -0.02, 0.02), 0.01, -0.01),
     ]
-    said = opening(table)
-    assert said == (
+    text = opening(table)
+    assert text == (
         "Better than plain squared error: guidance. Not told apart from plain squared error: mmd."
     )
     assert opening([line(None)]) == "Only plain squared error was trained."

@@ -35,7 +35,7 @@ def test_settings_are_named_by_what_differs():
     assert settings.label(SQUARED, SETTINGS[SQUARED][0]) == ""
 
 
-def test_the_baseline_is_always_there_and_further_teachers_reach_the_ensemble():
+def test_the_baseline_is_always_included_and_teachers_are_given_to_the_ensemble():
     found = settings.chosen(["ensemble"], trials=2, teachers=["a", "b"])
     assert list(found) == [SQUARED, "ensemble"]
     assert [one.teachers for one in found["ensemble"]] == [("a", "b")] * 2

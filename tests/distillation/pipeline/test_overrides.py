@@ -1,4 +1,4 @@
-"""Changing a recipe by the names of its fields: what is taken, and that what does not fit is refused by its name."""
+"""Changes of a recipe by the names of its fields, and refusal of invalid ones with the field."""
 
 from dataclasses import dataclass, field
 from math import inf, nan
@@ -48,14 +48,14 @@ def test_texts_of_a_command_line_become_changes():
     )
 
 
-def test_a_whole_number_is_taken_where_a_number_is_asked_for():
+def test_a_whole_number_is_accepted_for_a_float():
     rate = overrides.changed(Outer(), {"inner": {"rate": 2}}).inner.rate
 
     assert isinstance(rate, float) and rate == 2
     assert overrides.changed(Outer(), {"inner": {"pair": [0, 1]}}).inner.pair == (0.0, 1.0)
 
 
-def test_a_part_that_was_left_out_is_there_when_one_of_its_fields_is_set_and_null_leaves_it_out():
+def test_setting_a_field_of_an_omitted_part_adds_the_part_and_null_removes_it():
     changed = overrides.changed(Outer(), {"extra": {"batch": 2}})
 
     assert changed.extra == Inner(batch=2)
@@ -96,13 +96,13 @@ def test_another_method_is_a_recipe_with_its_own_fields():
         ({"objective": {"method": "hinton", "feature_weight": 1.0}}, "feature_weight"),
     ],
 )
-def test_what_does_not_fit_is_refused_by_the_name_of_its_field(change, named):
+def test_an_invalid_value_is_refused_with_its_field(change, named):
     with pytest.raises(RecipeRefused, match=named.replace(".", r"\.")):
         overrides.changed(Outer(), change)
 
 
 @pytest.mark.parametrize("text", ["batch", "=3", "inner.=3", ".batch=3"])
-def test_a_text_that_is_no_change_is_refused(text):
+def test_a_malformed_change_is_refused(text):
     with pytest.raises(RecipeRefused, match="FIELD=VALUE"):
         overrides.parse([text])
 

@@ -1,4 +1,4 @@
-"""The table of recipes; and that one which contradicts itself or its teacher is refused by the name of the field."""
+"""The table of recipes, and refusal of recipes that contradict themselves or the teacher, with the field."""
 
 from dataclasses import replace
 
@@ -90,7 +90,7 @@ def test_timesteps_beyond_the_teachers_are_refused(teacher):
         changed(ONE_STEP, {"image_size": 64, "timesteps": [1000]}).check(teacher)
 
 
-def test_a_teacher_that_predicts_noise_cannot_begin_where_there_is_nothing_else(teacher):
+def test_a_teacher_that_predicts_noise_cannot_begin_at_pure_noise(teacher):
     schedule = replace(teacher.schedule, prediction_type="epsilon")
 
     with pytest.raises(RecipeRefused, match="timesteps"):
@@ -98,7 +98,7 @@ def test_a_teacher_that_predicts_noise_cannot_begin_where_there_is_nothing_else(
 
 
 def test_margins_of_the_gate_are_those_of_the_report_too():
-    """Recipes of before have them in the gate alone."""
+    """Older recipes have them in the gate alone."""
     plain = RECIPES["starter-1step"]
     assert plain.margins == plain.evaluation.margins == Margins()
     own = changed(plain, {"gate": {"to_teacher": {"attributes_right": 0.6}}})

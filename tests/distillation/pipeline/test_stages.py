@@ -1,4 +1,4 @@
-"""A stage's key names its folder: runs of before are gone on with only while the keys stay as they are."""
+"""A stage's key names its folder. Existing runs can continue only while the keys stay the same."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -61,10 +61,10 @@ def keys(recipe: Recipe, inputs: Inputs) -> dict[str, str]:
     ],
     ids=lambda value: value.name if isinstance(value, Recipe) else None,
 )
-def test_the_keys_of_known_recipes_are_those_of_before(inputs, recipe, last, expected):
+def test_the_keys_of_known_recipes_are_unchanged(inputs, recipe, last, expected):
     """Each hashes the keys that it needs, so "bundle" stands for all that is trained; "release" has the evaluation too.
 
-    A change of the first makes every run begin anew.
+    If the key of the first stage changes, every run starts from the beginning.
     """
     assert keys(recipe, inputs)[last] == expected
 
@@ -78,7 +78,7 @@ def test_labels_change_the_joint_training_alone(inputs):
     ) and "joint" in changed
 
 
-def test_a_new_decoder_is_trained_before_the_student_of_a_release_goes_on(inputs):
+def test_a_new_decoder_is_trained_before_the_training_of_a_release_continues(inputs):
     def needs(recipe: Recipe) -> dict[str, tuple[str, ...]]:
         return {stage.name: stage.needs for stage in Chain(recipe, inputs).table()}
 
@@ -140,7 +140,7 @@ def test_an_active_release_of_another_size_is_not_measured(inputs, tmp_path):
         ("evaluation.speed.device=abacus", "abacus"),
     ],
 )
-def test_what_contradicts_the_teacher_is_refused_before_the_first_stage(
+def test_a_recipe_that_contradicts_the_teacher_is_refused_before_the_first_stage(
     toy_teacher, detector, tmp_path, change, named
 ):
     field = change.partition("=")[0]

@@ -14,7 +14,14 @@ from generation.models import Embedding, Image, Job, Release
 from generation.releases import quality
 from generation.releases.quality import Counts
 from tests.distillation.pictures import broken
-from tests.people import make_embedding, make_image, make_job, make_release, make_user, make_variant
+from tests.factories import (
+    make_embedding,
+    make_image,
+    make_job,
+    make_release,
+    make_user,
+    make_variant,
+)
 
 pytestmark = pytest.mark.django_db
 
@@ -32,7 +39,7 @@ def both() -> tuple[Release, Release]:
 
 
 def picture(release: str, number: int, grey: int, *, seed: int = 5, key: str = "0" * 16) -> Path:
-    """A picture of an evaluation."""
+    """Write a picture of an evaluation and return its path."""
     folder = folders.root() / "pictures" / f"{release}-{key}"
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{str(number) * 24}-{seed}.png"
@@ -44,7 +51,7 @@ def names(pairs) -> list[str]:
     return [pair.text for pair in pairs]
 
 
-def test_pictures_of_the_same_prompt_and_seed_are_paired_what_changed_most_first(both):
+def test_pictures_of_the_same_prompt_and_seed_are_paired_and_sorted_by_change(both):
     for number, change in enumerate((10, 200, 0)):
         picture("old", number, 20)
         picture("new", number, 20 + change)
@@ -78,7 +85,7 @@ def test_prompts_that_both_evaluations_judged_are_sorted_by_the_share_of_right_p
     assert found[0].change == -0.75 and found[1].change is None
 
 
-def test_pictures_of_jobs_with_the_seed_are_taken_as_well(both):
+def test_pictures_of_jobs_with_the_seed_are_compared_too(both):
     for release, grey in zip(both, (0, 90), strict=True):
         content = Path(picture("scratch", 0, grey)).read_bytes()
         embedding = Embedding.objects.get(text="a red vase")
@@ -126,14 +133,14 @@ def test_the_page_has_a_slider_over_both_pictures_of_each_prompt(admin, both):
         ({}, "There is no picture of the same prompt"),
     ],
 )
-def test_what_cannot_be_compared_is_said(admin, both, query, words):
+def test_an_impossible_comparison_is_explained(admin, both, query, words):
     make_release(name="other", encoder_fingerprint="f" * 64)
     if not query:
         Release.objects.filter(name="other").delete()
     assert words in admin.get(reverse("admin:generation_release_compare"), query).content.decode()
 
 
-def test_missing_pictures_are_made_by_jobs_of_both(admin, both):
+def test_missing_pictures_are_made_by_jobs_of_both_releases(admin, both):
     url = reverse("admin:generation_release_compare")
     page = admin.post(f"{url}?first=old&second=new", follow=True).content.decode()
     assert "6 jobs make the pictures" in page
@@ -147,7 +154,7 @@ def blind_page(client: Client, **answers: str) -> str:
     return client.get(url, COMPARE | answers).content.decode()
 
 
-def test_a_blind_comparison_does_not_say_which_picture_is_whose_and_counts_the_answers(admin, both):
+def test_a_blind_comparison_hides_the_releases_and_counts_the_answers(admin, both):
     for number in range(3):
         picture("old", number, 20)
         picture("new", number, 200)
@@ -185,7 +192,7 @@ def test_sides_are_drawn_for_each_pair_and_stay_the_same(both):
 
 
 def renamed(release: Release, name: str) -> Release:
-    """The release with another name, and pictures under it."""
+    """Return the release with another name and with pictures under it."""
     for number in range(3):
         picture(name, number, 20)
     release.name = name
@@ -200,7 +207,7 @@ def test_the_chance_of_a_tally_is_that_of_the_sign_test(first, second, chance):
     assert found == (None if chance is None else pytest.approx(chance, abs=1e-4))
 
 
-def test_who_may_not_see_releases_compares_none(both):
+def test_comparisons_need_the_view_permission(both):
     client = Client()
     client.force_login(make_user(username="editor", is_staff=True))
     assert client.get(reverse("admin:generation_release_compare"), COMPARE).status_code == 403

@@ -1,4 +1,4 @@
-"""Time of runs: counted by their slices, measured of former runs, left of an open one."""
+"""Durations of runs: by their slices, of earlier runs, and the time left of an open run."""
 
 from datetime import timedelta
 
@@ -7,7 +7,7 @@ from django.utils import timezone
 
 from distillation.models import Run, Slice
 from distillation.reports import durations, stage_list
-from tests.distillation.people import make_run
+from tests.distillation.factories import make_run
 from tests.distillation.reporting import write_stage
 
 pytestmark = pytest.mark.django_db
@@ -29,7 +29,7 @@ def ended(*minutes: float, **fields: object) -> Run:
     return worked(make_run(status="succeeded", finished_at=timezone.now(), **fields), *minutes)
 
 
-def test_the_time_of_a_recipe_is_the_median_of_its_former_runs_without_pauses():
+def test_the_time_of_a_recipe_is_the_median_of_its_earlier_runs_without_pauses():
     for minutes in ((10, 5), (30,), (12,)):
         ended(*minutes)
     ended(99, recipe={"recipe": "starter-1step", "again": {"steps": 1}})
@@ -40,7 +40,7 @@ def test_the_time_of_a_recipe_is_the_median_of_its_former_runs_without_pauses():
     assert set(found) == {("starter-1step", False), ("starter-1step", True)}
 
 
-def test_an_open_run_tells_how_long_it_will_take_by_its_pace():
+def test_the_time_left_of_an_open_run_follows_from_its_pace():
     run = worked(make_run(percent=25.0), 10)
     seconds = durations.worked([run.pk])[run.pk]
     assert durations.left(run, seconds) == pytest.approx(30 * 60)
@@ -55,7 +55,7 @@ def test_durations_are_rounded_for_people(seconds, words):
     assert durations.in_words(seconds) == words
 
 
-def test_the_stages_of_a_run_have_shares_a_state_and_how_far_they_are(settings):
+def test_the_stages_of_a_run_have_shares_states_and_progress(settings):
     names = ("pairs", "start", "joint", "quantise", "release")
     run = make_run(stage="joint", percent=52.0, folders={name: f"{name}-1" for name in names})
     assert stage_list.of(make_run()) == []

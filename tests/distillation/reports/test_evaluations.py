@@ -7,7 +7,7 @@ import pytest
 
 from distillation import folders
 from distillation.reports import evaluations
-from tests.distillation.people import make_run
+from tests.distillation.factories import make_run
 from tests.distillation.reporting import figures, write_stage
 
 pytestmark = pytest.mark.django_db
@@ -24,7 +24,7 @@ def stages(settings) -> dict[str, Path]:
     }  # fmt: skip
 
 
-def test_it_outlives_the_stages(stages):
+def test_a_kept_report_outlives_its_stages(stages):
     assert evaluations.keep("student-1", stages)
     for folder in stages.values():
         for path in folder.iterdir():
@@ -41,7 +41,7 @@ def test_nothing_is_kept_where_nothing_was_measured(stages):
     assert not folders.report("student-1").exists() and evaluations.read("student-1") is None
 
 
-def test_a_run_whose_report_was_not_kept_is_made_up_for(stages):
+def test_a_missing_report_is_kept_from_the_folders_of_its_run(stages):
     run = make_run(name="student-1", folders={name: path.name for name, path in stages.items()})
     assert evaluations.keep_of(run) and evaluations.read("student-1") is not None
     (folders.report("student-1") / "sheet.webp").unlink()
@@ -50,7 +50,7 @@ def test_a_run_whose_report_was_not_kept_is_made_up_for(stages):
     assert not evaluations.keep_of(make_run())
 
 
-def test_a_report_that_cannot_be_read_is_none(stages):
+def test_an_unreadable_report_is_ignored(stages):
     evaluations.keep("student-1", stages)
     (folders.report("student-1") / "evaluation.json").write_text("{")
     assert evaluations.read("student-1") is None
@@ -59,14 +59,14 @@ def test_a_report_that_cannot_be_read_is_none(stages):
 @pytest.mark.parametrize(
     ("order", "slugs"),
     [
-        ("right", ["vase", "mug", "bowl"]),  # nobody judged the bowl: last
+        ("right", ["vase", "mug", "bowl"]),  # the bowl was not judged: last
         ("clip", ["mug", "bowl", "vase"]),
         ("diversity", ["vase", "mug", "bowl"]),
         ("distance", ["bowl", "vase", "mug"]),
         ("prompt", ["bowl", "mug", "vase"]),
     ],
 )
-def test_the_worst_come_first(stages, order, slugs):
+def test_the_worst_variants_come_first(stages, order, slugs):
     evaluations.keep("student-1", {**stages, "incumbent": None})
     assert [row.slug for row in evaluations.read("student-1").variants(order)] == slugs
 

@@ -68,7 +68,7 @@ def gate(*checks: dict[str, object]) -> dict[str, object]:
         ),
     ],
 )  # fmt: skip
-def test_a_gate_is_a_sentence_and_what_to_do(found, sentence, advice):
+def test_a_gate_is_explained_in_a_sentence_with_advice(found, sentence, advice):
     explained = explain(found)
     assert sentence in explained.found and advice in explained.advice
 
@@ -91,18 +91,18 @@ def test_without_a_judge_a_person_compares_pictures():
     assert "Compare it blindly" in found.advice and "Besides: the diversity" in found.found
 
 
-def test_a_sure_failure_is_said_before_a_judge_that_is_missing():
+def test_a_certain_failure_is_named_before_a_missing_judge():
     found = explain(
         gate(check("quality", found=None, decided=False), check("sharpness to teacher"))
     )
     assert "the sharpness is 79%" in found.found and "blindly" not in found.advice
 
 
-def test_only_a_gate_without_a_sure_failure_is_undecided():
+def test_only_a_gate_without_a_certain_failure_is_undecided():
     unsure = check("diversity to active", decided=False)
     assert is_undecided(gate(unsure))
     assert not is_undecided(gate(unsure, check("clip_score to active")))
     assert not is_undecided(gate(check("diversity to active", passed=True)))
     before = check("diversity to active")
-    del before["decided"]  # of a run before this was stored
+    del before["decided"]  # of an older run, without this field
     assert not is_undecided(gate(before))

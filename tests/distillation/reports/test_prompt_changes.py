@@ -5,7 +5,7 @@ import pytest
 from distillation.reports import prompt_changes
 from generation.jobs import routing
 from generation.models import Release
-from tests.people import make_embedding, make_quality, make_release, make_variant
+from tests.factories import make_embedding, make_quality, make_release, make_variant
 
 pytestmark = pytest.mark.django_db
 
@@ -39,7 +39,7 @@ def rows(found: dict) -> list[tuple]:
     ]
 
 
-def test_a_new_active_student_changes_every_prompt_whose_share_it_changes_the_worst_first(main):
+def test_a_new_active_student_changes_prompts_of_other_shares_the_worst_first(main):
     found = prompt_changes.of(candidate(2, 1, 4), is_specialist=False)
     assert rows(found) == [
         ("blue-bowl", ("main", 4, 4), ("new", 2, 4)),
@@ -52,7 +52,7 @@ def test_a_new_active_student_changes_every_prompt_whose_share_it_changes_the_wo
     )
 
 
-def test_a_specialist_changes_only_what_it_makes_better_and_requests_follow(main):
+def test_a_specialist_changes_only_prompts_that_it_improves_as_routing_does(main):
     release = candidate(2, 1, 4)
     found = prompt_changes.of(release, is_specialist=True)
     assert rows(found) == [("red-vase", ("main", 2, 4), ("new", 4, 4))]
@@ -61,13 +61,13 @@ def test_a_specialist_changes_only_what_it_makes_better_and_requests_follow(main
     assert served == {"blue-bowl": "main", "green-mug": "main", "red-vase": "new"}
 
 
-def test_what_the_teacher_takes_over_or_leaves_is_a_change(main, settings):
+def test_a_prompt_that_the_teacher_takes_over_or_leaves_is_a_change(main, settings):
     settings.QUALITY_FLOOR = 0.4
     found = prompt_changes.of(candidate(4, 3, 2), is_specialist=True)
     assert rows(found) == [("green-mug", ("t", 0, 0), ("new", 3, 4))]
 
 
-def test_a_prompt_that_no_student_makes_well_is_hard_and_says_what_was_tried(main):
+def test_a_prompt_that_no_student_makes_well_is_hard_and_lists_what_was_tried(main):
     make_quality(make_release(name="old", status="retired"), "green mug", 0)
     found = prompt_changes.of(candidate(None, 1, 1, covers=SLUGS[1:]), is_specialist=True)
     assert (found["changed"], found["hard"]) == (0, 1)
@@ -77,7 +77,7 @@ def test_a_prompt_that_no_student_makes_well_is_hard_and_says_what_was_tried(mai
     assert "1 prompt is hard" in prompt_changes.sentences(found)
 
 
-def test_nothing_is_said_where_nothing_is_known(main):
+def test_there_are_no_changes_without_measurements(main):
     main.qualities.all().delete()
     found = prompt_changes.of(candidate(None, None, None), is_specialist=False)
     assert (found["rows"], found["hard_rows"], prompt_changes.sentences(found)) == ([], [], "")

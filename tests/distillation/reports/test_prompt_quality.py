@@ -5,7 +5,7 @@ import pytest
 from distillation.reports import prompt_quality
 from generation.models import Quality
 from tests.distillation.reporting import figures, write_stage
-from tests.people import make_release
+from tests.factories import make_release
 
 pytestmark = pytest.mark.django_db
 

@@ -1,4 +1,4 @@
-"""What is written takes its place whole, or nothing changes."""
+"""Atomic writes: a file or folder is replaced completely, or nothing changes."""
 
 import stat
 from pathlib import Path
@@ -65,8 +65,10 @@ def test_a_folder_that_could_not_be_made_leaves_the_old_one(tmp_path: Path) -> N
     assert names(tmp_path) == ["folder"]
 
 
-def test_a_file_that_could_not_be_made_leaves_the_old_one_and_nothing_half(tmp_path: Path) -> None:
-    """On a full disk every half that stays takes space that the next try needs."""
+def test_a_file_that_could_not_be_made_leaves_the_old_one_and_no_partial_file(
+    tmp_path: Path,
+) -> None:
+    """On a full disk partial files would take the space that the next try needs."""
     path = tmp_path / "file"
     path.write_text("kept")
 

@@ -1,4 +1,4 @@
-"""Work that is watched says how far it is and stops where the watcher wants it to; without one only a bar is drawn."""
+"""Watched work reports its progress and stops if the watcher returns true; without a watcher only a bar is drawn."""
 
 import pytest
 
@@ -6,11 +6,11 @@ from distillation.resumable import progress
 from distillation.resumable.progress import Bar, SliceOver
 
 
-def test_the_watcher_hears_of_every_piece_and_stops_the_work():
-    said = []
+def test_the_watcher_is_called_for_every_piece_and_stops_the_work():
+    calls = []
 
     def watcher(title: str, done: int, total: int) -> bool:
-        said.append((title, done, total))
+        calls.append((title, done, total))
         return done == 3
 
     bar = Bar(5, title="bricks", unit="brick", done=1, is_shown=False)
@@ -18,10 +18,10 @@ def test_the_watcher_hears_of_every_piece_and_stops_the_work():
         while True:
             bar.add()
             bar.stop_if_over()
-    assert said == [("bricks", 2, 5), ("bricks", 3, 5)]
+    assert calls == [("bricks", 2, 5), ("bricks", 3, 5)]
 
 
-def test_work_that_is_done_does_not_stop():
+def test_finished_work_is_not_stopped():
     with progress.watched(lambda *_: True):
         bar = Bar(2, title="bricks", unit="brick", is_shown=False)
         assert list(bar.over("ab")) == ["a", "b"]
@@ -38,7 +38,7 @@ def test_watching_ends_with_its_block():
     assert not bar.is_over
 
 
-def test_a_bar_is_drawn_for_people(capsys):
+def test_a_bar_is_drawn_without_a_watcher(capsys):
     with Bar(2, title="bricks", unit="brick") as bar:
         bar.add(2)
         bar.say("red")

@@ -1,4 +1,4 @@
-"""A stage is rebuilt exactly when what it is made from changes, and interruptions cost nothing but time."""
+"""A stage is rebuilt exactly when its inputs change, and an interrupted build continues."""
 
 import dataclasses
 import json
@@ -31,7 +31,7 @@ class Recipe:
 
 
 def make(context: Context) -> None:
-    """What is needed, and one more line; one line more in `builds` for each build."""
+    """Write the needed products and one more line; append a line to `builds`."""
     lines = [f"amount {context.recipe.amount}"]
     for folder in context.needs.values():
         lines += (folder / "product").read_text().splitlines()
@@ -41,7 +41,7 @@ def make(context: Context) -> None:
 
 
 def table(**changes: object) -> list[Stage]:
-    """flour → dough → bread, and salt beside them that bread needs too; a change by a stage's name replaces fields."""
+    """Return flour → dough → bread, and salt, which bread needs too. changes: fields to replace, by stage."""
     made = [
         Stage("flour", Recipe(), (), make),
         Stage("salt", Recipe(), (), make),
@@ -61,7 +61,7 @@ def changed(before: dict[str, Path], after: dict[str, Path]) -> set[str]:
     return {name for name in before if before[name] != after[name]}
 
 
-def test_all_is_built_in_order_and_only_once(tmp_path):
+def test_all_stages_are_built_in_order_and_only_once(tmp_path):
     folders = build(table(), tmp_path)
     assert list(folders) == ["flour", "salt", "dough", "bread"]
     assert (folders["bread"] / "product").read_text().count("amount") == 4
@@ -84,7 +84,7 @@ def test_a_change_rebuilds_only_what_depends_on_it(tmp_path, stage, rebuilt, cha
     after = build(table(**{stage: change}), tmp_path)
     assert changed(before, after) == rebuilt
     assert set(builds(after).values()) == {1}  # the others were not built again
-    assert build(table(), tmp_path) == before  # and going back costs nothing
+    assert build(table(), tmp_path) == before  # the first builds are reused
     assert set(builds(before).values()) == {1}
 
 
@@ -97,7 +97,7 @@ def test_keys_are_the_same_in_every_process():
     assert keys([Stage("flour", Recipe(), (), make)]) == {"flour": "9c4456e069820946"}
 
 
-def test_an_interrupted_build_goes_on_in_its_folder(tmp_path):
+def test_an_interrupted_build_continues_in_its_folder(tmp_path):
     def knead(context: Context) -> None:
         half = context.folder / "half"
         if not half.exists():
@@ -161,7 +161,7 @@ def hanging(tmp_path):
     process.join()
 
 
-def test_two_builds_at_once_are_refused_and_a_killed_one_lets_go(tmp_path, hanging):
+def test_two_builds_at_once_are_refused_and_a_killed_one_releases_its_lock(tmp_path, hanging):
     with pytest.raises(StageBusy, match=f"salt.*id {hanging.pid}"):
         build(table(), tmp_path)
     assert not list(tmp_path.glob("salt-*/done.json"))
@@ -199,7 +199,7 @@ def test_done_is_written_last_and_only_when_the_build_returned(tmp_path):
     assert done["machine"]["cpu"] and done["machine"]["torch"]
 
 
-def test_only_some_are_built_with_what_they_need(tmp_path):
+def test_selected_stages_are_built_with_those_they_need(tmp_path):
     assert list(build(table(), tmp_path, only=["dough"])) == ["flour", "dough"]
     states = [row.state for row in status(table(), tmp_path)]
     assert states == ["finished", "absent", "finished", "absent"]

@@ -1,4 +1,4 @@
-"""Approval: candidates wait for a person, who serves, tries, trains on or discards them; people are told by mail."""
+"""Approval: candidates wait for a person, who serves, tries, continues or discards them; a mail announces them."""
 
 import pytest
 from django.core import mail
@@ -11,8 +11,8 @@ from distillation.runs import lifecycle as runs
 from generation.errors import ReleaseRefused
 from generation.models import AuditEntry, Release
 from generation.releases import lifecycle as releases
-from tests.distillation.people import make_run
-from tests.people import make_release, make_user, make_variant
+from tests.distillation.factories import make_run
+from tests.factories import make_release, make_user, make_variant
 
 pytestmark = pytest.mark.django_db
 
@@ -38,7 +38,7 @@ def candidate(name: str = "made", **fields: object) -> Run:
     )  # fmt: skip
 
 
-def again(run: Run) -> Run:
+def reloaded(run: Run) -> Run:
     return Run.objects.get(pk=run.pk)
 
 
@@ -46,7 +46,7 @@ def names(rows) -> list[str]:
     return [run.name for run in rows]
 
 
-# --- what waits -----------------------------------------------------------------------------------
+# --- waiting --------------------------------------------------------------------------------------
 def test_a_candidate_waits_until_somebody_decides():
     run = candidate()
     make_run(name="promoted", status="succeeded", outcome="promoted", finished_at=timezone.now())
@@ -55,7 +55,7 @@ def test_a_candidate_waits_until_somebody_decides():
     assert names(approval.waiting()) == []
 
 
-def test_a_candidate_that_is_trained_on_waits_again_if_that_run_is_canceled():
+def test_a_candidate_waits_again_if_the_run_that_continues_it_is_canceled():
     run = candidate()
     following = approval.train_on(run, steps=10, by=None)
     assert names(approval.waiting()) == []
@@ -72,8 +72,8 @@ def test_a_release_that_did_not_pass_is_served_with_a_reason_for_the_audit_log()
 
     approval.serve(run, reason="The new prompts look right.")
 
-    assert (again(run).outcome, again(run).release.status) == ("promoted", "active")
-    assert "look right" in again(run).outcome_reason
+    assert (reloaded(run).outcome, reloaded(run).release.status) == ("promoted", "active")
+    assert "look right" in reloaded(run).outcome_reason
     entry = AuditEntry.objects.get(action="release_activated", subject="made")
     assert entry.detail["reason"] == "The new prompts look right."
 
@@ -83,25 +83,25 @@ def test_a_release_that_passed_needs_no_reason():
     assert approval.serve(run, reason="").status == "active"
 
 
-def test_a_canary_of_the_share_that_a_person_gives():
+def test_a_canary_gets_the_share_that_a_person_gives():
     run = candidate()
     with pytest.raises(ReleaseRefused, match="1 to 99"):
         approval.begin_canary(run, percent=100)
     approval.begin_canary(run, percent=7)
-    assert (again(run).outcome, again(run).release.canary_percent) == ("canary", 7)
+    assert (reloaded(run).outcome, reloaded(run).release.canary_percent) == ("canary", 7)
     with pytest.raises(DistillationRefused, match="nothing to decide"):
-        approval.discard(again(run))
+        approval.discard(reloaded(run))
 
 
 def test_a_discarded_release_is_rejected():
     run = candidate()
     approval.discard(run, reason="All grey.")
-    assert (again(run).outcome, again(run).release.status) == ("rejected", "rejected")
+    assert (reloaded(run).outcome, reloaded(run).release.status) == ("rejected", "rejected")
     with pytest.raises(DistillationRefused, match="nothing to decide"):
-        approval.serve(again(run), reason="After all.")
+        approval.serve(reloaded(run), reason="After all.")
 
 
-def test_training_goes_on_from_the_candidate_with_the_steps_that_are_given():
+def test_training_continues_from_the_candidate_with_the_given_steps():
     run = candidate(recipe={"recipe": "starter-1step", "again": {"batch": 4}}, policy="manual")
     person = make_user()
     assert approval.steps_of(run) == 1500
@@ -120,7 +120,7 @@ def test_training_goes_on_from_the_candidate_with_the_steps_that_are_given():
     ("fields", "steps"),
     [({"recipe": {"recipe": "hinton"}}, 10), ({"release": None}, 10), ({}, 0), ({}, 10**7)],
 )
-def test_what_cannot_be_trained_on_is_refused(fields, steps):
+def test_a_training_that_cannot_continue_is_refused(fields, steps):
     with pytest.raises(DistillationRefused):
         approval.train_on(candidate(**fields), steps=steps, by=None)
 
@@ -138,7 +138,7 @@ OPEN = {"name": "worst_prompts to teacher", "passed": False, "limit": -0.1, "fou
         "high": -0.005, "detail": "4 seeds are too few.", "decided": False, "seeds_to_decide": 19}  # fmt: skip
 
 
-def test_what_seeds_would_decide_is_measured_again_by_a_run_of_the_same_training():
+def test_a_check_that_seeds_would_decide_is_measured_again_by_a_run_of_the_same_training():
     begins_with = make_release(name="before")
     recipe = {"recipe": "starter-1step", "evaluation": {"speed": None}}
     run = candidate(
@@ -156,7 +156,7 @@ def test_what_seeds_would_decide_is_measured_again_by_a_run_of_the_same_training
 @pytest.mark.parametrize(
     "check", [CHECK, {**OPEN, "seeds_to_decide": None}, {**OPEN, "decided": True}]
 )
-def test_what_seeds_do_not_decide_is_not_measured_again(check):
+def test_a_check_that_seeds_do_not_decide_is_not_measured_again(check):
     run = candidate(gate={"passed": False, "checks": [check]})
     assert not approval.can_measure_again(run)
     with pytest.raises(DistillationRefused, match="More seeds cannot decide"):
@@ -164,13 +164,13 @@ def test_what_seeds_do_not_decide_is_not_measured_again(check):
 
 
 @pytest.mark.parametrize("seeds", [0, 257])
-def test_a_number_of_seeds_that_means_nothing_is_refused(seeds):
+def test_an_invalid_number_of_seeds_is_refused(seeds):
     run = candidate(gate={"passed": False, "checks": [OPEN]})
     with pytest.raises(DistillationRefused, match="from 1 to 256"):
         approval.measure_again(run, seeds=seeds, by=None)
 
 
-# --- telling --------------------------------------------------------------------------------------
+# --- announcing -----------------------------------------------------------------------------------
 def test_people_get_one_mail_for_each_candidate_that_waits(settings):
     settings.MANAGERS = [("", "editor@example.org")]
     run = candidate()
@@ -196,7 +196,7 @@ def test_without_addresses_nothing_is_sent_and_nothing_is_lost(settings):
     assert announcements.announce() == 1
 
 
-def test_a_mail_server_that_is_away_delays_the_mail(settings):
+def test_an_unreachable_mail_server_delays_the_mail(settings):
     settings.MANAGERS = [("", "editor@example.org")]
     settings.EMAIL_BACKEND = "django.core.mail.backends.smtp.EmailBackend"
     settings.EMAIL_HOST, settings.EMAIL_PORT = "127.0.0.1", 1  # where nothing listens

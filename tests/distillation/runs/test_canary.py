@@ -14,8 +14,8 @@ from generation.jobs.job_request import JobRequest
 from generation.models import Job, Release
 from generation.releases import lifecycle as releases
 from generation.worker import pipelines
-from tests.distillation.people import make_run
-from tests.people import make_embedding, make_image, make_job, make_release, make_user
+from tests.distillation.factories import make_run
+from tests.factories import make_embedding, make_image, make_job, make_release, make_user
 
 pytestmark = pytest.mark.django_db
 
@@ -34,7 +34,7 @@ def tried(tmp_path, monkeypatch):
 def served_by(
     release: Release, *, count: int, failed: int = 0, flagged: int = 0, **fields: object
 ) -> None:
-    """Jobs that ended after the canary began."""
+    """Create jobs of the release that ended after the canary began."""
     for number in range(count):
         status = Job.Status.FAILED if number < failed else Job.Status.SUCCEEDED
         job = make_job(release=release, status=status, seed=number, **fields)
@@ -57,7 +57,7 @@ def served_by(
         (Counts(ended=200, judged=0), "promote", "not worse than"),
     ],
 )
-def test_a_canary_is_withdrawn_once_it_is_surely_worse_and_promoted_after_enough_jobs(
+def test_a_canary_is_withdrawn_when_certainly_worse_and_promoted_after_enough_jobs(
     ours, action, words
 ):
     decided, reason = canary.decide(ours, GOOD, jobs=200)
@@ -93,17 +93,17 @@ def test_workers_hold_the_canary_ready(tried):
 
 
 @pytest.mark.parametrize("percent", [0, 100])
-def test_a_share_that_is_none_is_refused(tried, percent):
+def test_an_invalid_share_is_refused(tried, percent):
     with pytest.raises(ReleaseRefused, match="1 to 99"):
         releases.begin_canary(tried, percent)
 
 
-def test_one_canary_at_a_time(tried):
+def test_a_second_canary_is_refused(tried):
     with pytest.raises(ReleaseRefused, match="canary is the canary"):
         releases.begin_canary(make_release(name="third"), 10)
 
 
-def test_a_canary_beside_nothing_is_refused(monkeypatch, tried):
+def test_a_canary_without_an_active_student_is_refused(monkeypatch, tried):
     Release.objects.filter(name="active").update(status="retired")
     releases.end_canary(tried)
 
@@ -111,8 +111,8 @@ def test_a_canary_beside_nothing_is_refused(monkeypatch, tried):
         releases.begin_canary(tried, 10)
 
 
-# --- what becomes of it ---------------------------------------------------------------------------
-def test_enough_jobs_without_getting_worse_promote_it_and_the_run_hears(tried, settings):
+# --- outcomes -------------------------------------------------------------------------------------
+def test_a_canary_is_promoted_after_enough_jobs_and_its_run_gets_the_outcome(tried, settings):
     settings.CANARY_JOBS = 50
     run = Run.objects.create(
         name="canary",
@@ -134,7 +134,7 @@ def test_enough_jobs_without_getting_worse_promote_it_and_the_run_hears(tried, s
     assert (run.outcome, tried.replaced.name) == ("promoted", "active")
 
 
-def test_one_that_does_worse_is_withdrawn_and_the_active_one_serves_all(tried, settings):
+def test_a_worse_canary_is_withdrawn_and_the_active_release_serves_all_jobs(tried, settings):
     served_by(tried, count=50, flagged=40)
     served_by(Release.objects.get(name="active"), count=50, flagged=4)
 
@@ -204,13 +204,13 @@ def test_a_rollback_beside_a_canary_is_not_undone_by_it(good):
     assert (state(good), state(before)) == (("candidate", 0), ("active", 0))
 
 
-def test_where_people_promote_a_canary_waits_for_one(good, settings):
+def test_a_good_canary_waits_for_a_person_if_promotion_is_manual(good, settings):
     settings.PROMOTION = "manual"
     canary.watch()
     assert state(good) == ("candidate", 20)
 
 
-def test_where_people_promote_a_bad_canary_is_withdrawn(tried, settings):
+def test_a_bad_canary_is_withdrawn_even_if_promotion_is_manual(tried, settings):
     settings.PROMOTION = "manual"
     served_by(tried, count=50, failed=50)
     canary.watch()
@@ -227,7 +227,7 @@ def test_jobs_that_were_not_computed_or_named_their_release_do_not_count(good, o
     assert state(good) == ("candidate", 20)
 
 
-def test_a_job_knows_whether_its_request_named_the_release():
+def test_a_job_stores_whether_its_request_named_the_release():
     make_embedding(encoder_fingerprint=make_release().encoder_fingerprint)
     for model, is_named in ((None, False), ("student", False), ("student-1", True)):
         request = JobRequest(variant="red-glass-vase", model=model)
@@ -252,7 +252,7 @@ def test_jobs_from_before_the_canary_do_not_count(good):
     assert state(good) == ("candidate", 20)
 
 
-def test_a_canary_that_a_person_ends_is_told_to_its_run(tried):
+def test_the_run_of_a_canary_that_a_person_rejects_is_withdrawn(tried):
     run = Run.objects.create(
         name="canary",
         recipe={},
@@ -282,7 +282,7 @@ def test_no_run_begins_while_a_canary_is_tried(tried):
         (lambda release: releases.begin_canary(release, 5), "canary"),
     ],
 )
-def test_what_a_person_does_with_a_candidate_on_its_page_is_told_to_its_run(tried, decide, outcome):
+def test_a_run_gets_the_outcome_of_a_persons_decision_about_its_candidate(tried, decide, outcome):
     releases.end_canary(tried)
     run = make_run(
         status="succeeded", outcome="candidate", release=tried, finished_at=timezone.now()
@@ -297,7 +297,9 @@ def test_what_a_person_does_with_a_candidate_on_its_page_is_told_to_its_run(trie
 
 
 # --- live figures ---------------------------------------------------------------------------------
-def test_a_canary_stands_by_the_jobs_of_both_and_says_when_it_is_decided(tried, settings):
+def test_the_standing_of_a_canary_counts_jobs_of_both_releases_and_estimates_the_time(
+    tried, settings
+):
     settings.CANARY_JOBS = 100
     assert canary.standing(tried).sentence == "It has served 0 of 100 jobs."
     served_by(tried, count=25, failed=5)
@@ -309,7 +311,7 @@ def test_a_canary_stands_by_the_jobs_of_both_and_says_when_it_is_decided(tried, 
     assert found.rows[1][1].startswith("5, 20.0% (") and found.rows[1][2].startswith("0, 0.0% (")
 
 
-def test_only_a_canary_stands_against_something(good, settings):
+def test_the_standing_follows_the_promotion_policy_and_only_a_canary_has_one(good, settings):
     assert canary.standing(good).left == "It is decided within seconds."
     settings.PROMOTION = "manual"
     assert "a person activates it" in canary.standing(good).left

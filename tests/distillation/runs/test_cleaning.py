@@ -19,10 +19,10 @@ from distillation.pipeline.stages import Chain
 from distillation.reports import evaluations
 from distillation.runs import cleaning, inputs
 from generation.models import PromptVariant, Release
-from tests.distillation.people import make_run
+from tests.distillation.factories import make_run
 from tests.distillation.reporting import figures, write_stage
 from tests.distillation.toys import SMALL
-from tests.people import make_release, make_variant
+from tests.factories import make_release, make_variant
 
 pytestmark = pytest.mark.django_db
 
@@ -30,7 +30,7 @@ KEY = "0123456789abcdef"
 
 
 def stage(name: str, key: str = KEY, **files: object) -> str:
-    """A finished stage's folder, by its name."""
+    """Write a finished stage's folder and return its name."""
     write_stage(
         f"{name}-{key}", {"done.json": {}, "build.lock": "1\n", "weights": b"x" * 100, **files}
     )
@@ -42,7 +42,7 @@ def there() -> set[str]:
 
 
 def ended(number: int, **fields: object) -> Run:
-    """A run that ended `number` days ago, with folders of its own: joint, evaluation and a snapshot."""
+    """Create a run that ended `number` days ago, with its own folders: joint, evaluation and a snapshot."""
     key = f"{number:016x}"
     made = {name: stage(name, key) for name in ("joint", "evaluation")}
     write_stage(f"evaluation-{key}", {"evaluation.json": figures(), "report.html": "<h1>"})
@@ -74,7 +74,7 @@ def test_the_latest_runs_keep_their_folders_and_older_ones_their_reports():
     assert cleaning.clean() == []
 
 
-def test_what_an_open_run_shares_with_an_old_one_stays():
+def test_folders_that_an_open_run_shares_with_an_old_one_stay():
     runs = [ended(number) for number in (1, 2, 3, 4)]
     open_run = make_run(folders={"joint": runs[3].folders["joint"]}, catalogue=runs[2].catalogue)
     cleaning.clean(kept_runs=0)
@@ -86,7 +86,7 @@ def test_a_canceled_run_keeps_nothing():
     assert {row.place for row in cleaning.clean()} == {*run.folders.values(), run.catalogue}
 
 
-def test_what_nobody_is_known_to_have_made_stays_for_a_month():
+def test_stages_of_unknown_origin_stay_for_a_month():
     stage("structure")
     write_stage("catalogue-" + KEY, {"catalogue.json": {}})
     assert cleaning.clean() == []
@@ -105,14 +105,14 @@ def test_folders_that_are_no_stages_are_never_touched():
 
 @pytest.fixture
 def locked() -> Iterator[str]:
-    """A stage that somebody builds by hand."""
+    """A locked stage, as while somebody builds it by hand."""
     name = stage("structure", "f" * 16)
     with (folders.root() / name / "build.lock").open("r+") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield name
 
 
-def test_while_somebody_builds_by_hand_no_stage_is_removed(locked):
+def test_no_stage_is_removed_while_one_is_built_by_hand(locked):
     run = ended(1)
     age(folders.root() / locked, 90)
     assert cleaning.clean(kept_runs=0) == []
@@ -128,7 +128,7 @@ def test_a_run_that_holds_its_own_stage_does_not_keep_others_from_being_removed(
     assert there() == {name} and old.folders["joint"] not in there()
 
 
-def test_a_release_that_was_registered_where_it_lay_stays():
+def test_a_release_that_is_registered_in_a_stages_folder_stays():
     run = ended(1)
     place = folders.root() / run.folders["joint"] / "release"
     place.mkdir()
@@ -137,7 +137,7 @@ def test_a_release_that_was_registered_where_it_lay_stays():
     assert there() == {run.folders["joint"]}
 
 
-def test_what_kills_left_is_removed_after_a_day():
+def test_temporary_files_of_killed_processes_are_removed_after_a_day():
     write_stage(".replacing-abc/unet", {"weights": b"xx"})
     write_stage("", {".catalogue.json.77": "{"})
     assert cleaning.clean() == []
@@ -146,7 +146,7 @@ def test_what_kills_left_is_removed_after_a_day():
     assert there() == set()
 
 
-def test_what_designs_have_trained_stays_for_a_month_after_its_last_use():
+def test_stages_of_designs_stay_for_a_month_after_their_last_use():
     for name, days in (("joint-a", 40), ("joint-b", 20)):
         write_stage(f"designs/{name}", {"done.json": {}})
         age(folders.root() / "designs" / name, days)
@@ -155,15 +155,15 @@ def test_what_designs_have_trained_stays_for_a_month_after_its_last_use():
     assert [path.name for path in (folders.root() / "designs").iterdir()] == ["joint-b"]
 
 
-def test_a_dry_run_removes_nothing_and_says_the_same():
+def test_a_dry_run_removes_nothing_and_reports_the_same():
     ended(1)
     before = there()
-    said = cleaning.clean(kept_runs=0, is_dry=True)
+    planned = cleaning.clean(kept_runs=0, is_dry=True)
     assert there() == before and evaluations.read("run-1") is None
-    assert cleaning.clean(kept_runs=0) == said and there() == set()
+    assert cleaning.clean(kept_runs=0) == planned and there() == set()
 
 
-def test_pictures_stay_of_releases_that_are_measured_again():
+def test_pictures_of_releases_that_are_measured_again_stay():
     teacher = make_release(name="teacher-x", kind="teacher", status="retired")
     make_release(name="serves", status="active")
     run = ended(1, teacher=teacher, release=make_release(name="run-1", status="rejected"))
@@ -207,7 +207,7 @@ def archive(text: str) -> None:
     PromptVariant.objects.filter(text=text).update(status="archived")
 
 
-def test_old_pairs_stay_while_a_variant_or_a_kept_run_has_them(made):
+def test_old_pairs_stay_while_a_variant_or_a_kept_run_needs_them(made):
     archive("a blue glass mug")
     before = there()
     assert cleaning.clean(kept_runs=1) == [] and pairs() == 2
@@ -216,35 +216,35 @@ def test_old_pairs_stay_while_a_variant_or_a_kept_run_has_them(made):
     assert before - there() == {made.catalogue, made.folders["pairs"]}
 
 
-def test_an_open_run_that_has_not_made_all_of_them_keeps_those_of_its_snapshot(made):
+def test_an_open_run_keeps_the_pairs_of_its_snapshot(made):
     (folders.root() / made.folders["pairs"] / "pairs.json").unlink()
     Run.objects.filter(pk=made.pk).update(status="queued", finished_at=None)
     archive("a blue glass mug")
     assert cleaning.clean(kept_runs=0) == [] and pairs() == 2
 
 
-def test_pairs_that_were_made_lately_stay(made):
+def test_recent_pairs_stay(made):
     archive("a blue glass mug")
     age(folders.root() / "pairs", 29)
     cleaning.clean(kept_runs=0)
     assert pairs() == 2
 
 
-def test_while_nobody_can_say_what_is_needed_all_pairs_stay(made):
+def test_all_pairs_stay_while_no_snapshot_can_be_taken(made):
     archive("a blue glass mug")
     make_variant(text="a green cone")  # not encoded yet: no snapshot can be taken
     cleaning.clean(kept_runs=0)
     assert pairs() == 2
 
 
-def test_pairs_of_a_teacher_that_serves_no_more_are_removed(made):
+def test_pairs_of_a_retired_teacher_are_removed(made):
     Release.objects.update(status="retired")
     cleaning.clean(kept_runs=0)
     assert pairs() == 0 and list((folders.root() / "pairs").iterdir()) == []
 
 
 # --- the command ----------------------------------------------------------------------------------
-def test_the_command_says_what_and_how_much():
+def test_the_command_prints_folders_and_sizes():
     ended(1)
     out = StringIO()
     call_command("run", "clean", "--keep", "0", "--dry-run", stdout=out)

@@ -9,8 +9,8 @@ from distillation.errors import RunFinished, RunOpen
 from distillation.models import Run, Slice
 from distillation.runs import lifecycle as runs
 from distillation.runs.lifecycle import Hold
-from tests.distillation.people import make_run
-from tests.people import make_release
+from tests.distillation.factories import make_run
+from tests.factories import make_release
 
 pytestmark = pytest.mark.django_db
 
@@ -23,7 +23,7 @@ def claimed(run: Run, worker: str = "worker-1") -> Hold:
     return found[1]
 
 
-def again(run: Run) -> Run:
+def reloaded(run: Run) -> Run:
     return Run.objects.get(pk=run.pk)
 
 
@@ -31,12 +31,12 @@ def outcomes(run: Run) -> list[str]:
     return list(run.slices.values_list("outcome", flat=True))
 
 
-def let_the_lease_run_out(run: Run) -> None:
+def expire_lease(run: Run) -> None:
     Run.objects.filter(pk=run.pk).update(lease_expires_at=Now() - timedelta(seconds=1))
 
 
 # --- creating -------------------------------------------------------------------------------------
-def test_of_one_teacher_one_run_is_open_at_a_time():
+def test_a_teacher_has_at_most_one_open_run():
     teacher = make_release(kind="teacher")
     options = {"recipe": {"recipe": "starter-1step"}, "teacher": teacher, "begins_with": None}
     first = runs.create(name="first", **options)
@@ -46,7 +46,7 @@ def test_of_one_teacher_one_run_is_open_at_a_time():
     assert runs.create(name="second", **options).status == Status.QUEUED
 
 
-def test_a_created_run_wakes_a_worker(redis_server, django_capture_on_commit_callbacks):
+def test_a_created_run_notifies_a_worker(redis_server, django_capture_on_commit_callbacks):
     with django_capture_on_commit_callbacks(execute=True):
         runs.create(
             name="first",
@@ -58,10 +58,10 @@ def test_a_created_run_wakes_a_worker(redis_server, django_capture_on_commit_cal
 
 
 # --- slices ---------------------------------------------------------------------------------------
-def test_the_oldest_queued_run_is_taken_and_nobody_else_gets_it():
+def test_the_oldest_queued_run_is_claimed_by_one_worker_alone():
     first, second = make_run(), make_run()
     hold = claimed(first)
-    assert hold.token == 1 and again(first).status == Status.RUNNING
+    assert hold.token == 1 and reloaded(first).status == Status.RUNNING
     assert claimed(second, "worker-2").run_id == second.pk
     assert runs.claim("worker-3") is None
 
@@ -73,13 +73,13 @@ def test_a_slice_that_is_over_leaves_the_run_to_the_next():
     assert runs.give_back(hold, Outcome.OVER)
     following = claimed(run)
     assert following.token == 2
-    assert again(run).catalogue == "catalogue-1"
+    assert reloaded(run).catalogue == "catalogue-1"
     first, second = run.slices.all()
     assert (first.outcome, first.stage, first.percent) == (Outcome.OVER, "structure", 40.0)
     assert second.outcome == Outcome.RUNNING and first.ended_at is not None
 
 
-def test_the_same_worker_goes_on_with_the_next_slice_unless_another_run_waits():
+def test_the_same_worker_continues_with_the_next_slice_unless_another_run_waits():
     run = make_run()
     hold = claimed(run)
     following = runs.renew(hold, stage="joint", percent=70.0)
@@ -90,36 +90,36 @@ def test_the_same_worker_goes_on_with_the_next_slice_unless_another_run_waits():
     assert runs.renew(following) is None and runs.is_held(following, extend=False)
 
 
-def test_a_lost_worker_costs_one_slice_and_writes_nothing_any_more():
+def test_a_lost_worker_loses_one_slice_and_its_late_writes_are_refused():
     run = make_run()
     lost = claimed(run)
     assert runs.rescue() == 0
-    let_the_lease_run_out(run)
-    assert runs.rescue() == 1 and again(run).status == Status.QUEUED
+    expire_lease(run)
+    assert runs.rescue() == 1 and reloaded(run).status == Status.QUEUED
     hold = claimed(run, "worker-2")
     assert not runs.note(lost, percent=99.0)
     assert not runs.finish(lost)
     assert not runs.give_back(lost, Outcome.OVER)
     assert runs.renew(lost) is None
-    assert again(run).percent == 0 and runs.is_held(hold, extend=False)
+    assert reloaded(run).percent == 0 and runs.is_held(hold, extend=False)
     assert outcomes(run) == [Outcome.LOST, Outcome.RUNNING]
 
 
 def test_the_heartbeat_extends_the_lease():
     run = make_run()
     hold = claimed(run)
-    let_the_lease_run_out(run)
+    expire_lease(run)
     assert runs.is_held(hold, extend=True)
     assert runs.rescue() == 0
 
 
 # --- ends -----------------------------------------------------------------------------------------
-def test_a_finished_run_is_done_once():
+def test_a_run_is_finished_only_once():
     run = make_run()
     hold = claimed(run)
     assert runs.finish(hold, outcome=Run.Outcome.CANDIDATE)
     assert not runs.finish(hold, outcome=Run.Outcome.REJECTED)
-    run = again(run)
+    run = reloaded(run)
     assert (run.status, run.percent, run.outcome) == (Status.SUCCEEDED, 100.0, "candidate")
     assert run.finished_at is not None and outcomes(run) == [Outcome.FINISHED]
 
@@ -129,28 +129,28 @@ def test_slices_that_fail_in_a_row_end_the_run_with_their_reason(settings):
     run = make_run()
     for expected in (Status.QUEUED, Status.QUEUED, Status.FAILED):
         assert runs.give_back(claimed(run), Outcome.FAILED, detail="no space", code="disk")
-        assert again(run).status == expected
-    run = again(run)
+        assert reloaded(run).status == expected
+    run = reloaded(run)
     assert (run.error_code, run.error_detail) == ("disk", "no space")
     assert run.slices.last().error_detail == "no space"
 
 
-def test_a_slice_that_went_well_forgives_those_that_failed_before(settings):
+def test_a_successful_slice_resets_the_count_of_failed_ones(settings):
     settings.MAX_ATTEMPTS = 2
     run = make_run()
     for outcome in (Outcome.FAILED, Outcome.OVER, Outcome.FAILED):
         runs.give_back(claimed(run), outcome)
-    assert again(run).status == Status.QUEUED
+    assert reloaded(run).status == Status.QUEUED
 
 
-def test_what_every_slice_would_meet_again_ends_the_run_at_once():
+def test_an_error_that_would_recur_in_every_slice_ends_the_run_at_once():
     run = make_run()
     runs.give_back(claimed(run), Outcome.FAILED, code=runs.REFUSED, detail="image_size: 512")
-    assert again(run).status == Status.FAILED
+    assert reloaded(run).status == Status.FAILED
 
 
 # --- people ---------------------------------------------------------------------------------------
-def test_a_paused_run_stops_and_goes_on_later():
+def test_a_paused_run_stops_and_can_be_resumed():
     run = make_run()
     hold = claimed(run)
     runs.pause(run)
@@ -160,7 +160,7 @@ def test_a_paused_run_stops_and_goes_on_later():
     assert claimed(run).token == 2
 
 
-def test_a_failed_run_goes_on_when_a_person_says_so():
+def test_a_failed_run_can_be_resumed_by_a_person():
     run = make_run()
     runs.give_back(claimed(run), Outcome.FAILED, code=runs.REFUSED)
     resumed = runs.resume(run)
@@ -174,11 +174,11 @@ def test_a_run_is_not_resumed_beside_another_of_its_teacher():
     make_run(teacher=run.teacher)
     with pytest.raises(RunOpen):
         runs.resume(run)
-    assert again(run).status == Status.FAILED
+    assert reloaded(run).status == Status.FAILED
 
 
 @pytest.mark.parametrize("change", [runs.pause, runs.cancel, runs.resume])
-def test_what_has_ended_stays_as_it_is(change):
+def test_a_finished_run_cannot_be_changed(change):
     run = make_run()
     runs.finish(claimed(run))
     with pytest.raises(RunFinished, match="succeeded"):

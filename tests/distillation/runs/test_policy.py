@@ -13,7 +13,7 @@ from distillation.runs import plans, policy
 from distillation.runs.policy import Facts, Limits, consider, decide, gather
 from generation.catalogue import variants as catalogue
 from generation.models import PromptVariant, Release
-from tests.people import cover, make_embedding, make_image, make_job, make_release, make_variant
+from tests.factories import cover, make_embedding, make_image, make_job, make_release, make_variant
 
 FACTS = Facts(
     teacher="teacher-1",
@@ -31,7 +31,7 @@ FACTS = Facts(
 LIMITS = Limits(failing_share=0.3)
 
 
-def said(facts: Facts, limits: Limits = LIMITS) -> tuple[bool, str]:
+def decided(facts: Facts, limits: Limits = LIMITS) -> tuple[bool, str]:
     is_start, reasons = decide(facts, limits)
     return is_start, " ".join(reasons)
 
@@ -47,8 +47,8 @@ def said(facts: Facts, limits: Limits = LIMITS) -> tuple[bool, str]:
         ({"judged": 400, "failing": 200}, "50% of 400 judged images of student-1 fail"),
     ],
 )  # fmt: skip
-def test_a_run_begins_when_facts_changed(changes, reason):
-    is_start, reasons = said(replace(FACTS, **changes))
+def test_a_run_starts_when_facts_have_changed(changes, reason):
+    is_start, reasons = decided(replace(FACTS, **changes))
     assert is_start and reason in reasons
 
 
@@ -66,21 +66,21 @@ def test_a_run_begins_when_facts_changed(changes, reason):
         ({"uncovered": ("a",), "tried": "student-2 (rejected)"}, "student-2 (rejected) had the same"),
     ],
 )  # fmt: skip
-def test_no_run_begins_without_a_reason_or_in_vain(changes, reason):
-    is_start, reasons = said(replace(FACTS, **changes))
+def test_no_run_starts_without_a_reason_or_while_something_prevents_it(changes, reason):
+    is_start, reasons = decided(replace(FACTS, **changes))
     assert not is_start and reason in reasons
 
 
-def test_few_new_variants_wait_for_more_if_so_set():
+def test_few_new_variants_wait_for_more_if_configured():
     facts = replace(FACTS, uncovered=("a", "b"), changed=("c",))
-    assert said(facts, Limits(new_variants=3))[0]
-    assert not said(facts, Limits(new_variants=4))[0]
+    assert decided(facts, Limits(new_variants=3))[0]
+    assert not decided(facts, Limits(new_variants=4))[0]
 
 
-def test_age_is_a_reason_only_if_so_set():
+def test_age_is_a_reason_only_if_configured():
     old = replace(FACTS, age_days=40)
-    assert not said(old)[0]
-    assert said(old, Limits(age_days=30)) == (True, "student-1 is 40 days old.")
+    assert not decided(old)[0]
+    assert decided(old, Limits(age_days=30)) == (True, "student-1 is 40 days old.")
 
 
 # --- the facts ------------------------------------------------------------------------------------
@@ -98,12 +98,12 @@ def releases(settings) -> tuple[Release, Release]:
     )  # fmt: skip
     for slug in ("red-vase", "blue-bowl"):
         make_embedding(variant=make_variant(slug=slug))
-    rest()
+    age_catalogue()
     return teacher, student
 
 
-def rest() -> None:
-    """As if the catalogue had not been touched for an hour."""
+def age_catalogue() -> None:
+    """Date the last change of the catalogue an hour back."""
     PromptVariant.objects.update(updated_at=timezone.now() - timedelta(hours=1))
 
 
@@ -113,10 +113,10 @@ def test_a_covered_catalogue_starts_nothing_and_the_decision_is_kept(releases):
     assert Decision.objects.get().facts["uncovered"] == []
 
 
-def test_a_new_variant_starts_one_run_that_trains_the_active_student_on(releases):
+def test_a_new_variant_starts_one_run_that_continues_the_active_student(releases):
     teacher, student = releases
     make_embedding(variant=make_variant(slug="green-mug"))
-    rest()
+    age_catalogue()
     decision = consider()
     assert decision.is_start and "green-mug" in decision.reasons[0]
     run = Run.objects.get()
@@ -128,7 +128,7 @@ def test_a_new_variant_starts_one_run_that_trains_the_active_student_on(releases
     assert Run.objects.count() == 1
 
 
-def test_a_changed_text_is_told_from_the_one_that_the_student_was_made_for(releases):
+def test_a_text_is_changed_if_it_differs_from_that_of_the_coverage(releases):
     _, student = releases
     cover(student, {"red-vase": "red vase", "blue-bowl": "another bowl"})
     assert (gather().uncovered, gather().changed) == ((), ("blue-bowl",))
@@ -138,20 +138,20 @@ def test_a_changed_text_is_told_from_the_one_that_the_student_was_made_for(relea
 
 def test_a_variant_that_cannot_be_encoded_is_no_reason(releases):
     make_embedding(variant=make_variant(slug="too-long"), error="78 tokens.")
-    rest()
+    age_catalogue()
     assert not consider().is_start
 
 
 def test_a_variant_that_waits_for_its_embedding_delays_the_run(releases):
     make_variant(slug="green-mug")
-    rest()
+    age_catalogue()
     assert gather().unencoded == 1
     assert "1 prompt variant is not encoded yet" in consider().reasons[-1]
 
 
-def test_a_catalogue_that_was_tried_in_vain_is_not_tried_again_until_it_changes(releases):
+def test_a_catalogue_whose_run_was_rejected_starts_no_run_until_it_changes(releases):
     make_embedding(variant=make_variant(slug="green-mug"))
-    rest()
+    age_catalogue()
     run = consider().run
     claimed = runs.claim("worker-1")
     runs.finish(claimed[1], outcome=Run.Outcome.REJECTED)
@@ -165,7 +165,7 @@ def test_a_catalogue_that_was_tried_in_vain_is_not_tried_again_until_it_changes(
     assert gather().tried is None
 
 
-def test_another_teacher_is_a_reason_and_its_student_is_cut_anew(releases):
+def test_a_new_teacher_starts_a_run_without_the_active_student(releases):
     make_release(name="teacher-2", kind="teacher", status="candidate")
     Release.objects.filter(name="teacher-1").update(status="retired")
     Release.objects.filter(name="teacher-2").update(status="active")
@@ -174,7 +174,7 @@ def test_another_teacher_is_a_reason_and_its_student_is_cut_anew(releases):
     assert decision.run.begins_with is None
 
 
-def test_without_variants_nothing_can_be_started(releases):
+def test_a_run_without_variants_is_refused(releases):
     PromptVariant.objects.update(status=PromptVariant.Status.ARCHIVED)
     with pytest.raises(DistillationRefused, match="No prompt variant"):
         policy.start()
@@ -183,7 +183,7 @@ def test_without_variants_nothing_can_be_started(releases):
 @pytest.mark.parametrize(
     "changes", [{"timesteps": 625}, {"most_variants": "all"}, {"image_size": "large"}]
 )
-def test_a_recipe_whose_plan_cannot_be_told_is_refused(releases, changes):
+def test_a_recipe_that_cannot_be_planned_is_refused(releases, changes):
     with pytest.raises(DistillationRefused, match=next(iter(changes))):
         plans.plan(recipe={"recipe": "starter-1step", **changes})
 
@@ -200,7 +200,7 @@ def judged(release: Release, *, accepted: int, failing: int) -> None:
 def test_the_share_of_failing_images_is_a_fact_once_the_student_served_for_the_window(releases):
     student = releases[1]
     judged(student, accepted=3, failing=2)
-    assert gather().judged is None  # it is new: its time is not over
+    assert gather().judged is None  # it is new: its window is not over
 
     long_ago = timezone.now() - timedelta(days=8)
     Release.objects.filter(pk=student.pk).update(activated_at=long_ago)
@@ -208,7 +208,9 @@ def test_the_share_of_failing_images_is_a_fact_once_the_student_served_for_the_w
     assert (facts.judged, facts.failing) == (5, 2)
 
 
-def test_failing_images_begin_a_run_only_if_so_set():
+def test_failing_images_start_a_run_only_if_configured():
     facts = replace(FACTS, judged=400, failing=200)
-    assert not said(facts, Limits())[0]
-    assert not said(facts, Limits(failing_share=0.5))[0]  # half of 400 is not surely more than half
+    assert not decided(facts, Limits())[0]
+    assert not decided(facts, Limits(failing_share=0.5))[
+        0
+    ]  # half of 400 is not surely more than half

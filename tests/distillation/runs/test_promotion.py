@@ -1,4 +1,4 @@
-"""Promotion: what people decided about releases during a run stands; PROMOTION is a ceiling."""
+"""Promotion: decisions by people about releases during a run are kept; PROMOTION is an upper limit."""
 
 import json
 from collections.abc import Callable
@@ -13,8 +13,8 @@ from distillation.runs import promotion
 from generation.models import Release
 from generation.releases import activation, specialists
 from generation.releases import lifecycle as releases
-from tests.distillation.people import make_run
-from tests.people import make_quality, make_release, make_variant
+from tests.distillation.factories import make_run
+from tests.factories import make_quality, make_release, make_variant
 
 pytestmark = pytest.mark.django_db
 
@@ -29,17 +29,17 @@ def no_files(monkeypatch) -> None:
 
 
 @pytest.fixture
-def seen() -> Release:
+def incumbent() -> Release:
     """The active student, with which the gate compares."""
-    return make_release(name="seen")
+    return make_release(name="incumbent")
 
 
 @pytest.fixture
-def conclude(seen, tmp_path: Path) -> Conclude:
-    """Return a function that concludes a run whose release was measured against `seen`."""
+def conclude(incumbent, tmp_path: Path) -> Conclude:
+    """Return a function that concludes a run whose release was measured against `incumbent`."""
 
     def conclude(*, passed: bool = True, checks: object = (), **fields: object) -> Run:
-        run = make_run(name="made", **{"replaces": seen} | fields)
+        run = make_run(name="made", **{"replaces": incumbent} | fields)
         make_release(name="made")
         _, hold = runs.claim("worker-1")
         (tmp_path / "gate.json").write_text(json.dumps({"passed": passed, "checks": list(checks)}))
@@ -53,21 +53,21 @@ def status_of(name: str) -> str:
     return Release.objects.get(name=name).status
 
 
-def test_what_passed_replaces_the_release_that_it_was_compared_with(conclude):
+def test_a_passed_release_replaces_the_one_that_it_was_compared_with(conclude):
     run = conclude()
 
-    assert (run.status, run.outcome, status_of("seen")) == ("succeeded", "promoted", "retired")
+    assert (run.status, run.outcome, status_of("incumbent")) == ("succeeded", "promoted", "retired")
 
 
-def test_what_passed_is_tried_beside_the_active_release_if_so_set(conclude):
+def test_a_passed_release_becomes_a_canary_if_configured(conclude):
     run = conclude(policy="canary")
 
     assert (run.outcome, run.status, run.release.canary_percent) == ("canary", "succeeded", 10)
-    assert (status_of("made"), status_of("seen")) == ("candidate", "active")
+    assert (status_of("made"), status_of("incumbent")) == ("candidate", "active")
 
 
-def test_with_nothing_to_compare_it_with_a_canary_is_served_at_once(conclude, seen):
-    seen.delete()
+def test_a_passed_release_without_an_active_one_is_served_at_once(conclude, incumbent):
+    incumbent.delete()
     make_release(name="made", status="candidate")
 
     run = conclude(policy="canary", replaces=None)
@@ -76,8 +76,8 @@ def test_with_nothing_to_compare_it_with_a_canary_is_served_at_once(conclude, se
     assert status_of("made") == "active"
 
 
-def test_a_worker_that_lost_the_run_moves_nothing(seen, tmp_path):
-    make_run(name="made", replaces=seen)
+def test_a_worker_that_lost_the_run_changes_nothing(incumbent, tmp_path):
+    make_run(name="made", replaces=incumbent)
     make_release(name="made")
     _, hold = runs.claim("worker-1")
     (tmp_path / "gate.json").write_text(json.dumps({"passed": True, "checks": []}))
@@ -90,25 +90,27 @@ def test_a_worker_that_lost_the_run_moves_nothing(seen, tmp_path):
 
 
 @pytest.mark.parametrize("policy", ["auto", "canary"])
-def test_what_a_person_activated_during_the_run_stays(conclude, policy):
+def test_a_release_that_a_person_activated_during_the_run_stays_active(conclude, policy):
     releases.activate(make_release(name="by-a-person"))
 
     run = conclude(policy=policy)
 
     assert (run.outcome, run.release.canary_percent) == ("candidate", 0)
     assert (status_of("made"), status_of("by-a-person")) == ("candidate", "active")
-    assert "by-a-person is active" in run.outcome_reason and "seen" in run.outcome_reason
+    assert "by-a-person is active" in run.outcome_reason and "incumbent" in run.outcome_reason
 
 
-def test_a_rollback_during_the_run_stays(conclude, seen):
+def test_a_rollback_during_the_run_stays(conclude, incumbent):
     before = make_release(name="before")
-    Release.objects.filter(pk=seen.pk).update(replaced=before)
+    Release.objects.filter(pk=incumbent.pk).update(replaced=before)
     releases.rollback("student")
 
     assert (conclude().outcome, status_of("before")) == ("candidate", "active")
 
 
-def test_what_a_person_activates_while_the_workers_load_the_release_stays(conclude, monkeypatch):
+def test_a_release_that_a_person_activates_while_workers_load_the_other_stays_active(
+    conclude, monkeypatch
+):
     monkeypatch.setattr(
         activation, "make_ready", lambda _: releases.activate(make_release(name="by-a-person"))
     )
@@ -116,10 +118,10 @@ def test_what_a_person_activates_while_the_workers_load_the_release_stays(conclu
     assert (conclude().outcome, status_of("by-a-person")) == ("candidate", "active")
 
 
-def test_a_first_student_that_a_person_activated_during_the_run_stays(conclude):
+def test_a_first_student_that_a_person_activated_during_the_run_stays_active(conclude):
     run = conclude(replaces=None)
 
-    assert (run.outcome, status_of("seen")) == ("candidate", "active")
+    assert (run.outcome, status_of("incumbent")) == ("candidate", "active")
 
 
 def test_a_canary_that_a_person_began_is_not_ended_by_a_promotion(conclude):
@@ -142,7 +144,7 @@ def test_a_canary_that_a_person_began_is_not_ended_by_a_promotion(conclude):
         (lambda release: releases.rollback(releases.activate(release).kind), "candidate", "retired"),
     ],
 )  # fmt: skip
-def test_what_a_person_decided_about_the_release_itself_stands(
+def test_a_persons_decision_about_the_release_itself_is_kept(
     conclude, passed, decide, outcome, status
 ):
     decide(make_release(name="made"))
@@ -154,26 +156,26 @@ def test_what_a_person_decided_about_the_release_itself_stands(
 
 # --- a part of the catalogue ------------------------------------------------------------------------
 @pytest.fixture
-def better(seen) -> None:
+def better(incumbent) -> None:
     """A prompt that the release of the run makes better than the active student."""
     make_variant(slug="red-vase")
-    make_quality(seen, "red vase", 1)
+    make_quality(incumbent, "red vase", 1)
     make_quality(make_release(name="made"), "red vase", 4)
 
 
-def test_what_was_made_for_a_part_and_passed_serves_as_a_specialist(conclude, better):
+def test_a_passed_release_for_a_part_of_the_catalogue_serves_as_a_specialist(conclude, better):
     run = conclude(tags=["vase"])
 
-    assert (run.outcome, status_of("made"), status_of("seen")) == (
+    assert (run.outcome, status_of("made"), status_of("incumbent")) == (
         "promoted",
         "specialist",
         "active",
     )
     sides = [(row["before"]["release"], row["after"]["release"]) for row in run.prompts["rows"]]
-    assert sides == [("seen", "made")]
+    assert sides == [("incumbent", "made")]
 
 
-def test_a_specialist_that_is_better_nowhere_serves_nothing(conclude):
+def test_a_specialist_that_is_better_at_no_prompt_is_not_served(conclude):
     run = conclude(tags=["vase"])
 
     assert (run.outcome, status_of("made")) == ("candidate", "candidate")
@@ -181,7 +183,7 @@ def test_a_specialist_that_is_better_nowhere_serves_nothing(conclude):
 
 
 @pytest.mark.parametrize("passed", [True, False])
-def test_a_specialist_of_a_person_stands(conclude, passed):
+def test_a_specialist_that_a_person_activated_is_kept(conclude, passed):
     specialists.activate(make_release(name="made"))
 
     run = conclude(passed=passed, tags=["vase"])
@@ -194,7 +196,7 @@ def test_a_specialist_has_no_canary(conclude, better):
     assert status_of("made") == "candidate"
 
 
-def test_a_specialist_that_was_compared_with_what_is_retired_meanwhile_is_a_candidate(
+def test_a_specialist_that_was_compared_with_a_release_since_retired_is_a_candidate(
     conclude, better
 ):
     make_quality(make_release(name="by-a-person"), "red vase", 1)
@@ -203,10 +205,10 @@ def test_a_specialist_that_was_compared_with_what_is_retired_meanwhile_is_a_cand
     run = conclude(tags=["vase"])
 
     assert (run.outcome, status_of("made")) == ("candidate", "candidate")
-    assert "compared it with seen; that is not served any more" in run.outcome_reason
+    assert "compared it with incumbent; that is not served any more" in run.outcome_reason
 
 
-# --- the ceiling -----------------------------------------------------------------------------------
+# --- the limit of the policy -----------------------------------------------------------------------
 @pytest.mark.parametrize(
     ("ceiling", "policy", "outcome"),
     [
@@ -218,15 +220,13 @@ def test_a_specialist_that_was_compared_with_what_is_retired_meanwhile_is_a_cand
         ("auto", "manual", "candidate"),
     ],
 )
-def test_the_setting_is_a_ceiling_of_every_runs_policy(
-    conclude, settings, ceiling, policy, outcome
-):
+def test_the_setting_limits_the_policy_of_every_run(conclude, settings, ceiling, policy, outcome):
     settings.PROMOTION = ceiling
 
     assert conclude(policy=policy).outcome == outcome
 
 
-# --- what the gate did not pass --------------------------------------------------------------------
+# --- releases that did not pass the gate -----------------------------------------------------------
 FAILED = {"name": "diversity to active", "passed": False, "limit": 0.9, "found": 0.7, "low": 0.6,
           "detail": "", "decided": True}  # fmt: skip
 UNDECIDED = FAILED | {"found": 0.95, "decided": False}
@@ -240,7 +240,7 @@ def test_with_the_policy_manual_a_person_decides_whatever_the_gate_found(conclud
     assert "policy of the run is manual" in run.outcome_reason
 
 
-def test_what_the_gate_could_not_judge_waits_for_a_person(conclude):
+def test_a_release_that_the_gate_could_not_judge_waits_for_a_person(conclude):
     run = conclude(passed=False, checks=[UNDECIDED])
 
     assert (run.outcome, status_of("made")) == ("candidate", "candidate")
@@ -248,17 +248,17 @@ def test_what_the_gate_could_not_judge_waits_for_a_person(conclude):
 
 
 @pytest.mark.parametrize("checks", [[FAILED, UNDECIDED], []])
-def test_what_surely_fails_is_rejected(conclude, checks):
+def test_a_release_that_certainly_fails_is_rejected(conclude, checks):
     run = conclude(passed=False, checks=checks)
 
     assert (run.outcome, status_of("made")) == ("rejected", "rejected")
 
 
 @pytest.mark.parametrize("passed", [True, False])
-def test_a_rehearsal_is_served_by_a_person_alone(conclude, passed):
+def test_a_rehearsal_is_never_promoted_automatically(conclude, passed):
     run = conclude(passed=passed, checks=[], recipe={"recipe": "rehearsal"})
 
-    assert (run.outcome, status_of("made"), status_of("seen")) == (
+    assert (run.outcome, status_of("made"), status_of("incumbent")) == (
         "candidate",
         "candidate",
         "active",

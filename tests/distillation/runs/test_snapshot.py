@@ -14,11 +14,11 @@ from distillation.resumable import stages
 from distillation.runs import inputs, snapshot
 from distillation.trainers import catalogue as catalogues
 from generation.models import PromptVariant, Release
-from tests.distillation.curated import make_example, make_source
+from tests.distillation.example_factories import make_example, make_source
 from tests.distillation.management.test_distill import distil
 from tests.distillation.pictures import png
 from tests.distillation.toys import SMALL
-from tests.people import cover, make_quality, make_release, make_variant
+from tests.factories import cover, make_quality, make_release, make_variant
 
 pytestmark = pytest.mark.django_db
 SIDE = 64  # the toy teacher's
@@ -42,14 +42,14 @@ def names(folder: Path) -> set[str]:
 def test_the_same_catalogue_has_the_same_name_and_without_pictures_no_other_files(
     teacher, tmp_path
 ):
-    make_example(source=make_source(), side=SIDE, content=png(1))  # that nobody accepted
+    make_example(source=make_source(), side=SIDE, content=png(1))  # not accepted
     one = snapshot.take(teacher, tmp_path / "one", detector=None)
     other = snapshot.take(teacher, tmp_path / "other", detector=None)
     assert one.name == other.name
     assert names(one) == {catalogues.INDEX, catalogues.TENSORS}
 
 
-def test_accepted_pictures_are_part_of_it_and_change_its_name(teacher, variant, tmp_path):
+def test_accepted_pictures_are_part_of_the_snapshot_and_change_its_name(teacher, variant, tmp_path):
     before = snapshot.take(teacher, tmp_path, detector=None)
     first, second = make_accepted(variant, 1), make_accepted(variant, 2)
     taken = snapshot.take(teacher, tmp_path, detector=None)
@@ -73,7 +73,7 @@ def test_a_picture_of_two_variants_is_one_file(teacher, variant, tmp_path):
     rows = json.loads((taken / catalogues.EXAMPLES).read_text())
     assert [row["slug"] for row in rows] == ["a-blue-glass-mug", "a-red-clay-vase"]
     assert len(names(taken / catalogues.PICTURES)) == 1
-    assert snapshot.pictures(taken) is None  # of one nothing can be measured
+    assert snapshot.pictures(taken) is None  # one is too few to be measured
 
 
 def test_tags_that_cannot_both_be_shown_are_refused_with_their_variant(
@@ -109,9 +109,9 @@ def test_pictures_outlive_the_file_that_they_came_from(teacher, variant, tmp_pat
     assert all(path.stat().st_size for path in snapshot.pictures(taken).iterdir())
 
 
-# --- what uses them -------------------------------------------------------------------------------
+# --- use of snapshots -----------------------------------------------------------------------------
 def changed(before: inputs.Inputs, after: inputs.Inputs, recipe: dict) -> set[str]:
-    """Stages that are built anew."""
+    """Return the stages with other keys."""
     one, other = (
         stages.keys(Chain(inputs.recipe_of(recipe), given, name="toy").table())
         for given in (before, after)
@@ -119,7 +119,7 @@ def changed(before: inputs.Inputs, after: inputs.Inputs, recipe: dict) -> set[st
     return {name for name in one if one[name] != other[name]}
 
 
-def test_pictures_of_the_field_change_what_is_measured_and_not_what_is_trained_without_heads(
+def test_real_pictures_change_measurements_but_no_training_without_heads(
     teacher, variant, detector, tmp_path
 ):
     (tmp_path / "clip").mkdir()
@@ -141,7 +141,7 @@ def test_pictures_of_the_field_change_what_is_measured_and_not_what_is_trained_w
 
 
 @pytest.mark.slow
-def test_a_student_is_distilled_beside_pictures_of_the_field(teacher, variant, detector):
+def test_a_student_is_distilled_with_real_pictures(teacher, variant, detector):
     for seed in (1, 2):
         make_accepted(variant, seed)
     heads = ("matching.adversarial.learn_after=0", "matching.adversarial.gan_after=0")
@@ -149,7 +149,7 @@ def test_a_student_is_distilled_beside_pictures_of_the_field(teacher, variant, d
     assert Release.objects.filter(name="toy-student").exists()
 
 
-def test_a_part_is_compared_with_the_student_that_makes_most_of_it(teacher):
+def test_a_part_is_compared_with_the_student_that_serves_most_of_it(teacher):
     make_variant(text="a blue vase", tags=["vase"])
     make_variant(text="a green cone", tags=["cone"])
     assert inputs.compared_with(teacher, []) is None

@@ -1,4 +1,4 @@
-"""The table of slots covers the network: each axis of channels from end to end, and each channel's ways out."""
+"""The table of slots covers the network: each axis of channels from end to end, and each channel's outgoing weights."""
 
 import pytest
 

@@ -68,7 +68,7 @@ BLIND_ABOVE = {
         ({"mid_block_type": None}, "small", "no mid block"),
     ],
 )
-def test_what_cannot_be_cut_is_refused(fields, name, reason):
+def test_a_teacher_that_cannot_be_cut_is_refused(fields, name, reason):
     teacher = STARTER.changed(fields)
     with pytest.raises(StudentRefused, match=reason):
         cuts.student_shape(teacher, cuts.CUTS[name])

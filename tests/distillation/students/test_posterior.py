@@ -7,7 +7,7 @@ from distillation.students.posterior import LARGEST, SMALLEST, Posterior, fisher
 
 
 def linear_gradients(weights, rows, targets, noise):
-    """Of the mean negative log-likelihood of y = x·w + N(0, noise²)."""
+    """Return a function for gradients of the mean negative log-likelihood of y = x·w + N(0, noise²)."""
 
     def gradients(batch):
         w = weights.clone().requires_grad_()
@@ -47,7 +47,7 @@ def test_variances_are_clipped():
     assert posterior.variance["w"].tolist() == pytest.approx([LARGEST, SMALLEST])
 
 
-def test_what_has_no_spread_is_refused():
+def test_invalid_information_and_variances_are_refused():
     with pytest.raises(ValueError, match="at least one batch"):
         fisher(lambda batch: {}, [])
     with pytest.raises(ValueError, match="not finite"):

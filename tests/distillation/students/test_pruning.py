@@ -1,4 +1,4 @@
-"""m² ÷ σ² orders by what a removal costs, and the student's prior is what is left of the teacher's posterior."""
+"""m² ÷ σ² orders removals by their cost, and the student's prior is what is left of the teacher's posterior."""
 
 from dataclasses import replace
 from fractions import Fraction
@@ -54,7 +54,7 @@ def test_small_weights_in_half_precision_still_count():
     assert pruning.relevance(small)["w"].item() == pytest.approx(1e-4, rel=0.01)
 
 
-def test_a_channels_score_sums_over_all_that_reads_it():
+def test_a_channels_score_sums_over_all_weights_that_read_it():
     known = of_toy(STARTER)
     scores = pruning.channel_scores(known, channels.layout(STARTER))
     ratios = pruning.relevance(known)
@@ -89,7 +89,7 @@ def without(block: str, known: Posterior, factor: float) -> Posterior:
 
 
 @pytest.mark.parametrize("block", BLOCKS)
-def test_of_the_blocks_the_least_known_goes(block):
+def test_the_block_with_the_largest_variance_is_removed(block):
     known = without(block, of_toy(STARTER), 1e4)
     cut = pruning.without_least(cuts.CUTS["base-least"], STARTER, known)
     assert cut == replace(cuts.CUTS["base"], name="base-least", **BLOCKS[block][1])
@@ -115,7 +115,7 @@ def tensors_of_ones(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]
     return {name: torch.ones_like(tensor) for name, tensor in tensors.items()}
 
 
-def test_the_last_block_that_sees_the_prompt_stays():
+def test_the_last_block_that_attends_to_the_prompt_is_kept():
     with pytest.raises(StudentRefused, match="none of this teacher's can go"):
         pruning.without_least(cuts.CUTS["tiny-least"], STARTER, of_toy(STARTER))
 

@@ -30,6 +30,6 @@ def test_frequencies_that_both_have_are_kept_exactly(flip):
         assert torch.equal(rows, torch.eye(120, dtype=torch.float64))
 
 
-def test_what_is_lost_when_few_are_left_is_stated():
+def test_the_error_of_too_few_channels_is_stated():
     narrow = SD15.changed({"block_out_channels": [16, 16, 16, 16]})
     assert sinusoids.fit(narrow, Fraction(1, 4)).error > 0.3

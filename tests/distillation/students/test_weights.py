@@ -1,4 +1,4 @@
-"""A student's tensors are the teacher's, the right ones, and all of them are given."""
+"""A student gets all its tensors from the right layers of its teacher."""
 
 import pytest
 import torch
@@ -44,7 +44,7 @@ def test_the_source_is_the_layer_that_is_kept(name, student, teacher):
     assert weights.sources(STARTER, cuts.CUTS[name])[student] == teacher
 
 
-def test_in_place_of_a_wider_stage_that_is_removed_only_the_skip_is_read():
+def test_after_a_removed_wider_stage_only_the_weights_of_the_skip_are_copied():
     tensors = unet(STARTER).state_dict()
     copied = weights.copy(tensors, STARTER, cut=cuts.CUTS["tiny"])
     first = "up_blocks.0.resnets.0"

@@ -1,4 +1,4 @@
-"""A narrower student computes what its teacher does if nothing reads the channels that went."""
+"""A narrower student computes what its teacher does if nothing reads the removed channels."""
 
 from fractions import Fraction
 
@@ -17,7 +17,9 @@ HALF, QUARTER = Fraction(1, 2), Fraction(1, 4)
 EVEN = DEEP.changed(
     {"attention_head_dim": 4, "block_out_channels": [16, 16, 16], "norm_num_groups": 8}
 )
-DOUBLING = EVEN.changed({"block_out_channels": [16, 32, 32]})  # groups reach over the seams
+DOUBLING = EVEN.changed(
+    {"block_out_channels": [16, 32, 32]}
+)  # groups cross the borders of the parts
 
 
 def random_scores(shape: UNetShape) -> dict[str, torch.Tensor]:
@@ -29,7 +31,7 @@ def random_scores(shape: UNetShape) -> dict[str, torch.Tensor]:
 def with_unread_channels(
     tensors: dict[str, torch.Tensor], plan: widths.WidthPlan
 ) -> dict[str, torch.Tensor]:
-    """The teacher's, with zero weights out of all channels that the plan removes, and out of all lost frequencies.
+    """Return the teacher's tensors with zero outgoing weights of all removed channels and lost frequencies.
 
     LayerNorms see all channels: those removed are made copies of those kept, which leaves mean and variance.
     """
@@ -72,7 +74,7 @@ def test_removing_channels_that_nothing_reads_changes_no_output(config, share):
     assert torch.allclose(output(student), expected, atol=1e-4 * float(expected.std()))
 
 
-def test_mixed_norms_are_the_reason_why_an_output_changes():
+def test_mixed_norms_change_the_output():
     plan = widths.plan(DOUBLING, HALF, scores=random_scores(DOUBLING), may_mix_norms=True)
     tensors = with_unread_channels(unet(DOUBLING).state_dict(), plan)
     student = loaded(plan.student, widths.narrow(tensors, plan))
@@ -91,7 +93,7 @@ def test_scores_find_the_channels_that_nothing_reads():
     assert all(torch.equal(kept, planted.kept[name]) for name, kept in found.kept.items())
 
 
-def test_groups_heads_and_gates_go_as_wholes():
+def test_groups_heads_and_gates_are_removed_as_wholes():
     plan = widths.plan(EVEN, HALF, scores=random_scores(EVEN))
     layout = channels.layout(EVEN)
     for name, space in layout.spaces.items():
@@ -126,7 +128,7 @@ def test_variances_are_those_of_the_narrowed_weights():
     assert torch.allclose(found["conv_in.bias"], terms[0]["conv_in.bias"] ** 2)
 
 
-def test_a_cut_and_a_width_can_follow_one_another():
+def test_a_cut_and_a_width_can_be_combined():
     cut = cuts.CUTS["tiny"]
     teacher = STARTER.changed({"block_out_channels": [16, 32, 64], "norm_num_groups": 8})
     copied = weights.copy(unet(teacher).state_dict(), teacher, cut=cut)

@@ -56,7 +56,7 @@ def unet(shape: UNetShape, *, seed: int = 0) -> UNet2DConditionModel:
 
 
 def loaded(shape: UNetShape, tensors: dict[str, torch.Tensor]) -> UNet2DConditionModel:
-    """With all tensors given, or it raises."""
+    """Return the network with these tensors. Raises if one is missing."""
     network = UNet2DConditionModel(**shape.config).eval()
     with torch.no_grad():
         for parameter in network.parameters():

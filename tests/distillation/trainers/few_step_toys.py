@@ -1,4 +1,4 @@
-"""A teacher, its pairs and a decoder at toy size, and a world of Gaussians in which the right answer is known."""
+"""A teacher, its pairs and a decoder at toy size, and networks of Gaussians with known solutions."""
 
 import functools
 import tempfile
@@ -50,7 +50,7 @@ def _release(prediction_type: str, zero_snr: bool, guidance_scale: float) -> Pat
 
 @functools.cache
 def teacher(kind: str = "v at zero terminal SNR", *, guidance_scale: float = 1.5) -> Teacher:
-    """In fp32, so that what should be equal is equal. Its frozen network is the same for all tests."""
+    """Return a toy teacher in fp32, for exact comparisons. All tests share its frozen network."""
     loaded = teachers.load(_release(*KINDS[kind], guidance_scale), device="cpu")
     return replace(loaded, is_bf16=False)
 
@@ -74,7 +74,7 @@ def catalogue(prompts: int = 3) -> Catalogue:
 
 
 def pairs(of: Teacher, *, prompts: int = 3, seeds: int = 4) -> Pairs:
-    """What the toy teacher makes of noise; all accepted. As many seeds of each prompt."""
+    """Return the toy teacher's pairs, all accepted, with so many seeds of each prompt."""
     rows = torch.arange(prompts).repeat_interleave(seeds)
     blank = torch.zeros(len(rows), *of.latent_shape)
     found = Pairs(
@@ -111,7 +111,7 @@ def decoder(*, levels: int = 4, shuffle: int = 1) -> AutoencoderTiny:
 def inputs(
     folder: Path = Path("unused"), timesteps: tuple[int, ...] = (999,), *, of: Teacher, **given
 ) -> TuningInputs:
-    """Of a toy student that begins as its teacher; `given` replaces any of it."""
+    """Return the inputs of a toy student that begins as its teacher; `given` replaces any of them."""
     made = {"student": student, "pairs": pairs}
     made = {name: make(of) for name, make in made.items() if name not in given}
     return TuningInputs(
@@ -133,7 +133,7 @@ def run(task: Task, recipe: loop.Timed, folder: Path) -> loop.Progress:
 
 
 def assert_resumes(make: Callable[[], Task], recipe: loop.Timed, folder: Path) -> None:
-    """Stopped after the first of its steps, it ends with the weights and averages of a training that was not."""
+    """Assert that a training stopped after its first step ends with the weights and averages of a whole one."""
     whole, cut, resumed = make(), make(), make()
     run(whole, recipe, folder / "whole")
     stop = progress.watched(lambda title, done, total: done == 1)
@@ -153,7 +153,7 @@ def same(left: torch.nn.Module, right: torch.nn.Module) -> bool:
 
 
 class GaussianScore(torch.nn.Module):
-    """What a perfect network predicts if clean latents are drawn from N(mean, deviation²), one of each per channel."""
+    """A perfect network for clean latents from N(mean, deviation²), with a mean and a deviation per channel."""
 
     def __init__(self, schedule: NoiseSchedule, mean: list[float], deviation: list[float]) -> None:
         super().__init__()
@@ -180,7 +180,7 @@ class GaussianScore(torch.nn.Module):
 
 
 class GaussianStudent(GaussianScore):
-    """Makes N(mean, deviation²) of pure noise in one pass: x₀ = mean + deviation · z, told as the prediction type."""
+    """Makes N(mean, deviation²) of pure noise in one pass: x₀ = mean + deviation · z, in the prediction type."""
 
     def forward(self, latents, timesteps, encoder_hidden_states, return_dict=True):
         alpha, sigma = (

@@ -1,4 +1,4 @@
-"""A snapshot of the catalogue comes back as it was, and tags say which bits must be present, absent, or are free."""
+"""A snapshot of the catalogue is read unchanged, and tags determine which bits must be present or absent."""
 
 import pytest
 import torch
@@ -21,18 +21,18 @@ def made(**changes) -> Catalogue:
     return Catalogue(**values)
 
 
-def test_who_names_one_of_a_group_says_that_the_others_are_absent():
+def test_a_tag_of_a_group_makes_the_groups_other_bits_absent():
     stated, wanted = bits_of([{"red", "cube"}, {"ball"}, set()], BITS, GROUPS)
     assert wanted.int().tolist() == [[1, 0, 1, 0, 0, 0], [0, 0, 0, 1, 0, 0], [0] * 6]
     assert stated.int().tolist() == [[1, 1, 1, 1, 1, 0], [0, 0, 1, 1, 1, 0], [0] * 6]
 
 
-def test_a_tag_that_is_no_bit_says_nothing():
+def test_a_tag_that_is_no_bit_is_ignored():
     stated, wanted = bits_of([["summer", "shiny"]], BITS, GROUPS)
     assert stated.int().tolist() == wanted.int().tolist() == [[0, 0, 0, 0, 0, 1]]
 
 
-def test_a_bit_after_not_must_be_absent_and_says_nothing_of_the_others():
+def test_a_negated_bit_must_be_absent_and_leaves_the_others_open():
     tags = [["not-red"], ["not-shiny", "ball"], ["red", "not-green", "not-summer"]]
     stated, wanted = bits_of(tags, BITS, GROUPS)
     assert stated.int().tolist() == [[1, 0, 0, 0, 0, 0], [0, 0, 1, 1, 1, 1], [1, 1, 0, 0, 0, 0]]
@@ -40,7 +40,7 @@ def test_a_bit_after_not_must_be_absent_and_says_nothing_of_the_others():
 
 
 @pytest.mark.parametrize("has_bits", [True, False])
-def test_what_was_written_is_read(tmp_path, has_bits):
+def test_a_written_catalogue_is_read_unchanged(tmp_path, has_bits):
     stated, wanted = bits_of([["red"], ["ball"]], BITS, GROUPS)
     bits = {"stated": stated, "wanted": wanted} if has_bits else {}
     one = made(**bits)
@@ -57,7 +57,7 @@ def test_what_was_written_is_read(tmp_path, has_bits):
         assert other.stated is None and other.wanted is None
 
 
-def test_writing_again_replaces_it_and_leaves_nothing_beside_it(tmp_path):
+def test_writing_again_replaces_the_catalogue_and_leaves_no_other_files(tmp_path):
     write(made(), tmp_path)
     write(made(texts=("other", "words")), tmp_path)
     assert read(tmp_path).texts == ("other", "words")

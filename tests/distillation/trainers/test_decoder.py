@@ -1,4 +1,4 @@
-"""A tiny decoder learns to draw what the teacher's VAE draws, on latents as a student makes them."""
+"""A tiny decoder learns the pictures of the teacher's VAE, also of noisy latents."""
 
 import json
 from dataclasses import replace
@@ -64,7 +64,7 @@ def assert_same(left: dict[str, torch.Tensor], right: dict[str, torch.Tensor]) -
         assert torch.equal(value, right[name]), name
 
 
-def test_it_comes_near_the_pictures_of_the_vae_on_latents_it_never_saw(
+def test_the_decoder_approximates_the_pictures_of_the_vae_on_held_out_latents(
     trained, teacher: Teacher, pairs: Pairs
 ) -> None:
     decoder, folder = trained
@@ -91,7 +91,9 @@ def test_a_decoder_that_ends_in_a_pixel_shuffle_learns_as_well(
     assert measured["psnr"] > decoders.measure(untrained, teacher, pairs.latents)["psnr"] + 3
 
 
-def test_what_is_saved_is_the_average_and_frozen(trained, teacher: Teacher, pairs: Pairs) -> None:
+def test_the_saved_decoder_is_the_average_and_frozen(
+    trained, teacher: Teacher, pairs: Pairs
+) -> None:
     decoder, folder = trained
     assert not decoder.training and not any(p.requires_grad for p in decoder.parameters())
     saved = networks.load(AutoencoderTiny, folder / "vae")
@@ -111,7 +113,7 @@ def test_checkpoints_hold_the_decoder_alone(trained) -> None:
         assert {name.split(".")[0] for name in stored[kind]["decoder"]} == {"layers"}
 
 
-def test_interrupted_it_ends_with_the_same_weights(
+def test_an_interrupted_training_ends_with_the_same_weights(
     teacher: Teacher, pairs: Pairs, tmp_path: Path
 ) -> None:
     recipe = replace(TOY, steps=2, warmup=0)
@@ -130,7 +132,7 @@ def test_half_of_the_latents_have_noise(teacher: Teacher, pairs: Pairs) -> None:
     assert len(without._latents) == len(pairs)
 
 
-def test_what_is_measured_is_not_trained_on(pairs: Pairs) -> None:
+def test_measured_latents_are_not_trained_on(pairs: Pairs) -> None:
     held_out, left = decoders._split(TOY, pairs)
     assert held_out.tolist() == [0, 6, 11]
     assert not set(held_out.tolist()) & set(left.tolist()) and len(left) == 9
@@ -152,7 +154,7 @@ def test_a_black_decoder_is_measured_as_black(teacher: Teacher, pairs: Pairs) ->
     assert measured["sharpness"] == 0
 
 
-def test_taesds_own_shape_has_its_parameters_and_the_encoder_is_next_to_nothing() -> None:
+def test_the_shape_of_taesd_has_its_parameters_and_almost_no_encoder() -> None:
     network = decoders.build(DecoderRecipe(channels=64, blocks=(3, 3, 3, 1)), latent_channels=4)
     assert sum(p.numel() for p in network.decoder.parameters()) == 1_222_531
     assert sum(p.numel() for p in network.encoder.parameters()) < 100
@@ -180,7 +182,7 @@ def test_taesds_own_shape_has_its_parameters_and_the_encoder_is_next_to_nothing(
         ("validated", 0),
     ],
 )
-def test_a_recipe_that_cannot_be_is_refused_by_the_field(name: str, value: object) -> None:
+def test_an_invalid_recipe_is_refused_with_its_field(name: str, value: object) -> None:
     with pytest.raises(ValueError, match=f"^{name} "):
         replace(TOY, **{name: value})
 

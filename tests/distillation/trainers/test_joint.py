@@ -26,7 +26,7 @@ RECIPE = JointRecipe(
 
 
 def inputs_of(kind: str = "v at zero terminal SNR", timesteps=(999,), **given) -> TuningInputs:
-    pairs = toys.pairs(toys.teacher())  # only this teacher's latents are of a sane size
+    pairs = toys.pairs(toys.teacher())  # only this teacher's latents have a reasonable scale
     return toys.inputs(timesteps=timesteps, of=toys.teacher(kind), **{"pairs": pairs, **given})
 
 
@@ -42,7 +42,7 @@ def lines(folder) -> list[dict]:
         pytest.param("epsilon as SD 1.5", (625,), marks=pytest.mark.slow),
     ],
 )
-def test_the_pictures_come_nearer_and_both_networks_move(tmp_path, kind, timesteps):
+def test_training_brings_the_pictures_nearer_and_changes_both_networks(tmp_path, kind, timesteps):
     inputs = replace(inputs_of(kind, timesteps), folder=tmp_path)
     before = {
         name: {key: value.clone() for key, value in getattr(inputs, name).state_dict().items()}
@@ -64,7 +64,7 @@ def test_the_pictures_come_nearer_and_both_networks_move(tmp_path, kind, timeste
         assert moved if name == "student" else moved == {"decoder"}
 
 
-def test_rejected_pairs_are_never_seen():
+def test_rejected_pairs_are_never_used():
     inputs = inputs_of()
     inputs.pairs.accepted[::2] = False
     inputs.pairs.latents[::2] = float("nan")
@@ -74,7 +74,7 @@ def test_rejected_pairs_are_never_seen():
         assert all(torch.isfinite(torch.tensor(value)) for value in losses.values())
 
 
-def test_pairs_of_which_the_detector_is_not_sure_are_left_out():
+def test_pairs_below_the_least_margin_are_left_out():
     recipe = replace(RECIPE, least_margin=0.5)
     inputs = inputs_of()
     inputs.pairs.margins[::2] = 0.4
@@ -102,13 +102,13 @@ def test_labels_are_a_term_of_the_loss():
     assert found["gradient_norm"] != plain["gradient_norm"]
 
 
-def test_interrupted_it_ends_with_the_same_weights(tmp_path):
+def test_an_interrupted_training_ends_with_the_same_weights(tmp_path):
     recipe = replace(RECIPE, steps=2, warmup=0)
     toys.assert_resumes(lambda: JointTask(recipe, inputs_of()), recipe, tmp_path)
 
 
 @pytest.mark.slow
-def test_the_latents_are_held_by_their_weight():
+def test_a_weight_of_the_latents_keeps_them_nearer():
     def latents_error(weight: float) -> float:
         recipe = replace(RECIPE, latents_weight=weight)
         task = JointTask(recipe, inputs_of())
@@ -139,11 +139,11 @@ def test_the_latents_are_held_by_their_weight():
         ({"least_margin": 1.0}, "least_margin"),
     ],
 )
-def test_a_recipe_that_cannot_be_is_refused_by_its_field(change, field):
+def test_an_invalid_recipe_is_refused_with_its_field(change, field):
     with pytest.raises(ValueError, match=f"^{field} "):
         replace(RECIPE, **change)
 
 
-def test_timesteps_in_which_no_student_can_be_served_are_refused():
+def test_timesteps_that_do_not_decrease_are_refused():
     with pytest.raises(RecipeRefused, match="timesteps"):
         JointTask(RECIPE, inputs_of(timesteps=(499, 999)))

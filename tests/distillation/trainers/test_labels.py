@@ -1,4 +1,4 @@
-"""The student's pictures are drawn to the classes that the detector sees in the teacher's."""
+"""The term of labels pulls the student's pictures to the detector's classes of the teacher's."""
 
 import math
 
@@ -22,7 +22,7 @@ def pictures(seed: int, size: int = 16) -> torch.Tensor:
     return torch.rand(5, 3, size, size, generator=torch.Generator().manual_seed(seed)) * 2 - 1
 
 
-def test_it_is_the_softened_divergence_of_each_group():
+def test_the_term_is_the_softened_divergence_of_each_group():
     judge = detector()
     ours, theirs = pictures(1), pictures(2)
     found = Labels(LabelsRecipe(temperature=2.0), judge).loss(ours, theirs)
@@ -52,6 +52,6 @@ def test_the_gradient_reaches_the_students_pictures_alone_and_lowers_the_term():
 
 @pytest.mark.parametrize("name", ["weight", "temperature"])
 @pytest.mark.parametrize("value", [0.0, math.inf])
-def test_a_recipe_that_cannot_be_is_refused_by_its_field(name, value):
+def test_an_invalid_recipe_is_refused_with_its_field(name, value):
     with pytest.raises(ValueError, match=f"^{name} "):
         LabelsRecipe(**{name: value})

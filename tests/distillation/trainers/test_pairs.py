@@ -1,4 +1,4 @@
-"""Pairs are what the engine makes of the same seeds, are made once, and keep the seeds of evaluations to themselves."""
+"""Pairs equal the engine's results for the same seeds, are made once, and share no seeds with evaluations."""
 
 import dataclasses
 import json
@@ -81,8 +81,8 @@ def run(folder: Path, teacher: Teacher, catalogue: Catalogue, **changes) -> None
     )
 
 
-# --- what they are --------------------------------------------------------------------------------
-def test_their_pictures_are_those_of_the_engine(made, teacher, catalogue):
+# --- content of pairs -----------------------------------------------------------------------------
+def test_pictures_of_pairs_are_those_of_the_engine(made, teacher, catalogue):
     found = read(made, "train")
     loaded = pipeline.load(teacher.folder, device="cpu", dtype="float32")
     width, height = loaded.manifest.image_sizes[0]
@@ -115,7 +115,7 @@ def test_noise_is_drawn_again_from_the_seed(made):
         assert torch.equal(value, expected)
 
 
-def test_every_variant_has_all_its_seeds_which_no_other_and_no_other_split_has(made):
+def test_every_variant_has_all_its_seeds_and_no_seed_occurs_twice(made):
     train, held_out = read(made, "train"), read(made, "held_out")
     seeds = torch.cat([train.seeds, held_out.seeds]).tolist()
     assert len(set(seeds)) == len(seeds) == 3 * 5
@@ -166,7 +166,7 @@ def test_a_hard_variant_has_further_seeds_in_training_alone(made, teacher, catal
     assert torch.equal(one.seeds, before.seeds[before.prompts == 2])
 
 
-def test_the_number_of_steps_may_be_another_than_the_releases(teacher):
+def test_the_number_of_steps_may_differ_from_the_releases(teacher):
     recipe = dataclasses.replace(RECIPE, num_inference_steps=2, path_timesteps=(499,))
     assert solver_timesteps(recipe, teacher) == (999, 499)
     assert solver_timesteps(RECIPE, teacher) == teacher.timesteps == (999, 749, 499, 249)
@@ -180,7 +180,7 @@ def test_rows_are_drawn_from_all_of_them_by_the_generator(made):
     assert torch.equal(rows, drawn(found, 200, torch.Generator().manual_seed(0)))
 
 
-def test_taking_rows_keeps_what_belongs_together(made):
+def test_taken_rows_stay_consistent(made):
     found = read(made, "train")
     part = found.take(torch.tensor([7, 2]))
     assert len(part) == 2
@@ -191,7 +191,7 @@ def test_taking_rows_keeps_what_belongs_together(made):
 
 # --- making them ----------------------------------------------------------------------------------
 def solved(teacher: Teacher, folder: Path, catalogue: Catalogue) -> list[int]:
-    """How many rows the teacher predicted in each call."""
+    """Return how many rows the teacher predicted in each call."""
     passed = []
     handle = teacher.unet.register_forward_hook(
         lambda _module, given, _out: passed.append(len(given[0]))
@@ -201,8 +201,8 @@ def solved(teacher: Teacher, folder: Path, catalogue: Catalogue) -> list[int]:
     return passed
 
 
-def test_pairs_that_are_there_are_not_solved_again(made, teacher, catalogue, tmp_path):
-    """What is missing is made as before, from the same seeds; the rest is left alone."""
+def test_existing_pairs_are_not_made_again(made, teacher, catalogue, tmp_path):
+    """Missing pairs are made from the same seeds; the others are unchanged."""
 
     run(tmp_path, teacher, catalogue)
     names = sorted(path.name for path in tmp_path.rglob("*.safetensors"))
@@ -218,10 +218,10 @@ def test_pairs_that_are_there_are_not_solved_again(made, teacher, catalogue, tmp
         assert torch.equal(again.seeds, before.seeds)
 
 
-def test_a_catalogue_that_changed_makes_the_pairs_of_its_new_variants_alone(
+def test_only_pairs_of_new_variants_are_made_for_a_changed_catalogue(
     made, teacher, catalogue, tmp_path
 ):
-    """One left, one is new and comes first: the others keep their seeds and their latents."""
+    """One was removed, a new one comes first: the others keep their seeds and their latents."""
     embeds = torch.cat([-catalogue.prompt_embeds[:1], catalogue.prompt_embeds[1:]])
     changed = dataclasses.replace(
         catalogue,
@@ -242,24 +242,24 @@ def test_a_catalogue_that_changed_makes_the_pairs_of_its_new_variants_alone(
     assert len({*again.seeds.tolist(), *held_out}) == 3 * 5
 
 
-def test_a_watcher_may_stop_them_where_all_is_on_disk_and_the_same_call_goes_on(
+def test_a_watcher_stops_the_making_after_a_write_and_the_same_call_continues(
     made, teacher, catalogue, tmp_path
 ):
-    said = []
+    calls = []
 
     def watcher(title: str, done: int, total: int) -> bool:
-        said.append((title, done, total))
+        calls.append((title, done, total))
         return done >= 5
 
     with progress.watched(watcher), pytest.raises(progress.SliceOver):
         run(tmp_path, teacher, catalogue)
-    assert said == [("pairs", 4, 15), ("pairs", 5, 15)]
+    assert calls == [("pairs", 4, 15), ("pairs", 5, 15)]
     assert len(list(tmp_path.rglob("*.safetensors"))) == 1
     run(tmp_path, teacher, catalogue)
     assert torch.equal(read(tmp_path, "train").latents, read(made, "train").latents)
 
 
-def test_until_all_pairs_are_there_nothing_is_read(made, tmp_path):
+def test_incomplete_pairs_are_not_read(made, tmp_path):
     shutil.copytree(made / "store", tmp_path / "store")
     with pytest.raises(FileNotFoundError, match=pairs.SUMMARY):
         read(tmp_path, "train")
@@ -274,7 +274,7 @@ def test_a_damaged_file_is_named_with_what_to_delete(made, tmp_path, harm):
         read(tmp_path / "made", "train")
 
 
-# --- what the detector accepts --------------------------------------------------------------------
+# --- accepted pairs -------------------------------------------------------------------------------
 BITS, GROUPS = ("red", "blue", "cube", "ball"), (2, 2)
 
 
@@ -322,7 +322,7 @@ def detector() -> Detector:
     return made
 
 
-def test_only_pairs_that_the_detector_accepts_are_read_if_so_asked(
+def test_only_pairs_that_the_detector_accepts_are_read_if_requested(
     teacher, catalogue, detector, tmp_path
 ):
     run(tmp_path, teacher, judged(catalogue), detector=detector, path_timesteps=())
@@ -339,7 +339,7 @@ def test_only_pairs_that_the_detector_accepts_are_read_if_so_asked(
     }
 
 
-def test_a_detector_that_accepts_nothing_is_said(teacher, catalogue, detector, tmp_path):
+def test_a_detector_that_accepts_no_pair_is_reported(teacher, catalogue, detector, tmp_path):
     stated, wanted = bits_of([["blue"]] * 3, BITS, GROUPS)
     wrong = dataclasses.replace(catalogue, stated=stated, wanted=wanted)
     run(tmp_path, teacher, wrong, detector=detector, path_timesteps=())
@@ -348,8 +348,8 @@ def test_a_detector_that_accepts_nothing_is_said(teacher, catalogue, detector, t
         read(tmp_path, "train", only_accepted=True)
 
 
-# --- what is refused ------------------------------------------------------------------------------
-def test_a_timestep_that_the_teacher_does_not_pass_is_refused_with_those_that_it_does(teacher):
+# --- refusals -------------------------------------------------------------------------------------
+def test_a_timestep_that_is_not_the_teachers_is_refused_with_the_valid_ones(teacher):
     recipe = dataclasses.replace(RECIPE, path_timesteps=(749, 300))
     with pytest.raises(
         RecipeRefused, match=r"pairs.path_timesteps has \[300\].*999, 749, 499, 249"

@@ -1,4 +1,4 @@
-"""What the perceptual loss sees: frozen maps that follow the picture, with a gradient into the latents."""
+"""The perceptual loss: frozen feature maps of the picture, with a gradient into the latents."""
 
 import pytest
 import torch
@@ -18,14 +18,14 @@ def latents(seed: int, count: int = 2) -> torch.Tensor:
     return torch.randn(count, 4, 8, 8, generator=torch.Generator().manual_seed(seed))
 
 
-def seen(teacher, features: str, **options):
+def make_loss(teacher, features: str, **options):
     recipe = PerceptionRecipe(features=features, **options)
     return perception.make(recipe, teacher=teacher, decoder=toys.decoder())
 
 
 @pytest.mark.parametrize("features", FEATURES)
-def test_it_is_nothing_of_equal_latents_and_grows_with_the_difference(teacher, features):
-    found = seen(teacher, features, huber_weight=0.0)
+def test_the_loss_is_zero_for_equal_latents_and_grows_with_the_difference(teacher, features):
+    found = make_loss(teacher, features, huber_weight=0.0)
     target = latents(0)
     small, large = (found.regression(target + s * latents(1), target) for s in (0.1, 1.0))
     assert found.regression(target, target).item() == 0
@@ -33,8 +33,8 @@ def test_it_is_nothing_of_equal_latents_and_grows_with_the_difference(teacher, f
 
 
 @pytest.mark.parametrize("features", FEATURES)
-def test_going_down_its_gradient_makes_the_picture_look_like_the_target(teacher, features):
-    found = seen(teacher, features, huber_weight=0.0)
+def test_descent_brings_the_picture_to_the_target(teacher, features):
+    found = make_loss(teacher, features, huber_weight=0.0)
     target, output = latents(0), latents(1).requires_grad_()
     decoder = toys.decoder()
     distances = []
@@ -50,7 +50,7 @@ def test_going_down_its_gradient_makes_the_picture_look_like_the_target(teacher,
 
 
 @pytest.mark.parametrize("features", FEATURES)
-def test_the_networks_behind_it_stay_frozen(teacher, features):
+def test_the_networks_of_the_loss_stay_frozen(teacher, features):
     decoder = toys.decoder()
     found = perception.make(PerceptionRecipe(features=features), teacher=teacher, decoder=decoder)
     output = latents(1).requires_grad_()
@@ -61,7 +61,7 @@ def test_the_networks_behind_it_stay_frozen(teacher, features):
 
 
 @pytest.mark.parametrize("levels", [1, 2, 3])
-def test_the_decoder_is_seen_at_its_first_resolutions_and_no_further(teacher, levels):
+def test_only_the_first_resolutions_of_the_decoder_are_computed(teacher, levels):
     decoder = toys.decoder()
     recipe = PerceptionRecipe(levels=levels)
     found = perception.make(recipe, teacher=teacher, decoder=decoder)
@@ -71,10 +71,10 @@ def test_the_decoder_is_seen_at_its_first_resolutions_and_no_further(teacher, le
     maps = found.features(found.decoder(latents(0)))
     expected = [(8, 8, 8), (8, 16, 16), (8, 32, 32)][:levels]
     assert [tuple(part.shape[1:]) for part in maps] == expected
-    assert max(sizes) == expected[-1][-1]  # the dear part is not computed
+    assert max(sizes) == expected[-1][-1]  # the expensive part is not computed
 
 
-def test_the_map_before_a_pixel_shuffle_is_a_resolution_too(teacher):
+def test_the_map_before_a_pixel_shuffle_counts_as_a_resolution(teacher):
     decoder = toys.decoder(levels=2, shuffle=4)
     found = perception.make(PerceptionRecipe(levels=2), teacher=teacher, decoder=decoder)
     maps = found.features(found.decoder(latents(0)))
@@ -82,13 +82,13 @@ def test_the_map_before_a_pixel_shuffle_is_a_resolution_too(teacher):
 
 
 @pytest.mark.parametrize("features", FEATURES)
-def test_more_levels_than_there_are_are_refused(teacher, features):
+def test_more_levels_than_the_network_has_are_refused(teacher, features):
     with pytest.raises(RecipeRefused, match=r"levels \(5\)"):
-        seen(teacher, features, levels=5)
+        make_loss(teacher, features, levels=5)
 
 
-def test_the_vae_sees_the_tiny_decoders_pictures(teacher):
-    found = seen(teacher, "vae", levels=4)
+def test_the_features_of_the_vae_are_of_the_tiny_decoders_pictures(teacher):
+    found = make_loss(teacher, "vae", levels=4)
     pictures = found.decoder(latents(0))
     assert pictures.shape == (2, 3, 64, 64)
     with tapped(teacher.vae.encoder, ["down_blocks.3"]) as maps:
@@ -99,7 +99,8 @@ def test_the_vae_sees_the_tiny_decoders_pictures(teacher):
 def test_pseudo_huber_counts_as_the_recipe_says(teacher):
     target, output = latents(0), latents(1)
     without, half, whole = (
-        seen(teacher, "decoder", huber_weight=w).regression(output, target) for w in (0.0, 0.5, 1.0)
+        make_loss(teacher, "decoder", huber_weight=w).regression(output, target)
+        for w in (0.0, 0.5, 1.0)
     )
     torch.testing.assert_close(whole - without, 2 * (half - without))
     assert (whole - without).item() == pytest.approx(
@@ -116,7 +117,7 @@ def test_pseudo_huber_counts_as_the_recipe_says(teacher):
         ({"huber_c": 0.0}, "huber_c"),
     ],
 )
-def test_a_recipe_that_cannot_be_is_refused_by_its_field(change, field):
+def test_an_invalid_recipe_is_refused_with_its_field(change, field):
     with pytest.raises(ValueError, match=f"^{field} "):
         PerceptionRecipe(**change)
 
@@ -126,7 +127,7 @@ def network() -> torch.nn.Module:
     return torch.nn.Sequential(torch.nn.Linear(2, 3), torch.nn.ReLU(), torch.nn.Linear(3, 1))
 
 
-def test_taps_are_gone_after_the_block_whatever_happens_in_it():
+def test_taps_are_removed_after_the_block_even_after_an_error():
     layers = network()
     with tapped(layers, ["0", "1"]) as maps:
         output = layers(torch.ones(1, 2))

@@ -1,4 +1,4 @@
-"""A student's weights come onto the grid that a release stores, and tuning there brings its images back."""
+"""A student's weights are rounded to the grid that a release stores, and tuning there restores its images."""
 
 import functools
 import json
@@ -37,7 +37,7 @@ def inputs_of(kind: str, timesteps: tuple[int, ...], folder: Path = Path("unused
 def train(
     kind: str, timesteps: tuple[int, ...], folder: Path, recipe: QuantiseRecipe = TOY
 ) -> tuple[UNet2DConditionModel, UNet2DConditionModel, dict]:
-    """The student, what became of it, and what was measured."""
+    """Return the student, the result and the measurements."""
     inputs = inputs_of(kind, timesteps, folder)
     result = quantise.train(recipe, inputs)
     return inputs.student, result, json.loads((folder / "measured.json").read_text())
@@ -45,7 +45,7 @@ def train(
 
 @pytest.fixture(scope="module")
 def tuned(tmp_path_factory: pytest.TempPathFactory):
-    """Of a case: as `train`, and its folder. Each case is trained once."""
+    """Return a function that gives `train`'s results and folder of a case. Each case is trained once."""
 
     @functools.cache
     def case(kind: str, timesteps: tuple[int, ...]):
@@ -95,12 +95,12 @@ def test_the_student_stays_as_it_was_and_the_result_is_frozen(tuned) -> None:
     assert not result.training and not any(p.requires_grad for p in result.parameters())
 
 
-def test_interrupted_it_ends_with_the_same_weights(tmp_path: Path) -> None:
+def test_an_interrupted_training_ends_with_the_same_weights(tmp_path: Path) -> None:
     recipe = replace(TOY, steps=2, warmup=0)
     toys.assert_resumes(lambda: QuantiseTask(recipe, inputs_of(V, (999,))), recipe, tmp_path)
 
 
-def test_no_steps_round_alone(tmp_path: Path) -> None:
+def test_without_steps_the_weights_are_only_rounded(tmp_path: Path) -> None:
     recipe = replace(TOY, steps=0, warmup=0)
     student, result, measured = train(V, (999,), tmp_path, recipe)
     assert_same(result, rounded(student))
@@ -108,7 +108,7 @@ def test_no_steps_round_alone(tmp_path: Path) -> None:
     assert {path.name for path in tmp_path.iterdir()} == {"unet", "measured.json"}
 
 
-def test_a_tuning_that_leads_away_is_not_kept(tmp_path: Path) -> None:
+def test_a_tuning_that_makes_the_images_worse_is_not_kept(tmp_path: Path) -> None:
     recipe = replace(TOY, steps=3, warmup=0, learning_rate=1e-2)
     student, result, measured = train(V, (999,), tmp_path, recipe)
     assert measured["after"]["latents_psnr"] < measured["before"]["latents_psnr"]
@@ -118,7 +118,7 @@ def test_a_tuning_that_leads_away_is_not_kept(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("shape", [(512, 9), (64, 5, 3, 3)])
-def test_the_grid_is_found_again_exactly(shape: tuple[int, ...]) -> None:
+def test_weights_on_the_grid_are_stored_exactly(shape: tuple[int, ...]) -> None:
     generator = torch.Generator().manual_seed(2)
     weight = torch.randn(shape, generator=generator)
     weight *= 10 ** torch.linspace(-7, 3, shape[0]).view(-1, *[1] * (len(shape) - 1))
@@ -179,7 +179,7 @@ def test_the_loss_is_the_distance_of_each_pass_on_its_own_path(
 
 
 def on_grid_alone(student: UNet2DConditionModel) -> UNet2DConditionModel:
-    """Without the rounding to fp16 of the rest, which the training leaves out."""
+    """Return the student on the grid, without rounding the rest to fp16, as in training."""
     copied = toys.student(toys.teacher(V))
     copied.load_state_dict(student.state_dict())
     with torch.no_grad():
@@ -201,6 +201,6 @@ def on_grid_alone(student: UNet2DConditionModel) -> UNet2DConditionModel:
         ("ema_decay", 1.0),
     ],
 )
-def test_a_recipe_that_cannot_be_is_refused_by_the_field(name: str, value: float) -> None:
+def test_an_invalid_recipe_is_refused_with_its_field(name: str, value: float) -> None:
     with pytest.raises(ValueError, match=f"^{name} "):
         replace(TOY, **{name: value})

@@ -1,4 +1,4 @@
-"""Pictures of the field as latents of their prompts, and the heads that take them for real ones."""
+"""Real images as latents of their prompts, and the heads that learn from them."""
 
 import json
 from dataclasses import replace
@@ -42,11 +42,11 @@ def test_pictures_are_encoded_as_the_teachers_vae_does(folder):
     assert latents_to_image(teacher.vae, found.latents.float()).shape == (3, 3, 64, 64)
 
 
-def test_a_snapshot_without_pictures_has_no_field(tmp_path):
+def test_a_snapshot_without_pictures_has_no_real_images(tmp_path):
     assert real_images.read(tmp_path, teacher=toys.teacher(), catalogue=toys.catalogue()) is None
 
 
-def test_a_share_of_the_targets_becomes_the_fields_of_the_same_prompt():
+def test_a_share_of_the_targets_is_replaced_by_real_images_of_the_same_prompt():
     images = RealImages(
         torch.tensor([10.0, 20.0, 30.0]).half().view(3, 1, 1, 1), torch.tensor([0, 0, 2])
     )
@@ -66,7 +66,7 @@ def test_a_share_of_the_targets_becomes_the_fields_of_the_same_prompt():
     assert set(mixed(1)[prompts == 2].tolist()) == {30.0}
 
 
-def test_only_the_heads_learn_from_the_field(folder):
+def test_only_the_heads_learn_from_real_images(folder):
     adversarial = replace(ADVERSARIAL, learn_after=0, field_share=1.0)
     recipe = replace(RECIPE, adversarial=adversarial)
     images = real_images.read(folder, teacher=toys.teacher(), catalogue=toys.catalogue())

@@ -1,4 +1,4 @@
-"""A student learns to make of a noise what its teacher makes of it, resumes exactly, and refuses contradictions."""
+"""A student learns its teacher's results for the same noise, resumes exactly, and contradictions are refused."""
 
 import json
 from dataclasses import replace
@@ -39,9 +39,9 @@ def lines(folder) -> list[dict]:
         pytest.param("epsilon as SD 1.5", 625, marks=pytest.mark.slow),
     ],
 )
-def test_it_learns_what_the_teacher_makes_of_the_same_noise(tmp_path, kind, timestep):
+def test_the_student_learns_the_teachers_results_for_the_same_noise(tmp_path, kind, timestep):
     teacher = toys.teacher(kind)
-    pairs = toys.pairs(toys.teacher())  # untrained, only this one's latents are of a sane size
+    pairs = toys.pairs(toys.teacher())  # untrained, only this one's latents have a reasonable scale
     student = toys.student(teacher)
     passes = Rollout(teacher, (timestep,))
     examples = Examples(teacher, pairs=pairs, catalogue=toys.catalogue())
@@ -57,7 +57,7 @@ def test_it_learns_what_the_teacher_makes_of_the_same_noise(tmp_path, kind, time
     assert (tmp_path / "unet" / "config.json").exists()
 
 
-def test_rejected_pairs_are_never_seen():
+def test_rejected_pairs_are_never_used():
     teacher = toys.teacher()
     pairs = toys.pairs(teacher)
     pairs.accepted[::2] = False
@@ -69,14 +69,14 @@ def test_rejected_pairs_are_never_seen():
         assert all(torch.isfinite(torch.tensor(value)) for value in losses.values())
 
 
-def test_interrupted_it_ends_with_the_same_weights(tmp_path):
+def test_an_interrupted_training_ends_with_the_same_weights(tmp_path):
     recipe = replace(TWO, steps=2, warmup=0)
     toys.assert_resumes(lambda: task_of(recipe, (999, 499)), recipe, tmp_path)
 
 
 # --- several passes -------------------------------------------------------------------------------
-def seen_by(task: RegressionTask, index: int = 0) -> dict[int, torch.Tensor]:
-    """The latents that the trained pass of one step gets, by timestep; simulated passes come without a gradient."""
+def trained_inputs(task: RegressionTask, index: int = 0) -> dict[int, torch.Tensor]:
+    """Return the inputs of the trained pass of one step, by timestep; simulated passes have no gradient."""
     found: dict[int, torch.Tensor] = {}
 
     def keep(_module, args):
@@ -91,12 +91,12 @@ def seen_by(task: RegressionTask, index: int = 0) -> dict[int, torch.Tensor]:
 
 
 def rows_of(latents: torch.Tensor, among: torch.Tensor) -> list[int]:
-    """For each of the latents the row that it is equal to, −1 if there is none."""
+    """Return for each of the latents the row that it is equal to, −1 if there is none."""
     is_equal = (latents[:, None] == among[None].float()).flatten(2).all(2)
     return [int(row.nonzero()[0]) if row.any() else -1 for row in is_equal]
 
 
-def test_later_passes_see_the_teachers_path_and_the_students_own_steps():
+def test_later_passes_train_on_the_teachers_path_and_the_students_own_steps():
     teacher = toys.teacher()
     pairs = toys.pairs(teacher)
     every = torch.arange(len(pairs))
@@ -107,7 +107,7 @@ def test_later_passes_see_the_teachers_path_and_the_students_own_steps():
         own = Rollout(teacher, (999, 499)).arrive(
             student, pairs.noise(every), toys.catalogue().embeds(pairs.prompts), index=1
         )
-        found = seen_by(task)
+        found = trained_inputs(task)
         assert {t: len(latents) for t, latents in found.items()} == {999: 4, 499: 4}
         assert -1 not in rows_of(found[999], pairs.noise(every))
         followed = [row for row in rows_of(found[499], pairs.path[:, 2]) if row >= 0]
@@ -129,7 +129,7 @@ def test_both_passes_learn(tmp_path):
     assert last["watched_error"] < first["watched_error"]
 
 
-def test_the_rate_is_constant_if_it_ends_where_it_begins():
+def test_the_rate_is_constant_if_its_final_value_is_its_first():
     recipe = replace(RECIPE, final_learning_rate=RECIPE.learning_rate)
     task = task_of(recipe)
     rates = []
@@ -163,12 +163,12 @@ def test_the_rate_is_constant_if_it_ends_where_it_begins():
         ({"watch_every": 0}, "watch_every"),
     ],
 )
-def test_a_recipe_that_cannot_be_is_refused_by_its_field(change, field):
+def test_an_invalid_recipe_is_refused_with_its_field(change, field):
     with pytest.raises(ValueError, match=f"^{field} "):
         replace(RECIPE, **change)
 
 
-def test_what_contradicts_the_timesteps_is_refused():
+def test_a_recipe_that_contradicts_the_timesteps_is_refused():
     with pytest.raises(RecipeRefused, match="pass_weights has 1"):
         task_of(RECIPE, (999, 499))
     with pytest.raises(RecipeRefused, match="pass_weights has 2"):

@@ -1,4 +1,4 @@
-"""A student's passes in training are those of serving, and its collapse shows."""
+"""A student's passes in training are those of serving, and a collapse is measured."""
 
 import json
 
@@ -32,7 +32,7 @@ def noise_and_embeds(teacher, count: int = 2):
 
 @torch.no_grad()
 def served(teacher, student, noise, embeds, timesteps) -> list[torch.Tensor]:
-    """The latents before each pass and after the last, by the engine's own noise scheduler."""
+    """Return the latents before each pass and after the last, by the engine's noise scheduler."""
     path = teacher.folder / "scheduler" / "scheduler_config.json"
     config = json.loads(path.read_text("utf-8"))
     config |= {"set_alpha_to_one": True, "prediction_type": teacher.schedule.prediction_type}
@@ -52,7 +52,7 @@ def test_all_passes_end_where_the_engine_ends(teacher, student, timesteps):
     torch.testing.assert_close(latents, expected, rtol=1e-4, atol=1e-4)
 
 
-def test_a_later_pass_gets_what_the_engine_would_give_it(teacher, student):
+def test_a_later_pass_gets_the_input_that_the_engine_gives_it(teacher, student):
     noise, embeds = noise_and_embeds(teacher)
     expected = served(teacher, student, noise, embeds, TIMESTEPS)
     for index in range(len(TIMESTEPS)):
@@ -74,12 +74,12 @@ def test_the_gradient_is_that_of_the_last_pass_alone(teacher):
 
 
 @pytest.mark.parametrize("timesteps", [(), (499, 999), (499, 499), (1000,), (499, -1)])
-def test_timesteps_that_cannot_be_walked_are_refused(teacher, timesteps):
+def test_invalid_timesteps_are_refused(teacher, timesteps):
     with pytest.raises(RecipeRefused, match="timesteps"):
         rollout.check(timesteps, teacher.schedule)
 
 
-def test_noise_says_nothing_of_an_image_that_is_not_there():
+def test_a_student_that_predicts_noise_cannot_begin_at_pure_noise():
     flat = toys.teacher("v at zero terminal SNR").schedule
     assert rollout.check([999, 499], flat) == (999, 499)
     of_noise = type(flat)("epsilon", flat.alphas, flat.sigmas)
@@ -118,7 +118,7 @@ def test_pairs_without_an_accepted_one_or_of_another_catalogue_are_refused(teach
 
 
 # --- likeness -------------------------------------------------------------------------------------
-def test_likeness_tells_a_copy_a_collapse_and_oversaturation_apart():
+def test_likeness_distinguishes_a_copy_a_collapse_and_oversaturation():
     generator = torch.Generator().manual_seed(0)
     target = torch.randn(6, 4, 8, 8, generator=generator)
     prompts = torch.tensor([0, 0, 0, 1, 1, 1])
@@ -130,12 +130,12 @@ def test_likeness_tells_a_copy_a_collapse_and_oversaturation_apart():
     assert rollout.likeness(1.5 * target, target, prompts)["std_ratio"] == pytest.approx(1.5)
 
 
-def test_diversity_is_not_told_of_single_images():
+def test_diversity_is_left_out_for_single_images():
     target = torch.randn(3, 4, 8, 8)
     assert "diversity" not in rollout.likeness(target, target, torch.tensor([0, 1, 2]))
 
 
-def test_watch_compares_with_what_the_teacher_made_of_the_same_noise(teacher, student):
+def test_watch_compares_with_the_teachers_results_for_the_same_noise(teacher, student):
     examples = Examples(teacher, pairs=toys.pairs(teacher), catalogue=toys.catalogue())
     # The teacher's own weights in all of its steps are the teacher, but for guidance.
     unguided = toys.pairs(toys.teacher_without_guidance(teacher))

@@ -1,4 +1,4 @@
-"""People see how far a student is: its pictures below its teacher's, of noise that no training has."""
+"""Sample sheets: a student's pictures below its teacher's, from noise that no training uses."""
 
 import json
 
@@ -25,7 +25,7 @@ def samples() -> Samples:
     return Samples(teacher, pairs=toys.pairs(teacher, prompts=3), catalogue=toys.catalogue())
 
 
-def test_the_sheet_has_the_teachers_pictures_above_and_says_of_which_step_it_is(tmp_path, samples):
+def test_the_sheet_has_the_teachers_pictures_above_and_names_its_step(tmp_path, samples):
     side = 64
     samples.write(tmp_path, torch.ones(3, 3, side, side), Progress(7, 9, 1.0))
     facts = json.loads((tmp_path / "samples.json").read_text())
@@ -36,7 +36,7 @@ def test_the_sheet_has_the_teachers_pictures_above_and_says_of_which_step_it_is(
     assert min(white) > 240
 
 
-def test_of_each_prompt_a_pair_is_shown_that_the_detector_accepted():
+def test_an_accepted_pair_of_each_prompt_is_shown_if_there_is_one():
     teacher = toys.teacher()
     pairs = toys.pairs(teacher, prompts=3, seeds=2)
     pairs.accepted[:] = torch.tensor([False, True, True, True, False, False])

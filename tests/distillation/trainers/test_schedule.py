@@ -1,4 +1,4 @@
-"""A teacher's schedule says what diffusers' noise schedulers say, for ε, v and x₀, with zero terminal SNR as well."""
+"""A teacher's schedule equals diffusers' noise schedulers, for ε, v and x₀, with zero terminal SNR as well."""
 
 import pytest
 import torch
@@ -117,7 +117,7 @@ def test_a_step_is_the_engines_at_any_timesteps(prediction_type, zero_snr):
         latents = found
 
 
-def test_each_row_has_timesteps_of_its_own():
+def test_each_row_may_have_its_own_timesteps():
     schedule = NoiseSchedule.from_config(config("v_prediction", True))
     latents, prediction = drawn(3, 4, 2, 2, seed=0), drawn(3, 4, 2, 2, seed=1)
     now, following = torch.tensor([999, 700, 300]), torch.tensor([500, CLEAN, 100])
@@ -128,7 +128,7 @@ def test_each_row_has_timesteps_of_its_own():
         assert torch.equal(together[one], alone)
 
 
-def test_noise_says_nothing_about_the_image_at_zero_terminal_snr():
+def test_x0_cannot_be_computed_from_noise_at_zero_terminal_snr():
     schedule = NoiseSchedule.from_config(config("epsilon", True))
     latents = drawn(1, 4, 2, 2, seed=0)
     with pytest.raises(ValueError, match="zero terminal SNR"):

@@ -1,4 +1,4 @@
-"""A cut student is trained by any method, goes on where it was interrupted, and learns."""
+"""A cut student is trained by any method, continues where it was interrupted, and learns."""
 
 import json
 from dataclasses import replace
@@ -42,12 +42,12 @@ def recipe(objective=None, **fields) -> StructureRecipe:
     return StructureRecipe(objective=objective, **{**values, **fields})
 
 
-def train(asked, folder, *, student=toys.TINY, kind="v_prediction") -> UNet2DConditionModel:
+def train(given, folder, *, student=toys.TINY, kind="v_prediction") -> UNet2DConditionModel:
     teacher = toys.teacher(kind, is_even=student.share < 1)
-    return structure.train(asked, toys.inputs(teacher, folder), student_recipe=student)
+    return structure.train(given, toys.inputs(teacher, folder), student_recipe=student)
 
 
-def test_every_method_is_tried_here():
+def test_every_method_is_among_the_tested_objectives():
     assert {objective.method for objective in OBJECTIVES} == set(METHODS)
 
 
@@ -56,7 +56,7 @@ def test_every_method_is_tried_here():
     [*((objective, "v_prediction") for objective in OBJECTIVES), (GuidanceRecipe(), "epsilon")],
     ids=lambda value: value if isinstance(value, str) else value.method,
 )
-def test_the_averaged_student_is_given_back_and_saved(tmp_path, objective, kind):
+def test_the_averaged_student_is_returned_and_saved(tmp_path, objective, kind):
     student = train(recipe(objective), tmp_path, kind=kind)
     assert not student.training
     assert not any(parameter.requires_grad for parameter in student.parameters())
@@ -71,7 +71,7 @@ def test_the_averaged_student_is_given_back_and_saved(tmp_path, objective, kind)
     assert last["loss"] == pytest.approx(sum(last[name] for name in parts), rel=1e-4)
 
 
-def test_from_scratch_the_weights_are_the_seeds_and_not_the_teachers():
+def test_weights_from_scratch_depend_on_the_seed_and_not_on_the_teacher():
     teacher = toys.teacher()
     own = teacher.unet.state_dict()
     first, again, other = (
@@ -88,9 +88,9 @@ def test_a_narrow_student_is_trained(tmp_path):
 
 
 def test_the_posterior_decides_which_block_a_student_loses(tmp_path):
-    asked = recipe(replace(BAYES, form="point"))
+    given = recipe(replace(BAYES, form="point"))
     base = structure.make(toys.teacher(), StudentRecipe(cut="base"))
-    student = train(asked, tmp_path, student=StudentRecipe(cut="base-least"))
+    student = train(given, tmp_path, student=StudentRecipe(cut="base-least"))
 
     def attentions(network):
         return {name for name, _ in network.named_modules() if name.endswith("attentions")}
@@ -107,14 +107,14 @@ def test_the_posterior_decides_which_block_a_student_loses(tmp_path):
 @pytest.mark.parametrize(
     "objective", [MmdRecipe(samples=2), BAYES], ids=lambda objective: objective.method
 )
-def test_interrupted_it_ends_with_the_same_weights(tmp_path, objective):
-    asked = recipe(objective, steps=2, warmup=0)
-    whole = train(asked, tmp_path / "whole")
+def test_an_interrupted_training_ends_with_the_same_weights(tmp_path, objective):
+    given = recipe(objective, steps=2, warmup=0)
+    whole = train(given, tmp_path / "whole")
     stop = progress.watched(lambda title, done, total: title == "structure" and done == 1)
     with stop, pytest.raises(SliceOver):
-        train(asked, tmp_path / "parts")
+        train(given, tmp_path / "parts")
     assert not (tmp_path / "parts" / "unet").exists()
-    resumed = train(asked, tmp_path / "parts")
+    resumed = train(given, tmp_path / "parts")
     for name, value in whole.state_dict().items():
         assert torch.equal(value, resumed.state_dict()[name]), name
 
@@ -123,7 +123,7 @@ def test_interrupted_it_ends_with_the_same_weights(tmp_path, objective):
     "kind", [toys.TYPES[0], pytest.param(toys.TYPES[1], marks=pytest.mark.slow)]
 )
 def test_the_student_comes_nearer_to_the_guided_teacher(tmp_path, kind):
-    asked = recipe(steps=40, batch=8, warmup=4, learning_rate=4e-3, ema_decay=0.8)
+    given = recipe(steps=40, batch=8, warmup=4, learning_rate=4e-3, ema_decay=0.8)
     teacher = toys.teacher(kind)
     batch = toys.batches(teacher, size=16).draw(toys.generator(99))
     inputs = batch.latents, batch.timesteps, batch.prompt_embeds
@@ -135,7 +135,7 @@ def test_the_student_comes_nearer_to_the_guided_teacher(tmp_path, kind):
         return float((output - target).square().mean())
 
     before = error(structure.make(teacher, toys.TINY))
-    assert error(train(asked, tmp_path, kind=kind)) < 0.6 * before
+    assert error(train(given, tmp_path, kind=kind)) < 0.6 * before
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""A student begins as what its teacher was, as far as it keeps it, and what does not fit is refused by its field."""
+"""A student begins with the weights that it keeps of its teacher; unsuitable recipes are refused with the field."""
 
 import dataclasses
 from pathlib import Path
@@ -19,7 +19,7 @@ from tests.tiny import TOKENS, WIDTH, make_sd15_folder, make_tiny_release
 
 @pytest.fixture(scope="module")
 def teacher(tmp_path_factory) -> Teacher:
-    """Of Stable Diffusion 1.5's layout."""
+    """A teacher with Stable Diffusion 1.5's layout."""
     folder: Path = tmp_path_factory.mktemp("student")
     importing.import_folder(
         make_sd15_folder(folder / "sd15"),
@@ -40,7 +40,7 @@ def inputs() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     )
 
 
-def test_where_nothing_is_cut_it_predicts_exactly_what_its_teacher_does(teacher):
+def test_an_uncut_student_predicts_exactly_as_its_teacher(teacher):
     student = students.make(teacher, StudentRecipe(cut=None, width="1"))
     latents, timesteps, embeds = inputs()
     with torch.no_grad():
@@ -73,7 +73,7 @@ def test_every_cut_makes_a_smaller_student(teacher):
 
 
 def test_a_base_student_predicts_nearer_to_its_teacher_than_a_random_one(teacher):
-    """Layers beside a residual path change what passes by; without half of them the rest is still the teacher's."""
+    """Layers on a residual path only add to it; without half of them the rest is still the teacher's."""
     latents, timesteps, embeds = inputs()
     target = teacher.predict(latents, timesteps, embeds, guidance_scale=1)
     student = students.make(teacher, StudentRecipe(cut="base"))
@@ -87,7 +87,7 @@ def test_a_base_student_predicts_nearer_to_its_teacher_than_a_random_one(teacher
     assert near < 0.5 * far
 
 
-def test_it_is_trainable_and_its_weights_are_its_own(teacher):
+def test_a_student_is_trainable_and_shares_no_weights_with_its_teacher(teacher):
     student = students.make(teacher, StudentRecipe(cut="small"))
     before = teacher.unet.conv_in.weight.clone()
     assert all(p.requires_grad and p.dtype == torch.float32 for p in student.parameters())
@@ -140,7 +140,7 @@ def test_a_narrower_student_and_an_uncut_one_have_no_paired_features(teacher, re
     assert students.feature_pairs(teacher, recipe) == ()
 
 
-# --- what is refused ------------------------------------------------------------------------------
+# --- refusals -------------------------------------------------------------------------------------
 @pytest.mark.parametrize(
     ("fields", "named"),
     [
@@ -151,25 +151,25 @@ def test_a_narrower_student_and_an_uncut_one_have_no_paired_features(teacher, re
         ({"width": "1/0"}, r"width must be a fraction"),
     ],
 )
-def test_a_recipe_that_says_nothing_sensible_is_refused_by_its_field(fields, named):
+def test_an_invalid_recipe_is_refused_with_its_field(fields, named):
     with pytest.raises(ValueError, match=named):
         StudentRecipe(**fields)
 
 
-def test_a_teacher_of_one_layer_a_block_is_refused_with_what_would_do(tmp_path):
+def test_a_teacher_of_one_layer_per_block_is_refused_with_a_cut_that_works(tmp_path):
     make_tiny_release(tmp_path / "release")  # layers_per_block 1
     teacher = teachers.load(tmp_path / "release", device="cpu")
     with pytest.raises(RecipeRefused, match=r"student \(cut base.*tiny.*layers_per_block is 1"):
         students.make(teacher, StudentRecipe(cut="base"))
 
 
-def test_a_width_at_which_channels_cannot_be_kept_is_refused_with_those_that_can(teacher):
+def test_an_impossible_width_is_refused_with_possible_ones(teacher):
     with pytest.raises(RecipeRefused, match=r"width 3/7.*sd15.*3/7") as caught:
         students.make(teacher, StudentRecipe(cut=None, width="3/7"))
     assert "norm" in str(caught.value) or "multiple" in str(caught.value)
 
 
-def test_a_teacher_of_other_blocks_is_refused_by_the_field(teacher):
+def test_a_teacher_of_other_blocks_is_refused_with_the_field(teacher):
     config = UNetShape(teacher.unet.config).config
     kinds = ("AttnDownBlock2D", *config["down_block_types"][1:])
     changed = type(teacher.unet).from_config({**config, "down_block_types": kinds})

@@ -1,4 +1,4 @@
-"""The teacher in training predicts what stock diffusers' pipeline predicts, and what is no teacher is refused."""
+"""The teacher in training predicts what stock diffusers' pipeline predicts, and unsuitable folders are refused."""
 
 import dataclasses
 import json
@@ -55,8 +55,8 @@ def broken(folder, tmp_path) -> Path:
     return Path(shutil.copytree(folder, tmp_path / "release"))
 
 
-# --- what it predicts -----------------------------------------------------------------------------
-def test_it_says_what_its_release_says(teacher, folder):
+# --- predictions ----------------------------------------------------------------------------------
+def test_the_teacher_has_the_fields_of_its_release(teacher, folder):
     manifest = release.read(folder)
     assert teacher.manifest == manifest
     assert teacher.guidance_scale == GUIDANCE
@@ -67,7 +67,7 @@ def test_it_says_what_its_release_says(teacher, folder):
     assert teacher.negative is not None and teacher.negative.shape == (1, TOKENS, WIDTH)
 
 
-def test_its_networks_are_frozen_and_in_fp32(teacher):
+def test_the_networks_are_frozen_and_in_fp32(teacher):
     for network in (teacher.unet, teacher.vae):
         assert not network.training
         for parameter in network.parameters():
@@ -96,7 +96,7 @@ def test_a_guided_prediction_is_two_passes_combined(teacher):
     ("prediction_type", "zero_snr"),
     [("epsilon", False), ("v_prediction", True)],
 )
-def test_its_solutions_are_those_of_stock_diffusers(tmp_path, prediction_type, zero_snr):
+def test_the_solutions_are_those_of_stock_diffusers(tmp_path, prediction_type, zero_snr):
     make_tiny_release(
         tmp_path / "release",
         guidance_scale=GUIDANCE,
@@ -154,7 +154,7 @@ def test_pictures_are_decoded_a_few_at_a_time(teacher, monkeypatch):
     assert sizes == [2, 2, 1]
 
 
-def test_large_latents_are_attended_to_without_keeping_their_matrix(teacher):
+def test_attention_of_large_latents_does_not_store_its_matrix(teacher):
     assert isinstance(teacher.attention_processor(), AttnProcessor)
     manifest = dataclasses.replace(teacher.manifest, image_sizes=[(512, 512)])
     large = dataclasses.replace(teacher, manifest=manifest)
@@ -188,14 +188,14 @@ def test_a_teacher_of_fp16_files_is_loaded_in_fp32(tmp_path):
     assert output.isfinite().all() and output.std() > 0
 
 
-# --- what is refused ------------------------------------------------------------------------------
+# --- refusals -------------------------------------------------------------------------------------
 def refusal(folder: Path) -> str:
     with pytest.raises(TeacherRefused) as caught:
         teachers.load(folder, device="cpu")
     return str(caught.value)
 
 
-def test_without_guidance_in_its_release_it_cannot_be_guided(tmp_path):
+def test_a_teacher_whose_release_has_no_guidance_cannot_be_guided(tmp_path):
     make_tiny_release(tmp_path / "release", guidance_scale=1.0)
     teacher = teachers.load(tmp_path / "release", device="cpu")
     assert teacher.negative is None
@@ -247,12 +247,12 @@ def test_a_pickle_is_refused_by_its_name(broken):
 
 
 def test_weights_that_lack_a_tensor_are_refused_by_its_name(broken):
-    """Else it would stay random, and the student would learn from that."""
+    """Otherwise it would stay random, and the student would learn from that."""
     path = broken / "unet/diffusion_pytorch_model.safetensors"
     tensors = load_file(path)
     tensors.pop("conv_out.bias")
     save_file(tensors, path, {"format": "pt"})
-    again(broken)
+    rewrite_manifest(broken)
     message = refusal(broken)
     assert "unet" in message and "conv_out.bias" in message
 
@@ -262,23 +262,23 @@ def test_weights_of_another_shape_are_refused(broken):
     tensors = load_file(path)
     tensors["conv_in.weight"] = torch.zeros(16, 9, 3, 3)
     save_file(tensors, path, {"format": "pt"})
-    again(broken)
+    rewrite_manifest(broken)
     assert "conv_in.weight" in refusal(broken)
 
 
 @pytest.mark.parametrize("part", ["unet", "vae"])
-def test_weights_that_are_no_numbers_are_refused(broken, part):
-    """Else the first training would say that its learning rate is too high."""
+def test_weights_that_are_not_finite_are_refused(broken, part):
+    """Otherwise the first training would report that its learning rate is too high."""
     path = broken / part / "diffusion_pytorch_model.safetensors"
     tensors = load_file(path)
     name = next(iter(tensors))
     tensors[name].view(-1)[0] = float("nan")
     save_file(tensors, path, {"format": "pt"})
-    again(broken)
+    rewrite_manifest(broken)
     assert name in refusal(broken)
 
 
-def again(folder: Path) -> None:
+def rewrite_manifest(folder: Path) -> None:
     """Write the manifest for the files as they are now."""
     manifest = release.read(folder)
     release.write(folder, dataclasses.replace(manifest, files=release.list_files(folder)))
@@ -304,6 +304,6 @@ def test_a_checkpoint_of_another_kind_never_becomes_a_teacher(tmp_path, file, fi
     assert str(source) in str(caught.value)
 
 
-def test_a_device_that_is_not_there_is_refused(folder):
+def test_a_missing_device_is_refused(folder):
     with pytest.raises(TeacherRefused, match="cuda:99"):
         teachers.load(folder, device="cuda:99")

@@ -1,4 +1,4 @@
-"""The VAE's pictures of latents, whatever is asked for first."""
+"""The VAE's pictures of latents, independent of the order of requests."""
 
 from dataclasses import replace
 
@@ -12,7 +12,7 @@ from tests.distillation.trainers import few_step_toys as toys
 torch.set_num_threads(1)
 
 
-def test_they_are_what_the_vae_draws():
+def test_the_targets_are_the_vaes_pictures():
     teacher = toys.teacher()
     latents = toys.pairs(teacher).latents
     found = vae_targets.VaePictures(teacher, latents).of([5, 2, 5])
@@ -21,7 +21,7 @@ def test_they_are_what_the_vae_draws():
         assert (as_uint8(picture).int() - alone.int()).abs().max() <= 1
 
 
-def test_the_order_of_asking_changes_nothing(monkeypatch):
+def test_the_order_of_requests_changes_nothing(monkeypatch):
     monkeypatch.setattr(teachers, "DECODED_PIXELS", 5 * 64 * 64)
     teacher = replace(toys.teacher(), is_bf16=True)  # so that another batch would round otherwise
     latents = toys.pairs(teacher).latents
@@ -32,7 +32,7 @@ def test_the_order_of_asking_changes_nothing(monkeypatch):
     assert all(torch.equal(there[row], back[row]) for row in rows)
 
 
-def test_each_is_decoded_once(monkeypatch):
+def test_each_latent_is_decoded_once(monkeypatch):
     monkeypatch.setattr(teachers, "DECODED_PIXELS", 4 * 64 * 64)
     teacher = toys.teacher()
     decoded = []

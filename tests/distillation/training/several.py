@@ -1,6 +1,6 @@
-"""What the tests of several processes run in each of them, started by `accelerate launch … -m`.
+"""Code that the tests of several processes run in each of them, started by `accelerate launch … -m`.
 
-What each process ends with is written to FOLDER/RUN-RANK.safetensors, for the tests to compare.
+The final state of each process is written to FOLDER/RUN-RANK.safetensors, for the tests to compare.
 """
 
 import json
@@ -110,8 +110,8 @@ def keep(name: str, tensors: dict[str, torch.Tensor], folder: Path) -> None:
 
 
 def together(folder: Path) -> None:
-    """Everything that ends by itself."""
-    whole = Line(seed=processes.rank())  # begins as the main process's all the same
+    """Run everything that ends by itself."""
+    whole = Line(seed=processes.rank())  # begins with the main process's weights all the same
     train(whole, folder / "whole")
     keep("whole", whole.state(), folder)
 
@@ -157,7 +157,7 @@ def catalogue(teacher: Teacher) -> Catalogue:
 
 
 def stages(folder: Path) -> None:
-    """Every stage of the chain that trains; what each process holds after a stage is kept under the stage's name."""
+    """Run every stage that trains; the state of each process after a stage is kept under the stage's name."""
     teacher = teachers.load(folder / "teacher", device="cpu")
     if processes.is_main():
         catalogues.write(catalogue(teacher), folder / "catalogue")

@@ -38,7 +38,7 @@ def saved_step(folder: Path) -> int | None:
     return None if progress is None else progress.step
 
 
-def test_what_was_saved_is_restored_whole(tmp_path):
+def test_a_saved_checkpoint_is_restored_completely(tmp_path):
     one, other = Line(value=3.0), Line(value=-1.0)
     one.average.updates = 12
     save(tmp_path, one, Progress(4, 10, 2.5))
@@ -54,7 +54,7 @@ def test_what_was_saved_is_restored_whole(tmp_path):
         assert all(torch.equal(value, right["state"][index][key]) for key, value in values.items())
 
 
-def test_there_is_none_at_first(tmp_path):
+def test_a_missing_checkpoint_restores_nothing(tmp_path):
     assert restore(tmp_path / "not yet", Line()) is None
 
 
@@ -64,7 +64,7 @@ class Killed(BaseException):
 
 @pytest.mark.parametrize("has_old", [False, True])
 @pytest.mark.parametrize("killed", ["torch.save", "os.fsync", "os.replace"])
-def test_a_kill_at_any_call_to_the_system_leaves_the_old_or_the_new(
+def test_a_kill_at_any_system_call_leaves_the_old_or_the_new_checkpoint(
     tmp_path, monkeypatch, killed, has_old
 ):
     if has_old:
@@ -143,14 +143,14 @@ def test_a_damaged_file_is_named(tmp_path, content):
     assert "delete" in str(caught.value)
 
 
-def test_a_file_with_objects_is_refused_without_making_them(tmp_path):
+def test_a_file_with_pickled_objects_is_refused_without_creating_them(tmp_path):
     torch.save({"format_version": 2, "modules": Path("/")}, tmp_path / checkpoint.FILE)
     with pytest.raises(CheckpointUnusable, match="cannot be read"):
         restore(tmp_path, Line())
 
 
 @pytest.mark.parametrize("task", [Line(width=3), Line(sgd=True)])
-def test_a_checkpoint_of_something_else_is_refused_before_the_task_is_touched(tmp_path, task):
+def test_a_checkpoint_of_another_task_is_refused_before_the_task_is_changed(tmp_path, task):
     save(tmp_path, Line(value=5.0), Progress(1, 9, 0))
     before = task.network.weight.clone()
     with pytest.raises(CheckpointUnusable):

@@ -50,6 +50,6 @@ def test_the_copy_is_frozen_and_in_evaluation_mode():
 
 
 @pytest.mark.parametrize("decay", [-0.1, 1.0])
-def test_a_decay_that_is_none_is_refused(decay):
+def test_an_invalid_decay_is_refused(decay):
     with pytest.raises(ValueError, match="decay"):
         Ema(network(1.0), decay=decay)

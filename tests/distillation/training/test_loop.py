@@ -1,4 +1,4 @@
-"""Training goes on exactly where it was interrupted, and refuses what it cannot train."""
+"""Training continues exactly where it was interrupted, and stops at losses that are not finite."""
 
 import contextlib
 import json
@@ -81,7 +81,7 @@ def uninterrupted(tmp_path_factory) -> Denoising:
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.parametrize("at", range(STEPS))
-def test_interrupted_after_any_step_it_ends_with_the_same_weights(
+def test_a_training_interrupted_after_any_step_ends_with_the_same_weights(
     tmp_path, uninterrupted, at, number
 ):
     stopping = Denoising({at: lambda: os.kill(os.getpid(), number)})
@@ -96,16 +96,16 @@ def test_interrupted_after_any_step_it_ends_with_the_same_weights(
     assert lines(tmp_path)[-1]["step"] == STEPS
 
 
-def test_in_slices_it_ends_with_the_same_weights_and_the_process_keeps_its_signals(
+def test_a_training_in_slices_ends_with_the_same_weights_and_keeps_the_signal_handlers(
     tmp_path, uninterrupted
 ):
     """A watcher that allows two steps at a time."""
-    told, sessions = [], 0
+    calls, sessions = [], 0
     handler = signal.getsignal(signal.SIGTERM)
 
     def watcher(title: str, done: int, total: int) -> bool:
         assert signal.getsignal(signal.SIGTERM) is handler
-        told.append((title, done, total))
+        calls.append((title, done, total))
         return done % 2 == 0
 
     while True:
@@ -118,7 +118,7 @@ def test_in_slices_it_ends_with_the_same_weights_and_the_process_keeps_its_signa
         except progress.SliceOver:
             assert lines(tmp_path)[-1]["step"] == 2 * sessions
     assert sessions == 4
-    assert told == [("toy", step, STEPS) for step in range(1, STEPS + 1)]
+    assert calls == [("toy", step, STEPS) for step in range(1, STEPS + 1)]
     assert_same(task, uninterrupted)
 
 
@@ -126,7 +126,7 @@ class Killed(BaseException):
     """Stands for SIGKILL: nothing is caught, nothing is saved."""
 
 
-def test_killed_between_checkpoints_it_ends_with_the_same_weights(tmp_path, uninterrupted):
+def test_a_training_killed_between_checkpoints_ends_with_the_same_weights(tmp_path, uninterrupted):
     def die():
         raise Killed
 
@@ -147,7 +147,7 @@ def test_killed_between_checkpoints_it_ends_with_the_same_weights(tmp_path, unin
     assert [line["step"] for line in lines(tmp_path)] == [1, 2, 3, 4, 5, 6, 7]
 
 
-def test_what_others_draw_from_the_global_generator_changes_nothing(tmp_path, uninterrupted):
+def test_draws_from_the_global_generator_change_nothing(tmp_path, uninterrupted):
     disturbed = Denoising({3: lambda: torch.rand(17)})
     torch.manual_seed(99)
     expected = torch.rand(3)
@@ -193,7 +193,7 @@ def test_tensorboard_shows_the_lines_of_metrics_once_after_a_kill_too(tmp_path):
     assert [value for _, value in shown] == pytest.approx(written)
 
 
-def test_metrics_hold_the_means_since_the_line_before(tmp_path):
+def test_metrics_are_the_means_since_the_previous_line(tmp_path):
     train(Denoising({0: 1.0, 1: 3.0, 2: 10.0, 3: 20.0}), tmp_path, log_every=2)
     assert [line["loss"] for line in lines(tmp_path)[:2]] == [2.0, 15.0]
 
@@ -210,7 +210,7 @@ def test_seconds_are_those_of_all_sessions(tmp_path):
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_a_loss_that_is_no_number_stops_before_anything_is_saved(tmp_path, value):
+def test_a_loss_that_is_not_finite_stops_the_training_before_anything_is_saved(tmp_path, value):
     with pytest.raises(TrainingDiverged, match=r"loss 'loss' was (nan|inf) in step 4"):
         train(
             Denoising({3: value}),
@@ -230,13 +230,13 @@ def test_a_finished_training_returns_at_once_with_its_weights(tmp_path, uninterr
     assert_same(again, uninterrupted)
 
 
-def test_more_steps_go_on_from_the_end(tmp_path):
+def test_more_steps_continue_from_the_end(tmp_path):
     train(Denoising(), tmp_path)
     assert train(Denoising(), tmp_path, steps=STEPS + 2).step == STEPS + 2
     assert lines(tmp_path)[-1]["step"] == STEPS + 2
 
 
-def test_it_trains_outside_the_main_thread(tmp_path, uninterrupted):
+def test_training_works_outside_the_main_thread(tmp_path, uninterrupted):
     task = Denoising()
     thread = threading.Thread(target=train, args=(task, tmp_path))
     thread.start()
@@ -270,7 +270,7 @@ def test_cosine_rises_in_a_line_and_falls_to_the_floor():
     assert cosine(0, steps=1, peak=2.0, warmup=0) == 2.0
 
 
-def test_no_steps_are_refused(tmp_path):
+def test_a_training_without_steps_is_refused(tmp_path):
     with pytest.raises(ValueError, match="at least 1"):
         train(Denoising(), tmp_path, steps=0)
 

@@ -62,7 +62,7 @@ def test_muon_updates_a_kernel_evenly_in_all_directions_and_a_bias_as_adam_does(
     assert torch.allclose(bias.abs(), torch.full_like(bias, 0.1), atol=1e-3)
 
 
-def test_muon_leaves_what_is_frozen():
+def test_muon_skips_frozen_parameters():
     network = torch.nn.Sequential(torch.nn.Conv2d(2, 2, 1), torch.nn.Conv2d(2, 2, 1))
     network[0].requires_grad_(False)
     trained = [

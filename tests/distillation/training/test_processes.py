@@ -1,4 +1,4 @@
-"""Two processes that accelerate launches train as one would, stop together, and go on together."""
+"""Two processes that accelerate launches train as one would, stop together, and resume together."""
 
 import json
 import os
@@ -39,7 +39,7 @@ def launch(*arguments: str, folder: Path) -> subprocess.Popen[bytes]:
 
 
 def kept(folder: Path, name: str) -> list[dict[str, torch.Tensor]]:
-    """What each process ended with; the random numbers that it drew are left out."""
+    """Return the final state of each process without the random numbers that it drew."""
     return [
         {key: value for key, value in tensors.items() if not key.startswith("draw")}
         for tensors in (load_file(folder / f"{name}-{rank}.safetensors") for rank in range(2))
@@ -64,7 +64,7 @@ def two(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def one(tmp_path_factory) -> several.Line:
-    """What one process makes of the whole batch."""
+    """A task that one process has trained on the whole batch."""
     task = several.Line()
     several.train(task, tmp_path_factory.mktemp("one"))
     return task
@@ -82,7 +82,7 @@ def test_two_processes_train_as_one_does_with_the_whole_batch(two, one):
     assert any((value - start[key]).abs().max() > 1e-3 for key, value in state.items())
 
 
-def test_each_process_draws_its_own_and_the_main_one_what_a_single_one_draws(two, one):
+def test_each_process_draws_its_own_numbers_and_the_main_one_those_of_a_single_process(two, one):
     main, other = (load_file(two / f"whole-{rank}.safetensors") for rank in range(2))
     for number in range(several.STEPS):
         assert torch.equal(main[f"draw.{number}"], one.state()[f"draw.{number}"])
@@ -102,7 +102,7 @@ def test_losses_are_means_over_the_processes_and_written_once(two, one, tmp_path
     assert len(list((two / "whole" / "tensorboard").iterdir())) == 1
 
 
-def test_a_signal_to_one_process_ends_both_after_the_step_and_they_go_on_from_there(two):
+def test_a_signal_to_one_process_ends_both_after_the_step_and_both_resume_from_there(two):
     for rank in range(2):
         found = json.loads((two / f"found-{rank}.json").read_text())
         assert found["exit"] == 128 + signal.SIGTERM
@@ -113,7 +113,7 @@ def test_a_signal_to_one_process_ends_both_after_the_step_and_they_go_on_from_th
     assert_same(resumed, kept(two, "whole")[0])
 
 
-def test_a_loss_that_is_no_number_in_one_process_stops_both_at_the_same_step(two):
+def test_a_loss_that_is_not_finite_in_one_process_stops_both_at_the_same_step(two):
     for rank in range(2):
         assert json.loads((two / f"found-{rank}.json").read_text())["diverged"] == 3
     assert not (two / "diverged" / checkpoint.FILE).exists()
@@ -151,7 +151,7 @@ def test_every_stage_trains_in_two_processes_to_the_same_weights_bit_for_bit(tmp
 
 
 @pytest.mark.slow
-def test_stopped_from_outside_both_end_with_one_checkpoint_and_the_same_command_goes_on(tmp_path):
+def test_two_stopped_processes_leave_one_checkpoint_and_the_same_command_continues(tmp_path):
     process = launch("until_stopped", str(tmp_path), folder=tmp_path)
     metrics = tmp_path / "metrics.jsonl"
     deadline = time.monotonic() + SECONDS
@@ -173,8 +173,8 @@ def test_stopped_from_outside_both_end_with_one_checkpoint_and_the_same_command_
     assert lines == list(range(1, 61))
 
 
-# --- alone ----------------------------------------------------------------------------------------
-def test_alone_a_process_is_the_main_one_and_has_the_whole_batch():
+# --- a single process -----------------------------------------------------------------------------
+def test_a_single_process_is_the_main_one_and_has_the_whole_batch():
     assert (processes.count(), processes.rank(), processes.is_main()) == (1, 0, True)
     assert processes.share(7) == 7
     assert processes.device("auto") == "auto"
@@ -190,7 +190,7 @@ def test_a_batch_that_cannot_be_shared_is_refused(monkeypatch):
 
 
 def test_a_launcher_that_starts_one_process_in_place_of_several_is_refused(monkeypatch):
-    """As `accelerate launch --cpu --num_processes 2` does: both would believe that they are alone."""
+    """As `accelerate launch --cpu --num_processes 2` does: each of them would train alone."""
     monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "no")
     monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
     for name in processes.RANK_VARIABLES:

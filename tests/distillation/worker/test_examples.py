@@ -14,10 +14,10 @@ from distillation.runs import policy
 from distillation.training import loop
 from distillation.worker import process
 from generation.infra import heartbeat, notifications
-from tests.distillation.curated import make_source
+from tests.distillation.example_factories import make_source
 from tests.distillation.pictures import png
 from tests.distillation.toys import SMALL
-from tests.people import make_release
+from tests.factories import make_release
 
 pytestmark = pytest.mark.django_db
 
@@ -33,7 +33,7 @@ def folder(settings) -> Path:
 
 @pytest.fixture
 def sent(monkeypatch) -> list[str]:
-    """Messages, which nobody hears here."""
+    """Return a list that collects the messages instead of sending them."""
     found: list[str] = []
     monkeypatch.setattr(notifications, "send", lambda task, **_: found.append(task))
     return found
@@ -48,7 +48,7 @@ def test_a_source_that_waits_is_read_and_judged(folder, detector):
     assert Verdict.objects.get().example == Example.objects.get()
 
 
-def test_a_source_that_cannot_be_read_keeps_no_other_from_it_and_is_not_tried_for_ever(folder):
+def test_a_source_that_cannot_be_read_blocks_no_other_and_is_not_tried_forever(folder):
     broken = make_source(name="broken", url="nowhere", asked_at=timezone.now())
     make_source(asked_at=timezone.now())
     process.curate()
@@ -57,7 +57,7 @@ def test_a_source_that_cannot_be_read_keeps_no_other_from_it_and_is_not_tried_fo
     assert not ImageSource.objects.filter(asked_at__isnull=False).exists()
 
 
-def test_a_worker_that_is_to_end_reads_nothing(folder):
+def test_a_worker_that_is_ending_reads_no_source(folder):
     make_source(asked_at=timezone.now())
     heartbeat.stopping.set()
     try:
@@ -67,7 +67,7 @@ def test_a_worker_that_is_to_end_reads_nothing(folder):
     assert not Example.objects.exists()
 
 
-def test_every_night_all_sources_are_asked_for_and_the_sweep_says_it_again(
+def test_all_sources_are_requested_every_night_and_the_sweep_repeats_the_message(
     sent, django_capture_on_commit_callbacks
 ):
     make_source()
@@ -81,7 +81,7 @@ def test_every_night_all_sources_are_asked_for_and_the_sweep_says_it_again(
     assert ImageSource.objects.get(name="off").asked_at is None
 
 
-def test_a_slice_ends_while_a_source_waits_and_the_run_goes_on_after_it(
+def test_a_slice_ends_when_a_source_waits_and_the_run_waits_for_the_next_slice(
     teacher, detector, settings, monkeypatch
 ):
     settings.DISTILLATION_DETECTOR = str(detector)
@@ -90,11 +90,11 @@ def test_a_slice_ends_while_a_source_waits_and_the_run_goes_on_after_it(
     source = make_source()
     seed_of = loop._seed_of
 
-    def asking(*arguments: int) -> int:
+    def requesting(*arguments: int) -> int:
         examples.request_ingestion(ImageSource.objects.all())
         return seed_of(*arguments)
 
-    monkeypatch.setattr(loop, "_seed_of", asking)
+    monkeypatch.setattr(loop, "_seed_of", requesting)
     process.run()
     run = Run.objects.get(pk=run.pk)
     assert run.status == "queued" and run.slices.last().outcome == "over"

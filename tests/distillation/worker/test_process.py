@@ -6,12 +6,12 @@ import pytest
 
 from distillation.worker import process
 from generation.infra import heartbeat
-from tests.distillation.people import make_run
+from tests.distillation.factories import make_run
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
 
-def test_the_message_of_a_run_that_was_lost_is_sent_again(redis_server):
+def test_the_lost_message_of_a_run_is_sent_again(redis_server):
     make_run()
     process.begin()
     try:

@@ -20,9 +20,9 @@ from generation.catalogue import encoding
 from generation.infra import heartbeat
 from generation.jobs import routing
 from generation.models import Job, PromptVariant, Release
-from tests.distillation.people import make_run
+from tests.distillation.factories import make_run
 from tests.distillation.toys import SMALL
-from tests.people import make_job, make_variant
+from tests.factories import make_job, make_variant
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -38,7 +38,7 @@ def run(teacher, detector, settings) -> Iterator[Run]:
     heartbeat.stopping.clear()
 
 
-def again(run: Run) -> Run:
+def reloaded(run: Run) -> Run:
     return Run.objects.get(pk=run.pk)
 
 
@@ -51,10 +51,10 @@ def root(settings) -> Path:
 
 
 @pytest.mark.slow
-def test_a_run_ends_with_a_release_that_two_prompts_are_too_few_to_serve(run, settings, stages):
+def test_a_run_with_two_prompts_ends_with_a_candidate(run, settings, stages):
     process.run()
     stages.keep()
-    run = again(run)
+    run = reloaded(run)
     assert (run.status, run.error_detail) == ("succeeded", "")
     assert (run.percent, run.variants, run.outcome) == (100.0, 2, "candidate")
     assert outcomes(run) == [Slice.Outcome.FINISHED]
@@ -81,21 +81,21 @@ def test_the_percentage_does_not_fall_when_a_stage_begins_another_bar(monkeypatc
         ("judging", 10),
     ):
         watch(title, done, 10)
-        percents.append(again(run).percent)
+        percents.append(reloaded(run).percent)
     assert percents[0] == percents[1] < percents[2]
 
 
 @pytest.mark.slow
 def test_a_run_in_many_slices_makes_the_same_student(run, settings, monkeypatch):
-    """A slice that is over stops after the running step; the next one goes on from there."""
+    """A slice that is over stops after the running step; the next one continues from there."""
     settings.SLICE_SECONDS = 0.0  # over as soon as it has done anything
     monkeypatch.setattr(runs, "renew", lambda hold, **fields: None)  # as if another run waited
     count = 0
-    while again(run).is_open:
+    while reloaded(run).is_open:
         process.run()
         count += 1
         assert count < 100
-    run = again(run)
+    run = reloaded(run)
     assert run.status == "succeeded" and run.token == count > 15
     assert outcomes(run) == [Slice.Outcome.OVER] * (count - 1) + [Slice.Outcome.FINISHED]
     percents = list(run.slices.values_list("percent", flat=True))
@@ -104,7 +104,7 @@ def test_a_run_in_many_slices_makes_the_same_student(run, settings, monkeypatch)
     other = policy.start(recipe=run.recipe, is_warm=False)
     settings.SLICE_SECONDS = 1000
     process.run()
-    whole = again(other)
+    whole = reloaded(other)
     assert {name: folder for name, folder in whole.folders.items() if name in loop_stages(run)} == {
         name: folder for name, folder in run.folders.items() if name in loop_stages(run)
     }
@@ -114,11 +114,11 @@ def loop_stages(run: Run) -> set[str]:
     return {"pairs", "decoder", "structure", "regression", "joint", "quantise"}
 
 
-def test_the_same_worker_goes_on_when_nothing_waits(run, settings, stages):
+def test_the_same_worker_continues_if_nothing_waits(run, settings, stages):
     stages.take(without="joint")
     settings.SLICE_SECONDS = 0.05
     process.run()
-    run = again(run)
+    run = reloaded(run)
     assert run.status == "succeeded" and run.token > 1
     assert set(outcomes(run)[:-1]) == {Slice.Outcome.OVER}
 
@@ -139,11 +139,11 @@ def test_a_run_that_is_stopped_by_a_person_stops_after_the_step(run, monkeypatch
     process.run()
     assert len(steps) == 3
     assert outcomes(run) == [Slice.Outcome.STOPPED]
-    assert again(run).status in ("paused", "canceled")
+    assert reloaded(run).status in ("paused", "canceled")
     assert not Release.objects.filter(name=run.name).exists()
 
 
-def test_a_worker_that_should_end_gives_the_run_back(run, monkeypatch):
+def test_a_worker_that_is_ending_queues_its_run_again(run, monkeypatch):
     seed_of = loop._seed_of
 
     def stopping(*arguments: int) -> int:
@@ -152,18 +152,18 @@ def test_a_worker_that_should_end_gives_the_run_back(run, monkeypatch):
 
     monkeypatch.setattr(loop, "_seed_of", stopping)
     process.run()
-    assert again(run).status == "queued" and outcomes(run) == [Slice.Outcome.STOPPED]
+    assert reloaded(run).status == "queued" and outcomes(run) == [Slice.Outcome.STOPPED]
     process.run()  # a process that ends takes nothing new
-    assert again(run).token == 1
+    assert reloaded(run).token == 1
 
 
-def test_a_run_pauses_when_the_disk_is_nearly_full_and_goes_on_when_it_is_resumed(
+def test_a_run_pauses_when_the_disk_is_nearly_full_and_continues_when_resumed(
     run, monkeypatch, stages
 ):
     seen = iter([10.0, 10.0])
     monkeypatch.setattr(folders, "free_gib", lambda: next(seen, 1.9))
     process.run()
-    stopped = again(run)
+    stopped = reloaded(run)
     assert (stopped.status, stopped.error_code) == ("paused", "disk_full")
     assert "1.9 GiB free" in stopped.error_detail and outcomes(run) == [Slice.Outcome.STOPPED]
 
@@ -171,12 +171,12 @@ def test_a_run_pauses_when_the_disk_is_nearly_full_and_goes_on_when_it_is_resume
     runs.resume(stopped)
     stages.take(without="joint")
     process.run()
-    ended = again(run)
+    ended = reloaded(run)
     assert (ended.status, ended.error_code, ended.error_detail) == ("succeeded", "", "")
 
 
-def test_jobs_come_first(run, monkeypatch, stages):
-    """While a job waits no step is made; when it is done the run goes on."""
+def test_training_waits_while_a_job_is_queued(run, monkeypatch, stages):
+    """While a job is queued no step is made; when it has ended the run continues."""
     stages.take(without="joint")
     variant = PromptVariant.objects.first()
     job = make_job(variant=variant, release=run.teacher, status=Job.Status.QUEUED)
@@ -189,13 +189,13 @@ def test_jobs_come_first(run, monkeypatch, stages):
 
     monkeypatch.setattr(yielding.time, "sleep", sleep)
     process.run()
-    assert len(waited) >= 3 and again(run).status == "succeeded"
+    assert len(waited) >= 3 and reloaded(run).status == "succeeded"
 
 
-def test_a_recipe_that_does_not_fit_fails_at_once_and_says_the_field(run):
+def test_an_unsuitable_recipe_fails_at_once_with_the_field(run):
     Run.objects.filter(pk=run.pk).update(recipe={"recipe": "sd15-tiny-1step"})
     process.run()
-    run = again(run)
+    run = reloaded(run)
     assert (run.status, run.error_code) == ("failed", "refused")
     assert "image_size" in run.error_detail
 
@@ -207,15 +207,15 @@ def test_a_crash_ends_the_slice_and_the_third_one_the_run(run, monkeypatch):
     monkeypatch.setattr(slices, "_chain", crash)
     for _ in range(3):
         process.run()
-    run = again(run)
+    run = reloaded(run)
     assert (run.status, run.error_code) == ("failed", "internal_error")
     assert "No space left" in run.error_detail and outcomes(run) == [Slice.Outcome.FAILED] * 3
 
 
-# --- what becomes of the release ------------------------------------------------------------------
+# --- outcomes of the release ----------------------------------------------------------------------
 @pytest.fixture
 def made(run, stages) -> tuple[Run, dict[str, Path]]:
-    """A run whose stages are all there, that is held by this process and not concluded."""
+    """A run with all its stages, held by this process and not concluded."""
     found = {}
     stages.take()
     with pytest.MonkeyPatch.context() as patch:
@@ -223,7 +223,7 @@ def made(run, stages) -> tuple[Run, dict[str, Path]]:
         patch.setattr(slices.runs, "give_back", lambda *_, **__: None)
         process.run()
     stages.keep()
-    return again(run), found
+    return reloaded(run), found
 
 
 def decided(made: tuple[Run, dict[str, Path]], *, passed: bool) -> Run:
@@ -231,10 +231,10 @@ def decided(made: tuple[Run, dict[str, Path]], *, passed: bool) -> Run:
     path = folders["gate"] / "gate.json"
     path.write_text(json.dumps({"passed": passed, "checks": []}))
     promotion.conclude(row, runs.Hold(row.pk, row.token), folders)
-    return again(row)
+    return reloaded(row)
 
 
-def test_a_second_run_trains_the_first_ones_student_on(made, settings):
+def test_a_second_run_continues_the_student_of_the_first(made, settings):
     first = decided(made, passed=True)
     assert (first.outcome, first.status) == ("promoted", "succeeded")
     assert routing.resolve(None, slug="a-red-clay-vase").release == first.release
@@ -243,7 +243,7 @@ def test_a_second_run_trains_the_first_ones_student_on(made, settings):
     second = policy.start(recipe=first.recipe)
     assert second.begins_with == first.release
     process.run()
-    second = again(second)
+    second = reloaded(second)
     assert (second.status, second.variants, second.replaces) == ("succeeded", 3, first.release)
     assert {"start", "incumbent"} <= set(second.folders) and "structure" not in second.folders
     assert second.release.coverage.count() == 3
@@ -256,17 +256,17 @@ def test_a_second_run_trains_the_first_ones_student_on(made, settings):
 
 
 @pytest.mark.slow
-def test_what_is_measured_again_is_not_trained_again(made):
+def test_measuring_again_trains_nothing_again(made):
     row, built = made
     check = {"name": "diversity to teacher", "passed": False, "limit": 0.8, "found": 0.82, "low": 0.7, "high": 0.9,
              "detail": "", "decided": False, "seeds_to_decide": 3}  # fmt: skip
     (built["gate"] / "gate.json").write_text(json.dumps({"passed": False, "checks": [check]}))
     promotion.conclude(row, runs.Hold(row.pk, row.token), built)
-    first = again(row)
+    first = reloaded(row)
     assert first.outcome == "candidate" and "diversity" in first.outcome_reason
     second = approval.measure_again(first, seeds=3, by=None)
     process.run()
-    second = again(second)
+    second = reloaded(second)
     trained = ("pairs", "structure", "joint", "quantise")
     assert [second.folders[name] for name in trained] == [first.folders[name] for name in trained]
     figures = evaluations.figures(folders.stage(second, "evaluation"))

@@ -16,7 +16,7 @@ from generation.access import audit, keys
 from generation.errors import ReleaseRefused
 from generation.models import AuditEntry, Release
 from generation.releases import lifecycle as releases
-from tests.people import make_key, make_release, make_user
+from tests.factories import make_key, make_release, make_user
 from tests.tiny import make_tiny_release
 
 pytestmark = pytest.mark.django_db
@@ -39,8 +39,8 @@ def admin() -> Client:
     return client
 
 
-# --- who ------------------------------------------------------------------------------------------
-def test_a_change_in_the_admin_is_that_of_its_user(admin):
+# --- the actor ------------------------------------------------------------------------------------
+def test_a_change_in_the_admin_is_recorded_with_its_user(admin):
     key, _ = make_key()
 
     admin.post(reverse("admin:generation_apikey_do", args=[key.pk, "revoke"]))
@@ -48,7 +48,7 @@ def test_a_change_in_the_admin_is_that_of_its_user(admin):
     assert (last().actor, last().via, last().action) == ("ada", "admin", "key_revoked")
 
 
-def test_a_change_by_a_command_is_that_of_the_systems_user():
+def test_a_change_by_a_command_is_recorded_with_the_systems_user():
     make_user(username="shop")
 
     call_command("apikey", "create", "--owner", "shop", "--name", "x")
@@ -56,11 +56,11 @@ def test_a_change_by_a_command_is_that_of_the_systems_user():
     assert (last().actor, last().via, last().action) == (getpass.getuser(), "command", "key_issued")
 
 
-def test_a_user_of_the_system_without_a_name_is_a_number(monkeypatch):
-    def nobody() -> str:
+def test_a_user_of_the_system_without_a_name_is_recorded_as_a_number(monkeypatch):
+    def no_user() -> str:
         raise OSError("no username")
 
-    monkeypatch.setattr(getpass, "getuser", nobody)
+    monkeypatch.setattr(getpass, "getuser", no_user)
 
     audit.record("key_issued", "x")
 
@@ -72,7 +72,7 @@ def audited() -> None:
     audit.record("release_activated", "by a task")
 
 
-def test_a_change_by_a_task_is_the_schedules_and_what_follows_is_not():
+def test_a_change_by_a_task_is_recorded_as_the_schedules_and_a_later_one_is_not():
     audited.apply(throw=True)
     audit.record("release_activated", "after it")
 
@@ -81,7 +81,7 @@ def test_a_change_by_a_task_is_the_schedules_and_what_follows_is_not():
     assert after.via == "command"
 
 
-def test_a_change_over_the_api_is_that_of_the_keys_owner(rf):
+def test_a_change_over_the_api_is_recorded_with_the_keys_owner(rf):
     from generation.api.middleware import actor
 
     request = rf.post("/v1/runs")
@@ -92,13 +92,13 @@ def test_a_change_over_the_api_is_that_of_the_keys_owner(rf):
     assert (last().actor, last().via) == ("owner of the key", "api")
 
 
-# --- what -----------------------------------------------------------------------------------------
+# --- recorded changes -----------------------------------------------------------------------------
 def registered(folder: Path, name: str) -> Release:
     make_tiny_release(folder / name, name=name)
     return releases.register(folder / name)
 
 
-def test_every_move_of_a_release_is_recorded(tmp_path):
+def test_every_change_of_a_releases_status_is_recorded(tmp_path):
     first, second, third = (registered(tmp_path, name) for name in ("first", "second", "third"))
     releases.activate(first)
     releases.activate(second)
@@ -138,7 +138,7 @@ def test_every_move_of_a_release_is_recorded(tmp_path):
     }
 
 
-def test_a_canary_that_is_served_at_last_was_promoted(tmp_path):
+def test_activating_a_canary_is_recorded_as_its_promotion(tmp_path):
     releases.activate(registered(tmp_path, "first"))
     tried = registered(tmp_path, "tried")
     releases.begin_canary(tried, 10)
@@ -149,7 +149,7 @@ def test_a_canary_that_is_served_at_last_was_promoted(tmp_path):
     assert last().detail == {"reason": "200 jobs without getting worse.", "replaced": "first"}
 
 
-def test_what_is_refused_or_rolled_back_is_not_recorded():
+def test_refused_and_rolled_back_changes_are_not_recorded():
     active = make_release()
     with pytest.raises(ReleaseRefused):
         releases.reject(active)
@@ -160,7 +160,7 @@ def test_what_is_refused_or_rolled_back_is_not_recorded():
     assert not AuditEntry.objects.exists()
 
 
-def test_what_changes_nothing_is_not_recorded():
+def test_actions_without_effect_are_not_recorded():
     release = make_release(status=Release.Status.CANDIDATE)
     releases.set_max_tries(release, release.max_tries)
     releases.end_canary(release)
@@ -200,7 +200,7 @@ def test_the_log_is_listed_filtered_and_searched(admin):
     assert "shop" not in page(admin, q="student").content.decode()
 
 
-def test_nobody_changes_the_log(admin):
+def test_the_log_cannot_be_changed(admin):
     entry = AuditEntry.objects.create(actor="a", via="admin", action="key_issued", subject="x")
     change = reverse("admin:generation_auditentry_change", args=[entry.pk])
 

@@ -9,7 +9,7 @@ from django.utils import timezone
 from generation.access import keys
 from generation.errors import KeyRefused
 from generation.models import APIKey, AuditEntry
-from tests.people import make_key, make_user
+from tests.factories import make_key, make_user
 
 pytestmark = pytest.mark.django_db
 
@@ -34,7 +34,7 @@ def test_a_rotated_key_has_the_rights_and_limits_of_the_old_one():
     assert old.replaced_by == new and new.expires_at is None
 
 
-def test_both_work_until_the_grace_is_over():
+def test_both_keys_work_until_the_grace_period_ends():
     old, plain = make_key()
 
     keys.rotate(old, grace=timedelta(hours=12))
@@ -45,7 +45,7 @@ def test_both_work_until_the_grace_is_over():
     assert status(plain) == 401
 
 
-def test_a_grace_never_lengthens_a_key_and_the_new_one_lives_as_long_as_the_old_was_meant_to():
+def test_a_grace_period_never_extends_a_key_and_the_new_key_gets_the_lifetime_of_the_old():
     end = timezone.now() + timedelta(days=2)
     old, _ = make_key(expires_at=end)
     APIKey.objects.filter(pk=old.pk).update(created_at=end - timedelta(days=90))
@@ -56,7 +56,7 @@ def test_a_grace_never_lengthens_a_key_and_the_new_one_lives_as_long_as_the_old_
     assert abs(new.expires_at - timezone.now() - timedelta(days=90)) < timedelta(minutes=1)
 
 
-def test_a_key_that_ends_in_the_last_year_that_can_be_written_is_rotated():
+def test_a_key_that_expires_in_the_year_9999_is_rotated():
     end = datetime(9999, 12, 31, tzinfo=UTC)
     old, _ = make_key(expires_at=end)
     APIKey.objects.filter(pk=old.pk).update(created_at=timezone.now() - timedelta(days=90))
@@ -106,7 +106,7 @@ def test_every_change_of_a_key_is_recorded_once_without_its_secret():
     assert plain[-20:] not in str(actions)
 
 
-def test_limits_are_said_in_words():
+def test_limits_are_described_in_words():
     key, _ = make_key(weight=2, requests_per_minute=60, max_queued_jobs=5, retention_days=1)
 
     assert keys.limits_in_words(key) == [

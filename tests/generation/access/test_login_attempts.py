@@ -8,7 +8,7 @@ from limits.strategies import FixedWindowRateLimiter
 
 from generation.access import login_attempts
 from generation.infra import redis_client
-from tests.people import make_user
+from tests.factories import make_user
 
 pytestmark = pytest.mark.django_db
 PAGES = ("/login", "/admin/login/")
@@ -32,7 +32,7 @@ def no_redis(settings, monkeypatch):
 
 
 @pytest.fixture(autouse=True)
-def quick_hashes(settings):
+def fast_hashes(settings):
     settings.PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]
 
 
@@ -52,7 +52,7 @@ def failures(page: str, count: int, **who: str) -> None:
 
 
 @pytest.mark.parametrize("page", PAGES)
-def test_ten_failures_close_an_account_to_their_address(person, page: str):
+def test_ten_failures_lock_an_account_for_their_address(person, page: str):
     failures(page, 10)
 
     refused = log_in(page, password=PASSWORD)
@@ -63,7 +63,7 @@ def test_ten_failures_close_an_account_to_their_address(person, page: str):
     assert log_in(page, password=PASSWORD, address="192.0.2.2").status_code == 302
 
 
-def test_both_pages_share_the_limit_and_names_are_compared_as_written_by_people(person):
+def test_both_pages_share_the_limit_and_names_are_compared_ignoring_case_and_spaces(person):
     failures("/login", 4)
     failures("/admin/login/", 3, name="ANN")
     failures("/login", 3, name="\u2003ann ")
@@ -71,7 +71,7 @@ def test_both_pages_share_the_limit_and_names_are_compared_as_written_by_people(
     assert log_in("/login").status_code == 429
 
 
-def test_a_success_forgets_the_failures_before_it(person):
+def test_a_success_resets_the_count_of_failures(person):
     for _ in range(3):
         failures("/login", 9)
         assert log_in("/login", password=PASSWORD).status_code == 302
@@ -79,20 +79,20 @@ def test_a_success_forgets_the_failures_before_it(person):
 
 @pytest.fixture
 def colleague() -> Client:
-    """Somebody else who is logged in, at the address of the failures."""
+    """Log in another user at the address of the failures."""
     client = Client(REMOTE_ADDR="192.0.2.1")
     client.force_login(make_user(username="ben"))
     return client
 
 
-def test_only_the_right_password_forgets_failures(person, colleague):
+def test_only_the_right_password_resets_the_count_of_failures(person, colleague):
     failures("/login", 10)
 
     assert colleague.post("/login", {"username": "ann", "password": "wrong"}).status_code == 429
     assert log_in("/login").status_code == 429
 
 
-def test_who_is_logged_in_has_the_password_of_another_account_checked(person, colleague):
+def test_a_logged_in_user_needs_the_password_of_another_account(person, colleague):
     failures("/login", 9)
 
     assert colleague.post("/login", {"username": "ann", "password": "wrong"}).status_code == 200
@@ -108,7 +108,7 @@ def test_an_address_that_tries_many_accounts_is_refused(person):
     assert log_in("/login", password=PASSWORD, address="192.0.2.2").status_code == 302
 
 
-def test_an_account_that_many_addresses_try_is_closed(person):
+def test_an_account_that_many_addresses_try_is_locked(person):
     for number in range(199):
         login_attempts.record_failure("ann", f"198.51.100.{number}")
     failures("/login", 1, address="198.51.100.199")
@@ -116,7 +116,7 @@ def test_an_account_that_many_addresses_try_is_closed(person):
     assert log_in("/login", password=PASSWORD).status_code == 429
 
 
-def test_a_client_with_a_network_of_addresses_has_one_limit(person):
+def test_addresses_of_one_network_share_a_limit(person):
     for number in range(10):
         failures("/login", 1, address=f"2001:db8::{number:x}")
 
@@ -125,7 +125,7 @@ def test_a_client_with_a_network_of_addresses_has_one_limit(person):
     assert log_in("/login", address="not an address").status_code == 200
 
 
-def test_all_processes_count_together(person, monkeypatch):
+def test_all_processes_share_the_counts(person, monkeypatch):
     failures("/login", 6)
     another_process(monkeypatch)
     failures("/login", 4)
@@ -133,13 +133,13 @@ def test_all_processes_count_together(person, monkeypatch):
     assert log_in("/login").status_code == 429
 
 
-def test_without_redis_a_process_counts_alone(person, no_redis):
+def test_without_redis_each_process_keeps_its_own_counts(person, no_redis):
     failures("/login", 10)
 
     assert log_in("/login", password=PASSWORD).status_code == 429
 
 
-def test_nothing_that_was_typed_is_stored(person, redis_server):
+def test_typed_names_are_not_stored(person, redis_server):
     failures("/login", 1, name="my secret password")
 
     assert all("secret" not in key for key in redis_server.keys("*"))

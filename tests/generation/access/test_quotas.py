@@ -17,16 +17,16 @@ from generation.jobs import lifecycle as jobs
 from generation.jobs.job_request import JobRequest
 from generation.jobs.lifecycle import Claim
 from generation.models import Job, OwnerLimits, OwnerUsage, Usage
-from tests import painter
+from tests import fake_worker
 from tests.client import API, problem
-from tests.people import make_embedding, make_job, make_key, make_release, make_user
+from tests.factories import make_embedding, make_job, make_key, make_release, make_user
 from tests.threads import in_threads
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
 
 @pytest.fixture(autouse=True)
-def nothing_is_known_of_the_queue():
+def empty_caches():
     quotas.queued.cache_clear()
     quotas.ended.cache_clear()
 
@@ -36,8 +36,8 @@ def variant(redis_server):
     return make_embedding(encoder_fingerprint=make_release().encoder_fingerprint).variant
 
 
-def submit(key, **asked) -> Job:
-    return submission.submit(key.owner, JobRequest(api_key=key, variant="red-glass-vase", **asked))
+def submit(key, **fields) -> Job:
+    return submission.submit(key.owner, JobRequest(api_key=key, variant="red-glass-vase", **fields))
 
 
 def used(key) -> tuple[int, float]:
@@ -45,11 +45,11 @@ def used(key) -> tuple[int, float]:
     return row.images, row.device_seconds
 
 
-def make(key, *, seconds: float, **asked) -> None:
-    """Submit a job and have it made."""
-    submit(key, **asked)
+def complete(key, *, seconds: float, **fields) -> None:
+    """Submit a job and complete it."""
+    submit(key, **fields)
     (taken,) = jobs.claim("w").jobs
-    completion.commit([painter.result_of(taken, device_seconds=seconds)])
+    completion.commit([fake_worker.result_of(taken, device_seconds=seconds)])
 
 
 # --- images a day -----------------------------------------------------------------------------------
@@ -87,7 +87,7 @@ def test_yesterdays_use_does_not_count():
     assert Usage.objects.filter(api_key=key).count() == 2
 
 
-def test_a_refused_job_has_used_nothing():
+def test_a_refused_job_uses_no_quota():
     key, _ = make_key(images_per_day=5)
     submit(key, external_id="a")
     with pytest.raises(InvalidRequest):
@@ -98,11 +98,11 @@ def test_a_refused_job_has_used_nothing():
     assert used(key)[0] == 1
 
 
-def test_requests_at_once_never_use_more_than_the_quota():
+def test_concurrent_requests_never_use_more_than_the_quota():
     key, _ = make_key(images_per_day=7)
     outcomes: list[str] = []
 
-    def ask() -> None:
+    def submit_several() -> None:
         for _ in range(5):
             try:
                 submit(key)
@@ -110,17 +110,17 @@ def test_requests_at_once_never_use_more_than_the_quota():
             except QuotaExceeded:
                 outcomes.append("refused")
 
-    in_threads(ask, count=4)
+    in_threads(submit_several, count=4)
 
     assert outcomes.count("accepted") == 7 and outcomes.count("refused") == 13
     assert used(key)[0] == Job.objects.count() == 7
 
 
 # --- device seconds a day ---------------------------------------------------------------------------
-def test_seconds_of_devices_are_counted_at_commit_and_end_the_day():
+def test_device_seconds_are_counted_at_commit_and_use_up_the_quota():
     key, _ = make_key(device_seconds_per_day=1)
-    make(key, seconds=0.5)
-    make(key, seconds=0.75)
+    complete(key, seconds=0.5)
+    complete(key, seconds=0.75)
 
     with pytest.raises(QuotaExceeded, match=r"1 device second per day: 1\.2 were used today"):
         submit(key)
@@ -128,13 +128,15 @@ def test_seconds_of_devices_are_counted_at_commit_and_end_the_day():
     assert used(key) == (2, 1.25)
 
 
-def test_a_late_result_that_is_refused_costs_the_key_nothing():
+def test_a_refused_late_result_uses_no_device_seconds():
     key, _ = make_key(device_seconds_per_day=1)
     job = submit(key)
     (taken,) = jobs.claim("w").jobs
     jobs.cancel(job.id)
 
-    assert completion.commit([painter.result_of(taken, device_seconds=0.5)]) == [Claim.of(taken)]
+    assert completion.commit([fake_worker.result_of(taken, device_seconds=0.5)]) == [
+        Claim.of(taken)
+    ]
 
     assert used(key) == (1, 0.0)
 
@@ -149,42 +151,42 @@ def test_a_key_without_a_quota_costs_no_query(django_assert_num_queries):
         quotas.use(job)
         quotas.spend(owners={}, keys={})
     (taken,) = jobs.claim("w").jobs
-    completion.commit([painter.result_of(taken, device_seconds=0.5)])
+    completion.commit([fake_worker.result_of(taken, device_seconds=0.5)])
     assert not Usage.objects.exists()
 
 
 # --- waiting jobs -----------------------------------------------------------------------------------
-def test_a_key_may_have_so_many_jobs_waiting():
+def test_a_key_has_a_limit_of_waiting_jobs():
     key, _ = make_key(max_queued_jobs=2)
     submit(key)
     submit(key)
     with pytest.raises(RateLimited, match="This key has 2 queued jobs") as refused:
         submit(key)
-    assert refused.value.retry_after == 120  # no job has ended of late
+    assert refused.value.retry_after == 120  # no job has ended recently
 
     jobs.claim("w")
 
     submit(key)
 
 
-def test_together_requests_keep_the_limit_of_waiting_jobs():
+def test_concurrent_requests_keep_the_limit_of_waiting_jobs():
     key, _ = make_key(max_queued_jobs=3)
 
-    def ask() -> None:
+    def submit_several() -> None:
         for _ in range(3):
             try:
                 submit(key)
             except RateLimited:
                 return
 
-    in_threads(ask, count=4)
+    in_threads(submit_several, count=4)
 
     assert Job.objects.count() == 3
 
 
-def test_a_full_queue_refuses_what_would_wait_and_answers_what_is_stored(settings):
+def test_a_full_queue_refuses_jobs_that_would_wait_and_answers_from_stored_images(settings):
     key, _ = make_key(max_queued_jobs=1)
-    make(key, seed=1, seconds=0.5)
+    complete(key, seed=1, seconds=0.5)
     settings.MAX_QUEUED_JOBS = 1
     submit(key)
     quotas.queued.cache_clear()
@@ -211,7 +213,7 @@ def test_the_queue_is_counted_once_for_many_requests(django_assert_num_queries):
         assert {quotas.queued() for _ in range(50)} == {1}
 
 
-def test_the_time_to_return_follows_the_rate_at_which_jobs_end(settings):
+def test_retry_after_follows_the_rate_at_which_jobs_end(settings):
     settings.MAX_QUEUED_JOBS = 600
     for _ in range(60):  # one a second
         make_job(status=Job.Status.SUCCEEDED, finished_at=timezone.now() - timedelta(seconds=5))
@@ -226,18 +228,18 @@ def test_the_time_to_return_follows_the_rate_at_which_jobs_end(settings):
 
 
 # --- over HTTP --------------------------------------------------------------------------------------
-def test_refusals_say_when_to_come_back(settings):
+def test_refusals_have_a_retry_after(settings):
     api = API(images_per_day=1, max_queued_jobs=1)
-    asked = {"variant": "red-glass-vase"}
-    assert api.post("/v1/jobs", asked).status_code == 202
+    fields = {"variant": "red-glass-vase"}
+    assert api.post("/v1/jobs", fields).status_code == 202
 
-    waiting = api.post("/v1/jobs", asked)
+    waiting = api.post("/v1/jobs", fields)
     jobs.claim("w")
-    used_up = api.post("/v1/jobs", asked)
+    used_up = api.post("/v1/jobs", fields)
     settings.MAX_QUEUED_JOBS = 1
     make_job()
     quotas.queued.cache_clear()
-    full = api.post("/v1/jobs", asked)
+    full = api.post("/v1/jobs", fields)
 
     problem(waiting, 429, "rate_limited")
     problem(used_up, 429, "quota_exceeded")
@@ -248,21 +250,23 @@ def test_refusals_say_when_to_come_back(settings):
 
 def test_a_repeated_request_with_its_idempotency_key_uses_the_quota_once():
     api = API(images_per_day=1)
-    asked = {"variant": "red-glass-vase"}
+    fields = {"variant": "red-glass-vase"}
 
-    answers = [api.post("/v1/jobs", asked, headers={"Idempotency-Key": "once"}) for _ in range(2)]
+    answers = [api.post("/v1/jobs", fields, headers={"Idempotency-Key": "once"}) for _ in range(2)]
 
     assert [answer.status_code for answer in answers] == [202, 202]
     assert used(api.key)[0] == 1
 
 
 # --- limits of a person -----------------------------------------------------------------------------
-def submit_on_page(owner, **asked) -> Job:
-    return submission.submit(owner, JobRequest(via=Job.Via.PAGE, variant="red-glass-vase", **asked))
+def submit_on_page(owner, **fields) -> Job:
+    return submission.submit(
+        owner, JobRequest(via=Job.Via.PAGE, variant="red-glass-vase", **fields)
+    )
 
 
-def limit(**limits: int):
-    """A person with limits, and two keys without any."""
+def make_limited_owner(**limits: int):
+    """Create a person with limits, and two keys without any."""
     owner = make_user(username="limited")
     OwnerLimits.objects.create(owner=owner, **limits)
     keys = [make_key(owner=owner)[0] for _ in range(2)]
@@ -270,7 +274,7 @@ def limit(**limits: int):
 
 
 def test_all_keys_of_a_person_and_the_page_share_one_quota():
-    owner, (key, other) = limit(images_per_day=6)
+    owner, (key, other) = make_limited_owner(images_per_day=6)
     submit(key, n=2)
     submit(other, n=2)
     submit_on_page(owner, n=2)
@@ -289,8 +293,8 @@ def test_all_keys_of_a_person_and_the_page_share_one_quota():
     assert not Usage.objects.exists()
 
 
-def test_a_key_may_have_a_narrower_quota_and_what_it_refuses_counts_for_nobody():
-    owner, _ = limit(images_per_day=3)
+def test_a_key_may_have_a_smaller_quota_and_its_refusals_use_no_quota():
+    owner, _ = make_limited_owner(images_per_day=3)
     narrow, _ = make_key(owner=owner, images_per_day=1)
     submit(narrow)
     with pytest.raises(QuotaExceeded, match="quota of this key is 1"):
@@ -306,18 +310,18 @@ def test_a_key_may_have_a_narrower_quota_and_what_it_refuses_counts_for_nobody()
 
 
 def test_other_persons_are_not_affected():
-    _, (key, _) = limit(images_per_day=1)
+    _, (key, _) = make_limited_owner(images_per_day=1)
     submit(key)
     submit(make_key(owner=make_user(username="another"))[0], n=4)
     assert OwnerUsage.objects.get().images == 1
 
 
-def test_seconds_of_devices_count_for_the_person_whatever_asked_for_them():
-    owner, (key, _) = limit(device_seconds_per_day=1)
-    make(key, seconds=0.5)
+def test_device_seconds_count_for_the_person_whichever_key_was_used():
+    owner, (key, _) = make_limited_owner(device_seconds_per_day=1)
+    complete(key, seconds=0.5)
     submit_on_page(owner)
     (taken,) = jobs.claim("w").jobs
-    completion.commit([painter.result_of(taken, device_seconds=0.75)])
+    completion.commit([fake_worker.result_of(taken, device_seconds=0.75)])
 
     assert OwnerUsage.objects.get().device_seconds == 1.25
     with pytest.raises(QuotaExceeded, match=r"this account is 1 device second per day: 1\.2 were"):
@@ -325,7 +329,7 @@ def test_seconds_of_devices_count_for_the_person_whatever_asked_for_them():
 
 
 def test_queued_jobs_of_a_person_are_counted_together():
-    owner, (key, other) = limit(max_queued_jobs=2)
+    owner, (key, other) = make_limited_owner(max_queued_jobs=2)
     submit(key)
     submit_on_page(owner)
     for refused in (lambda: submit(other), lambda: submit_on_page(owner)):
@@ -333,11 +337,11 @@ def test_queued_jobs_of_a_person_are_counted_together():
             refused()
 
 
-def test_requests_of_all_keys_at_once_never_use_more_than_the_persons_quota():
-    owner, keys = limit(images_per_day=7, max_queued_jobs=100)
+def test_concurrent_requests_of_all_keys_never_use_more_than_the_persons_quota():
+    owner, keys = make_limited_owner(images_per_day=7, max_queued_jobs=100)
     outcomes: list[str] = []
 
-    def ask() -> None:
+    def submit_several() -> None:
         for key in (*keys, None):
             try:
                 request = JobRequest(api_key=key, variant="red-glass-vase")
@@ -346,17 +350,17 @@ def test_requests_of_all_keys_at_once_never_use_more_than_the_persons_quota():
             except QuotaExceeded:
                 outcomes.append("refused")
 
-    in_threads(ask, count=4)
+    in_threads(submit_several, count=4)
 
     assert outcomes.count("accepted") == 7 and outcomes.count("refused") == 5
     assert OwnerUsage.objects.get().images == Job.objects.count() == 7
 
 
-def test_over_the_api_limits_of_persons_cost_no_query_more():
-    """None for those without; without a cache of keys one query reads key, owner and limits."""
+def test_limits_of_persons_cost_no_additional_query_over_the_api():
+    """Without a cache of keys, one query reads key, owner and limits."""
     api = API()
     body = {"variant": "red-glass-vase"}
-    assert api.post("/v1/jobs", body).status_code == 202  # fills caches
+    assert api.post("/v1/jobs", body).status_code == 202  # fill the caches
     quotas.queued()
     with CaptureQueriesContext(connection) as seen:
         assert api.post("/v1/jobs", body).status_code == 202

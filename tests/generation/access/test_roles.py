@@ -1,4 +1,4 @@
-"""Groups that bootstrap makes: what each may do in the admin."""
+"""Groups that bootstrap creates: the permissions of each in the admin."""
 
 import pytest
 from django.contrib.auth.models import Group, Permission, User
@@ -31,7 +31,7 @@ def member(role: str) -> User:
 
 
 @pytest.mark.parametrize("role", CHANGED)
-def test_each_role_opens_its_pages_and_may_change_no_more_than_its_own(role: str):
+def test_each_role_opens_its_pages_and_changes_only_its_own_models(role: str):
     roles.create_missing()
     user, client = member(role), Client()
     client.force_login(user)
@@ -47,7 +47,7 @@ def test_each_role_opens_its_pages_and_may_change_no_more_than_its_own(role: str
     assert not user.has_perm("auth.view_user")
 
 
-def test_groups_that_exist_stay_as_they_are():
+def test_existing_groups_are_not_changed():
     assert roles.create_missing() == list(CHANGED)
     group = Group.objects.get(name="Editor")
     group.permissions.set(Permission.objects.filter(codename="view_job"))

@@ -33,7 +33,7 @@ from generation.models import (
     Usage,
     Worker,
 )
-from tests.people import (
+from tests.factories import (
     make_embedding,
     make_image,
     make_job,
@@ -68,12 +68,12 @@ def url(model: str, page: str, *args: object) -> str:
     return reverse(f"admin:generation_{model}_{page}", args=args)
 
 
-def do(client: Client, obj, name: str):
+def run_action(client: Client, obj, name: str):
     return client.post(url(obj._meta.model_name, "do", obj.pk, name), follow=True)
 
 
-def choose(client: Client, model: str, name: str, *objects):
-    """With the question answered, if the action has one."""
+def run_list_action(client: Client, model: str, name: str, *objects):
+    """Run an action on the list; confirm it if the action asks for a confirmation."""
     data = {"action": name, "_selected_action": [obj.pk for obj in objects], "confirmed": "1"}
     return client.post(url(model, "changelist"), data, follow=True)
 
@@ -117,7 +117,7 @@ def test_the_first_page_shows_the_figures_and_the_latest_pictures(admin, rows):
     assert url("job", "image", rows["job"].images.get().pk, "thumbnail") in html
 
 
-def test_the_first_page_says_that_beat_or_the_light_worker_is_gone(admin, redis_server):
+def test_the_first_page_reports_that_beat_or_the_light_worker_is_missing(admin, redis_server):
     def card() -> dict:
         cards = admin.get(reverse("admin:index")).context["cards"]
         return next(card for card in cards if card["title"] == "Periodic tasks")
@@ -165,14 +165,14 @@ def test_errors_in_the_admin_are_pages_of_retort(page, status):
 
 @pytest.mark.parametrize("query", ["q=%00", "status__exact=%00", "tag=vase%00", "%00=1", "o=%00"])
 @pytest.mark.parametrize("model", ["promptvariant", "job", "auditentry"])
-def test_a_query_with_a_nul_is_refused_in_plain_words(admin, model, query):
+def test_a_query_with_a_nul_is_refused_with_a_message(admin, model, query):
     page = url(model, "changelist")
     answer = admin.get(f"{page}?{query}", headers={"Accept": "text/html"})
     assert answer.status_code == 400
     assert "NUL" in answer.content.decode() and "Back to the admin" in answer.content.decode()
 
 
-def test_the_first_page_shows_nothing_to_whom_nothing_is_permitted(rows):
+def test_the_first_page_shows_nothing_to_staff_without_permissions(rows):
     html = staff().get(reverse("admin:index")).content.decode()
     assert "Queued" not in html and "/image/" not in html
 
@@ -186,7 +186,7 @@ def test_a_list_of_many_rows_costs_no_more_queries_than_one_of_few(
         embedding = make_embedding(variant=make_variant(slug=f"v{number}"))
         make_image(job=make_job(embedding=embedding, release=release, status=Status.SUCCEEDED))
     admin.get(url(model, "changelist"))
-    # The catalogue's has counts of all variants, and reads the counts of the releases that serve.
+    # The list of the catalogue also counts all variants, and reads the counts of the serving releases.
     with django_assert_max_num_queries(18 if model == "promptvariant" else 12):
         assert admin.get(url(model, "changelist")).status_code == 200
 
@@ -217,14 +217,14 @@ def test_a_variant_is_made_with_a_slug_of_its_text(admin):
     ("text", "complaint"),
     [("word " * 13, "13 words"), ("A  RED vase", "“vase” already has this text")],
 )
-def test_the_form_refuses_what_the_catalogue_refuses(admin, text, complaint):
+def test_the_form_applies_the_rules_of_the_catalogue(admin, text, complaint):
     make_variant(slug="vase", text="a red vase")
     answer = admin.post(url("promptvariant", "add"), fields(text=text))
     assert complaint in answer.content.decode()
     assert PromptVariant.objects.count() == 1
 
 
-def test_a_text_with_images_needs_the_tick_for_a_new_revision(admin):
+def test_changing_a_text_with_images_needs_the_checkbox_for_a_new_revision(admin):
     embedding = make_embedding(variant=make_variant(slug="vase", text="a red vase"))
     make_image(job=make_job(embedding=embedding, status=Status.SUCCEEDED))
     page = url("promptvariant", "change", embedding.variant_id)
@@ -247,7 +247,7 @@ def test_notes_that_are_too_long_are_an_error_of_the_form(admin):
     assert (variant.tags, len(variant.notes)) == (["glass"], 6000)
 
 
-def test_notes_can_be_changed_without_a_tick(admin):
+def test_notes_can_be_changed_without_the_checkbox(admin):
     embedding = make_embedding(variant=make_variant(slug="vase", text="a red vase"))
     make_image(job=make_job(embedding=embedding, status=Status.SUCCEEDED))
     admin.post(
@@ -278,15 +278,15 @@ def test_a_preview_becomes_a_job_of_the_editor_and_its_page_opens(admin):
     make_release(has_encoder=True)
     variant = make_variant(slug="vase")
     make_embedding(variant=variant)
-    answer = do(admin, variant, "preview")
+    answer = run_action(admin, variant, "preview")
     job = Job.objects.get()
     assert (job.variant, job.owner.username, job.status) == (variant, "admin", "queued")
     assert answer.redirect_chain[-1][0] == url("job", "change", job.pk)
 
 
-def test_a_preview_of_what_is_not_encoded_says_why(admin):
+def test_a_preview_of_an_unencoded_variant_is_refused_with_the_reason(admin):
     make_release(has_encoder=True)
-    answer = do(admin, make_variant(slug="vase"), "preview")
+    answer = run_action(admin, make_variant(slug="vase"), "preview")
     assert "not been encoded yet" in notices(answer)
     assert not Job.objects.exists()
 
@@ -296,12 +296,12 @@ def test_variants_are_encoded_again_archived_and_activated_from_the_list(admin):
     one, two = make_variant(slug="one"), make_variant(slug="two", status="draft")
     failed = make_embedding(variant=one, error="It has 99 tokens.")
 
-    choose(admin, "promptvariant", "encode_again", one, two)
+    run_list_action(admin, "promptvariant", "encode_again", one, two)
     failed.refresh_from_db()
     assert failed.error == catalogue.ENCODE_AGAIN
 
-    choose(admin, "promptvariant", "archive", one)
-    choose(admin, "promptvariant", "activate", two)
+    run_list_action(admin, "promptvariant", "archive", one)
+    run_list_action(admin, "promptvariant", "activate", two)
     assert dict(PromptVariant.objects.values_list("slug", "status")) == {
         "one": "archived",
         "two": "active",
@@ -320,7 +320,7 @@ def test_a_variant_is_deleted_with_its_embeddings_unless_jobs_refer_to_it(admin)
     assert f"Jobs refer to {used.slug}, so it cannot be deleted. Archive it" in notices(answer)
 
 
-def test_who_may_only_look_can_change_nothing(rows):
+def test_staff_with_view_permissions_can_change_nothing(rows):
     viewer = staff("view_promptvariant", "view_job", "view_release")
     variant, job = rows["promptvariant"], rows["job"]
     page = viewer.get(url("promptvariant", "change", variant.pk))
@@ -337,7 +337,7 @@ def test_who_may_only_look_can_change_nothing(rows):
     assert variant.status == "active"
 
 
-def test_a_link_changes_nothing(admin, rows):
+def test_actions_by_get_and_unknown_actions_are_refused(admin, rows):
     assert (
         admin.get(url("promptvariant", "do", rows["promptvariant"].pk, "archive")).status_code
         == 405
@@ -349,7 +349,7 @@ def test_a_link_changes_nothing(admin, rows):
 
 
 @pytest.mark.parametrize("name", ["job", "release", "promptvariant", "apikey"])
-def test_an_action_on_what_does_not_exist_finds_nothing(admin, name):
+def test_an_action_on_a_missing_object_is_not_found(admin, name):
     action = {"job": "cancel", "release": "reject", "promptvariant": "archive", "apikey": "revoke"}
     for pk in ("x", "0", "9" * 30, "\0"):
         assert admin.post(url(name, "do", pk, action[name])).status_code == 404
@@ -415,7 +415,7 @@ def test_an_import_that_is_confirmed_twice_is_made_once(admin):
     assert PromptVariant.objects.count() == 1
 
 
-def test_a_preview_is_kept_for_a_day_where_each_web_host_finds_it(admin, redis_server):
+def test_the_preview_of_an_import_is_kept_in_redis_for_a_day(admin, redis_server):
     answer = upload(admin, "text\na red vase\n")
     (kept,) = redis_server.keys("retort:import:*")
     assert 0 < redis_server.ttl(kept) <= 24 * 3600
@@ -431,28 +431,28 @@ def test_no_file_of_the_host_is_imported_or_removed(admin, tmp_path, monkeypatch
     initial = upload(admin, "text\na blue bowl\n").context["confirm_form"].initial
     for name in (foreign.name, str(foreign), f"../{foreign.name}"):
         form = initial | {"import_file_name": name}
-        said = notices(admin.post(url("promptvariant", "process_import"), form, follow=True))
-        assert "Upload the file again" in said
+        notice = notices(admin.post(url("promptvariant", "process_import"), form, follow=True))
+        assert "Upload the file again" in notice
     assert foreign.exists() and not PromptVariant.objects.exists()
 
 
-def test_without_redis_nothing_is_imported_and_the_page_says_so(admin, monkeypatch):
+def test_without_redis_nothing_is_imported_and_the_page_reports_it(admin, monkeypatch):
     answer = upload(admin, "text\na red vase\n")
     monkeypatch.setattr(redis_client, "_client", Redis.from_url("redis://127.0.0.1:1"))
-    for said in (confirm(admin, answer), upload(admin, "text\na red vase\n", follow=True)):
-        assert "Redis does not answer" in notices(said)
+    for notice in (confirm(admin, answer), upload(admin, "text\na red vase\n", follow=True)):
+        assert "Redis does not answer" in notices(notice)
     assert not PromptVariant.objects.exists()
 
 
-def test_an_import_that_no_longer_fits_the_catalogue_says_that_nothing_was_imported(admin):
+def test_an_import_that_no_longer_fits_the_catalogue_is_refused_as_a_whole(admin):
     answer = upload(admin, "slug,text\nbowl,a blue bowl\nvase,a red vase\n")
     make_variant(slug="other", text="a red vase")
-    said = notices(confirm(admin, answer))
-    assert "Nothing was imported" in said and "new" not in said
+    notice = notices(confirm(admin, answer))
+    assert "Nothing was imported" in notice and "new" not in notice
     assert list(PromptVariant.objects.values_list("slug", flat=True)) == ["other"]
 
 
-def test_an_import_changes_texts_with_images_only_if_the_editor_ticks_it(admin):
+def test_an_import_changes_texts_with_images_only_with_the_checkbox(admin):
     embedding = make_embedding(variant=make_variant(slug="vase", text="a red vase"))
     make_image(job=make_job(embedding=embedding, status=Status.SUCCEEDED))
     content = "slug,text\nvase,a blue vase\n"
@@ -479,20 +479,20 @@ def test_the_catalogue_is_exported_as_csv_and_json(admin):
 # --- jobs -----------------------------------------------------------------------------------------
 def test_a_job_is_canceled_and_retried(admin):
     job = make_job()
-    assert "canceled" in notices(do(admin, job, "cancel"))
+    assert "canceled" in notices(run_action(admin, job, "cancel"))
     job.refresh_from_db()
     assert job.status == "canceled"
-    do(admin, job, "retry")
+    run_action(admin, job, "retry")
     job.refresh_from_db()
     assert job.status == "queued"
 
 
 def test_a_succeeded_job_is_not_retried_and_the_reason_is_shown(admin, rows):
-    answer = choose(admin, "job", "retry", rows["job"])
+    answer = run_list_action(admin, "job", "retry", rows["job"])
     assert "another seed" in notices(answer)
 
 
-def test_jobs_that_failed_for_a_reason_are_retried_together(admin):
+def test_jobs_that_failed_with_one_code_are_retried_together(admin):
     wanted = [make_job(status=Status.FAILED, error_code="worker_lost") for _ in range(3)]
     make_job(status=Status.FAILED, error_code="not_finite")
     listed = f"{url('job', 'changelist')}?error=worker_lost"
@@ -511,11 +511,11 @@ def test_a_queue_is_paused_and_resumed(admin):
     queue = Queue.objects.get_or_create(name="generation")[0]
     page = admin.get(url("queue", "change", "generation"))
     assert [action["title"] for action in page.context["object_actions"]] == ["Pause"]
-    assert "generation is paused" in notices(do(admin, queue, "pause"))
+    assert "generation is paused" in notices(run_action(admin, queue, "pause"))
     queue.refresh_from_db()
     assert queue.paused_at is not None and queue.paused_by
     assert "paused" in admin.get(url("queue", "changelist")).content.decode()
-    assert "generation is running" in notices(do(admin, queue, "resume"))
+    assert "generation is running" in notices(run_action(admin, queue, "resume"))
     viewer = staff("view_queue")
     assert viewer.post(url("queue", "do", "generation", "pause")).status_code == 403
 
@@ -530,7 +530,7 @@ def test_times_have_one_format_in_lists_and_on_pages(admin):
     )
 
 
-def test_what_is_stocked_is_shown_and_not_edited(admin):
+def test_stocked_images_are_shown_and_cannot_be_edited(admin):
     job = make_job()
     row = StockedImage.objects.create(
         release=job.release, variant=job.variant, embedding=job.embedding, width=64, height=48,
@@ -568,7 +568,7 @@ def test_the_fault_of_a_worker_is_shown(admin):
     assert "faulty" in html and "storage_failed: No space." in html
 
 
-def test_a_job_offers_only_what_makes_sense(admin, rows):
+def test_a_job_offers_only_actions_that_its_status_allows(admin, rows):
     def offered(job: Job) -> list[str]:
         page = admin.get(url("job", "change", job.pk))
         return [action["title"] for action in page.context["object_actions"]]
@@ -579,11 +579,11 @@ def test_a_job_offers_only_what_makes_sense(admin, rows):
     assert offered(make_job(status=Status.FAILED, purged_at=timezone.now())) == []
 
 
-def test_the_images_of_jobs_are_deleted_and_it_is_written_down(admin, rows):
+def test_deleting_the_images_of_jobs_is_recorded(admin, rows):
     image = rows["job"].images.get()
     assert "deleted permanently" in admin.get(url("job", "change", image.job_id)).content.decode()
 
-    answer = choose(admin, "job", "delete_images", rows["job"])
+    answer = run_list_action(admin, "job", "delete_images", rows["job"])
 
     assert "The images of 1 job were deleted." in notices(answer)
     assert not Image.objects.filter(pk=image.pk).exists()
@@ -596,7 +596,7 @@ def test_the_images_of_jobs_are_deleted_and_it_is_written_down(admin, rows):
     assert "images deleted" in admin.get(url("job", "changelist")).content.decode()
 
 
-def test_a_failed_job_leads_to_what_its_code_means_and_to_the_cure(admin):
+def test_a_failed_job_links_to_the_meaning_of_its_code_and_to_the_remedy(admin):
     facts = {"status": Status.FAILED, "error_detail": "It has 2 bytes."}
     damaged = make_job(error_code="embedding_invalid", **facts)
     cure = url("promptvariant", "change", damaged.variant_id)
@@ -656,7 +656,7 @@ def test_a_large_image_has_a_small_thumbnail(admin):
     assert Picture.open(io.BytesIO(content)).size == (256, 128)
 
 
-def test_images_are_kept_from_staff_without_the_permission(rows):
+def test_images_are_not_shown_to_staff_without_the_permission(rows):
     image = rows["job"].images.get()
     assert staff("view_promptvariant").get(url("job", "image", image.pk, "full")).status_code == 403
 
@@ -671,15 +671,15 @@ def test_an_image_whose_file_is_gone_is_not_found(admin, rows):
 # --- releases and workers -------------------------------------------------------------------------
 def test_a_release_is_rejected_and_an_active_one_is_not(admin):
     active, candidate = make_release(name="one"), make_release(name="two")
-    assert "two was rejected" in notices(do(admin, candidate, "reject"))
-    assert "Activate another first" in notices(choose(admin, "release", "reject", active))
+    assert "two was rejected" in notices(run_action(admin, candidate, "reject"))
+    assert "Activate another first" in notices(run_list_action(admin, "release", "reject", active))
     assert dict(Release.objects.values_list("name", "status")) == {
         "one": "active",
         "two": "rejected",
     }
 
 
-def test_of_a_release_only_how_often_an_image_may_be_made_is_edited(admin):
+def test_only_the_number_of_tries_of_a_release_can_be_edited(admin):
     release = make_release(name="one")
     url = reverse("admin:generation_release_change", args=[release.pk])
 
@@ -700,7 +700,9 @@ def test_a_canary_is_shown_with_its_share_and_ended(admin):
     assert (
         "10 % of jobs" in admin.get(reverse("admin:generation_release_changelist")).content.decode()
     )
-    assert "The canary two has ended" in notices(choose(admin, "release", "end_canary", canary))
+    assert "The canary two has ended" in notices(
+        run_list_action(admin, "release", "end_canary", canary)
+    )
 
     canary.refresh_from_db()
     assert (canary.canary_percent, canary.status) == (0, "candidate")
@@ -728,7 +730,7 @@ def test_flagged_images_are_found_and_their_faults_shown(admin):
 
 def test_a_release_whose_files_are_gone_is_not_activated_and_the_reason_is_shown(admin):
     candidate = make_release(name="gone", status=Release.Status.CANDIDATE)
-    assert notices(do(admin, candidate, "activate"))
+    assert notices(run_action(admin, candidate, "activate"))
     candidate.refresh_from_db()
     assert candidate.status == "candidate"
 
@@ -763,13 +765,13 @@ def test_a_new_key_is_shown_once_and_never_again(admin):
         assert plain[-20:] not in html and key.sha256 not in html
 
 
-def test_the_form_of_a_key_offers_the_present_user_and_every_scope(admin):
+def test_the_form_of_a_key_offers_the_current_user_and_every_scope(admin):
     form = admin.get(url("apikey", "add")).context["adminform"].form
     assert form.initial["owner"] == make_user(username="admin").pk
     assert [choice for choice, _ in form.fields["scopes"].choices] == APIKey.Scope.values
 
 
-def test_a_key_needs_a_scope_and_a_time_to_come(admin):
+def test_a_key_needs_a_scope_and_an_expiry_in_the_future(admin):
     past = timezone.now() - timedelta(days=1)
     answer = issue(
         admin,
@@ -805,7 +807,7 @@ def test_a_weight_is_from_one_to_a_hundred(admin, weight):
     assert not APIKey.objects.exists()
 
 
-def test_of_a_key_only_its_limits_are_edited(admin):
+def test_only_the_limits_of_a_key_can_be_edited(admin):
     key, _ = make_key(scopes=["jobs:read"])
     form = {"weight": 2, "name": "other", "scopes": ["jobs:write"], "expires_at_0": "2000-01-01"}
     admin.post(url("apikey", "change", key.pk), form | {"owner": make_user(username="admin").pk})
@@ -818,13 +820,13 @@ def test_of_a_key_only_its_limits_are_edited(admin):
 def test_a_rotated_key_shows_the_new_one_once(admin):
     key, plain_old = make_key(weight=4)
     assert "Rotate" in admin.get(url("apikey", "change", key.pk)).content.decode()
-    answer = do(admin, key, "rotate")
+    answer = run_action(admin, key, "rotate")
     key.refresh_from_db()
     new = key.replaced_by
     assert new.matches(answer.context["plain"]) and new.weight == 4
     assert key.matches(plain_old) and key.prefix in answer.content.decode()
     assert "no-store" in answer["Cache-Control"]
-    assert "already rotated" in notices(do(admin, key, "rotate"))
+    assert "already rotated" in notices(run_action(admin, key, "rotate"))
     assert "Rotate" not in admin.get(url("apikey", "change", key.pk)).content.decode()
 
 
@@ -844,13 +846,13 @@ def test_the_page_of_a_key_shows_what_it_used(admin):
 def test_a_key_is_revoked_and_cannot_be_deleted(admin):
     key, plain = make_key()
     assert key.matches(plain)
-    do(admin, key, "revoke")
+    run_action(admin, key, "revoke")
     key.refresh_from_db()
     assert not key.matches(plain) and key.revoked_at
     assert admin.post(url("apikey", "delete", key.pk), {"post": "yes"}).status_code == 403
 
 
-def test_staff_make_and_see_keys_of_their_own_only():
+def test_staff_create_and_see_only_their_own_keys():
     others, _ = make_key(owner=make_user(username="other"))
     editor = staff("add_apikey", "view_apikey", "change_apikey")
     answer = issue(editor, owner=others.owner_id)
@@ -874,7 +876,7 @@ def test_staff_make_and_see_keys_of_their_own_only():
         (["add_run", "change_run"], {"jobs:write", "jobs:read", "variants:read", "releases:write"}),
     ],
 )  # fmt: skip
-def test_a_person_gives_a_key_no_more_than_they_may_do(permissions, scopes):
+def test_a_person_can_give_a_key_only_their_own_permissions(permissions, scopes):
     editor = staff("add_apikey", "view_apikey", *permissions)
     owner = make_user(username="editor").pk
     form = editor.get(url("apikey", "add")).context["adminform"].form
@@ -892,7 +894,7 @@ def test_a_person_gives_a_key_no_more_than_they_may_do(permissions, scopes):
     "more", [{"weight": 2}, {"requests_per_minute": 0}, {"requests_per_minute": 61}, {"retention_days": 0},
              {"retention_days": 31}]
 )  # fmt: skip
-def test_a_key_gets_more_than_the_page_only_from_who_may_change_limits_of_persons(settings, more):
+def test_only_staff_who_may_change_limits_of_persons_raise_a_keys_limits(settings, more):
     settings.REQUESTS_PER_MINUTE, settings.RETENTION_DAYS = 60, 30
     editor = staff("add_apikey", "view_apikey", "change_apikey")
     owner = make_user(username="editor").pk
@@ -922,7 +924,7 @@ def test_limits_of_a_person_are_on_their_page_and_changes_are_recorded(admin):
     assert OwnerLimits.objects.get(owner=person).images_per_day == 100
 
 
-def test_staff_who_may_only_see_keys_change_none():
+def test_staff_who_may_only_view_keys_cannot_change_them():
     reader = staff("view_apikey")
     own, _ = make_key(owner=make_user(username="editor"))
     assert "Rotate" not in reader.get(url("apikey", "change", own.pk)).content.decode()

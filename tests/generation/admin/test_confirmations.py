@@ -1,4 +1,4 @@
-"""Questions before actions that cannot be undone, on an object's page and from the list."""
+"""Confirmations of actions that cannot be undone, on an object's page and from the list."""
 
 import pytest
 from django.test import Client
@@ -7,7 +7,7 @@ from django.urls import reverse
 from generation.models import APIKey, Release
 from generation.releases import activation
 from generation.releases import lifecycle as releases
-from tests.people import make_key, make_release, make_user, make_variant, make_worker
+from tests.factories import make_key, make_release, make_user, make_variant, make_worker
 from tests.tiny import make_tiny_release
 
 pytestmark = pytest.mark.django_db
@@ -24,7 +24,7 @@ def url(model: str, page: str, *args: object) -> str:
     return reverse(f"admin:generation_{model}_{page}", args=args)
 
 
-def choose(client: Client, model: str, name: str, *objects, **given: str):
+def run_list_action(client: Client, model: str, name: str, *objects, **given: str):
     data = {"action": name, "_selected_action": [obj.pk for obj in objects], **given}
     return client.post(url(model, "changelist"), data, follow=True)
 
@@ -33,18 +33,18 @@ def text(answer) -> str:
     return " ".join(answer.content.decode().split())
 
 
-def test_keys_are_revoked_only_after_a_question(admin):
+def test_keys_are_revoked_only_after_a_confirmation(admin):
     keys = [make_key(name=name)[0] for name in ("one", "two")]
-    page = choose(admin, "apikey", "revoke", *keys)
+    page = run_list_action(admin, "apikey", "revoke", *keys)
     assert text(page).count("This cannot be undone") == 2
     assert not APIKey.objects.exclude(revoked_at=None).exists()
     assert "This cannot be undone" in text(admin.get(url("apikey", "change", keys[0].pk)))
-    page = choose(admin, "apikey", "revoke", *keys, confirmed="1")
+    page = run_list_action(admin, "apikey", "revoke", *keys, confirmed="1")
     assert "2 keys were revoked." in text(page)
     assert APIKey.objects.exclude(revoked_at=None).count() == 2
 
 
-def test_a_question_keeps_the_filter_of_the_list_and_names_twenty_rows(admin):
+def test_a_confirmation_keeps_the_filter_of_the_list_and_names_twenty_rows(admin):
     keys = [make_key(name=f"key-{number}")[0] for number in range(22)]
     data = {"action": "revoke", "_selected_action": [key.pk for key in keys]}
     page = text(admin.post(url("apikey", "changelist") + "?q=key", data))
@@ -53,21 +53,21 @@ def test_a_question_keeps_the_filter_of_the_list_and_names_twenty_rows(admin):
     assert page.count('name="_selected_action"') == 22
 
 
-def test_a_release_is_rejected_from_the_list_only_after_a_question(admin):
+def test_a_release_is_rejected_from_the_list_only_after_a_confirmation(admin):
     make_release(name="one")
     candidate = make_release(name="two", status="candidate")
-    assert "can never be served" in text(choose(admin, "release", "reject", candidate))
+    assert "can never be served" in text(run_list_action(admin, "release", "reject", candidate))
     assert Release.objects.get(name="two").status == "candidate"
-    choose(admin, "release", "reject", candidate, confirmed="1")
+    run_list_action(admin, "release", "reject", candidate, confirmed="1")
     assert Release.objects.get(name="two").status == "rejected"
 
 
-def test_the_form_of_a_key_ticks_no_more_than_pictures_need(admin):
+def test_the_form_of_a_key_preselects_only_the_scopes_that_pictures_need(admin):
     form = admin.get(url("apikey", "add")).context["adminform"].form
     assert set(form["scopes"].value()) == {"jobs:write", "jobs:read", "variants:read"}
 
 
-def test_the_question_says_which_prompts_change_their_release(admin, settings):
+def test_the_confirmation_lists_the_prompts_that_change_their_release(admin, settings):
     slugs = ["one", "three", "two"]
     for slug in slugs:
         make_variant(slug=slug)
@@ -82,7 +82,7 @@ def test_the_question_says_which_prompts_change_their_release(admin, settings):
     )
     assert "1 prompt variant will change from wide to narrow: one." in page
     settings.UNCOVERED = "refuse"
-    page = text(choose(admin, "release", "activate", narrow))
+    page = text(run_list_action(admin, "release", "activate", narrow))
     assert "2 prompt variants of wide will have no release" in page
     make_release(name="beside", status="specialist", covered_variants=["two"])
     page = text(admin.get(url("release", "change", narrow.pk)))
@@ -101,37 +101,41 @@ def test_the_question_says_which_prompts_change_their_release(admin, settings):
     assert "1 prompt variant without a release will be served by wide: three." in page
 
 
-def test_what_cannot_be_activated_is_refused_before_workers_are_waited_for(admin, monkeypatch):
+def test_a_release_that_cannot_be_activated_is_refused_before_waiting_for_workers(
+    admin, monkeypatch
+):
     monkeypatch.setattr(activation.time, "sleep", lambda seconds: pytest.fail("It waits."))
-    make_worker()  # has loaded nothing
+    make_worker()  # a worker without a loaded release
     make_release(name="one")
     rejected = make_release(name="two", status="rejected")
-    page = choose(admin, "release", "activate", rejected, confirmed="1")
+    page = run_list_action(admin, "release", "activate", rejected, confirmed="1")
     assert "two was rejected. Register a better one." in text(page)
     for release in (rejected, Release.objects.get(name="one")):
-        page = choose(admin, "release", "canary", release, confirmed="1")
+        page = run_list_action(admin, "release", "canary", release, confirmed="1")
         assert "a canary is a candidate or a retired release" in text(page)
     make_release(name="three", status="candidate")
     Release.objects.filter(name="three").update(canary_percent=10)
-    page = choose(admin, "release", "canary", make_release(name="four", status="candidate"))
+    page = run_list_action(
+        admin, "release", "canary", make_release(name="four", status="candidate")
+    )
     assert "three is the canary" in text(page)
 
 
-def test_a_specialist_is_activated_and_retired_after_a_question(admin, settings):
+def test_a_specialist_is_activated_and_retired_after_a_confirmation(admin, settings):
     for name in ("main", "vases"):
         make_tiny_release(settings.RELEASES_ROOT / name, name=name, kind="student")
         releases.register(settings.RELEASES_ROOT / name)
     releases.activate(Release.objects.get(name="main"))
     vases = Release.objects.get(name="vases")
-    page = choose(admin, "release", "specialist", vases)
+    page = run_list_action(admin, "release", "specialist", vases)
     assert "for prompts that no other student covers" in text(page)
     assert Release.objects.get(name="vases").status == "candidate"
-    page = choose(admin, "release", "specialist", vases, confirmed="1")
+    page = run_list_action(admin, "release", "specialist", vases, confirmed="1")
     assert "vases is a specialist" in text(page)
     page = text(admin.get(url("release", "change", vases.pk)))
     assert "Retire specialist" in page and "Activate as specialist" not in page
     assert "will use other releases for the prompts of vases" in page
-    page = choose(admin, "release", "retire", vases, confirmed="1")
+    page = run_list_action(admin, "release", "retire", vases, confirmed="1")
     assert "vases is retired" in text(page)
     statuses = dict(Release.objects.values_list("name", "status"))
     assert statuses == {"main": "active", "vases": "retired"}

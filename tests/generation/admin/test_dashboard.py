@@ -1,4 +1,4 @@
-"""The first page of the admin says what needs a person today, and how the week went."""
+"""The first page of the admin: what needs attention today, and the figures of the week."""
 
 from datetime import timedelta
 
@@ -14,9 +14,9 @@ from generation.access import audit
 from generation.admin import trends
 from generation.infra import beat_lock, redis_client
 from generation.models import AuditEntry, Image, Job, PromptVariant, Release, Worker
-from tests.distillation.curated import make_example
-from tests.distillation.people import make_run
-from tests.people import (
+from tests.distillation.example_factories import make_example
+from tests.distillation.factories import make_run
+from tests.factories import (
     cover,
     make_delivery,
     make_embedding,
@@ -34,13 +34,13 @@ QUEUES = ("generation", "encode", "webhooks", "light", "distillation")
 
 
 @pytest.fixture(autouse=True)
-def no_week_of_another_test() -> None:
+def empty_cache_of_the_week() -> None:
     cache.delete(trends.KEY)
 
 
 @pytest.fixture
-def well(redis_server, monkeypatch):
-    """Everything runs, and every prompt is covered and encoded."""
+def healthy(redis_server, monkeypatch):
+    """An installation where everything runs and every prompt is covered and encoded."""
     monkeypatch.setattr(redis_client, "_resume_at", 0.0)
     redis_server.set(beat_lock.NAME, "a beat")
     backed_up(days_ago=1)
@@ -54,8 +54,8 @@ def well(redis_server, monkeypatch):
 
 
 def backed_up(*, days_ago: int) -> None:
-    begun = timezone.now() - timedelta(days=days_ago)
-    audit.record(audit.BACKUP_WRITTEN, "retort.tar", made_at=begun.isoformat())
+    backup_time = timezone.now() - timedelta(days=days_ago)
+    audit.record(audit.BACKUP_WRITTEN, "retort.tar", made_at=backup_time.isoformat())
 
 
 def person(*permissions: str, **fields: bool) -> Client:
@@ -66,17 +66,17 @@ def person(*permissions: str, **fields: bool) -> Client:
     return client
 
 
-def needs(client: Client) -> list[str]:
+def attention(client: Client) -> list[str]:
     return [item.text for item in client.get(reverse("admin:index")).context["attention"]]
 
 
-def test_nothing_needs_a_person_while_all_is_well(well):
+def test_a_healthy_installation_has_nothing_that_needs_attention(healthy):
     client = person(is_superuser=True)
-    assert needs(client) == []
+    assert attention(client) == []
     assert "None. Everything runs" in client.get(reverse("admin:index")).content.decode()
 
 
-def test_what_does_not_work_comes_before_what_is_to_be_decided(well):
+def test_failures_are_listed_before_decisions(healthy):
     done = Job.objects.get()
     make_job(
         embedding=done.embedding,
@@ -85,7 +85,7 @@ def test_what_does_not_work_comes_before_what_is_to_be_decided(well):
         error_code="out_of_memory",
     )
     make_delivery(status="dead")  # of a job whose prompt the student does not cover
-    well.delete(beat_lock.NAME)
+    healthy.delete(beat_lock.NAME)
     Worker.objects.filter(queue="light").delete()
     Worker.objects.filter(queue="encode").update(fault="storage_failed")
     release = make_release(name="new", kind="student", status=Release.Status.CANDIDATE)
@@ -97,7 +97,7 @@ def test_what_does_not_work_comes_before_what_is_to_be_decided(well):
         finished_at=timezone.now(),
     )
     make_example()
-    found = needs(person(is_superuser=True))
+    found = attention(person(is_superuser=True))
     assert found == [
         "No light worker runs: no job is rescued, and nothing is distilled",
         "Beat does not run: nothing is rescued or distilled by schedule",
@@ -110,27 +110,27 @@ def test_what_does_not_work_comes_before_what_is_to_be_decided(well):
     ]
 
 
-def test_a_run_that_stopped_is_named(well):
+def test_a_run_that_stopped_is_named(healthy):
     make_run(
         name="full", status=Run.Status.PAUSED, error_code="no_space", error_detail="Disk full."
     )
-    assert "The run full is paused" in needs(person(is_superuser=True))
+    assert "The run full is paused" in attention(person(is_superuser=True))
     Run.objects.update(status=Run.Status.FAILED, finished_at=timezone.now())
-    assert "The latest run full failed" in needs(person(is_superuser=True))
+    assert "The latest run full failed" in attention(person(is_superuser=True))
 
 
-def test_a_person_sees_only_what_is_permitted(well):
+def test_a_person_sees_only_what_is_permitted(healthy):
     PromptVariant.objects.update(status="archived")
     make_variant(text="a blue bowl")
-    well.delete(beat_lock.NAME)
-    found = needs(person("view_promptvariant"))
+    healthy.delete(beat_lock.NAME)
+    found = attention(person("view_promptvariant"))
     assert found == ["1 prompt not encoded, or served by no release"]
-    nobody = person()
-    assert needs(nobody) == []
-    assert "Open issues" not in nobody.get(reverse("admin:index")).content.decode()
+    visitor = person()
+    assert attention(visitor) == []
+    assert "Open issues" not in visitor.get(reverse("admin:index")).content.decode()
 
 
-def test_the_week_is_drawn_day_by_day(well):
+def test_the_chart_shows_each_day_of_the_week(healthy):
     now = timezone.now()
     job = make_job(status=Job.Status.FAILED)
     Job.objects.filter(pk=job.pk).update(created_at=now - timedelta(days=2))
@@ -142,13 +142,13 @@ def test_the_week_is_drawn_day_by_day(well):
     assert pictures.latest == "0% of 1"
 
 
-def test_the_menu_has_no_link_to_what_is_not_permitted():
+def test_the_menu_has_no_link_to_forbidden_pages():
     html = person("view_job").get(reverse("admin:index")).content.decode()
     assert reverse("admin:generation_job_changelist") in html
     assert reverse("admin:generation_apikey_changelist") not in html
 
 
-def test_a_missing_or_an_old_backup_is_a_warning(well, settings):
+def test_a_missing_or_an_old_backup_is_a_warning(healthy, settings):
     def card() -> dict:
         cards = client.get(reverse("admin:index")).context["cards"]
         return next(card for card in cards if card["title"] == "Last backup")
@@ -156,12 +156,12 @@ def test_a_missing_or_an_old_backup_is_a_warning(well, settings):
     client = person(is_superuser=True)
     assert (card()["value"], card()["is_bad"]) == ("1\xa0day ago", False)
     AuditEntry.objects.all().delete()
-    assert needs(client) == ["No backup is known: lost data could not be recovered"]
+    assert attention(client) == ["No backup is known: lost data could not be recovered"]
     backed_up(days_ago=8)
-    (said,) = needs(client)
-    assert said.startswith("The last backup is of ") and card()["is_bad"]
+    (message,) = attention(client)
+    assert message.startswith("The last backup is of ") and card()["is_bad"]
     settings.BACKUP_MAX_AGE_DAYS = 9
-    assert needs(client) == [] and not card()["is_bad"]
+    assert attention(client) == [] and not card()["is_bad"]
     AuditEntry.objects.all().delete()
     settings.BACKUP_MAX_AGE_DAYS = 0
-    assert needs(client) == [] and not card()["is_bad"]
+    assert attention(client) == [] and not card()["is_bad"]

@@ -12,12 +12,12 @@ from django.urls import reverse
 
 from generation.catalogue.unknown_words import Vocabulary
 from generation.models import PromptVariant
-from tests.people import make_embedding, make_release, make_user, make_variant
+from tests.factories import make_embedding, make_release, make_user, make_variant
 
 pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("encoder")]
 
 STARTER = Path(settings.BASE_DIR) / "generation" / "starter" / "teacher"
-SAID = "The text encoder does not know “elephant”"
+MESSAGE = "The text encoder does not know “elephant”"
 
 
 @pytest.fixture
@@ -49,7 +49,7 @@ def test_words_that_the_tokenizer_splits_are_unknown():
     assert vocabulary.count(["an elephant", "a vase", "a red elephant"]) == {"elephant": 2}
 
 
-def test_without_an_encoder_no_word_is_called_unknown():
+def test_without_an_encoder_no_word_is_reported_as_unknown():
     PromptVariant.objects.all().delete()
     from generation.models import Release
 
@@ -57,16 +57,16 @@ def test_without_an_encoder_no_word_is_called_unknown():
     assert Vocabulary().unknown("an elephant") == []
 
 
-def test_the_editor_is_told_of_unknown_words_and_the_list_is_not_green(admin):
+def test_unknown_words_are_reported_to_the_editor_and_marked_in_the_list(admin):
     given = {"text": "a red elephant", "slug": "", "tags": "", "status": "active", "notes": ""}
     answer = admin.post(url("add"), given, follow=True)
-    assert SAID in words(answer)
+    assert MESSAGE in words(answer)
     variant = PromptVariant.objects.get()
     make_embedding(variant=variant)
     make_embedding(variant=make_variant(text="a red vase"))
-    assert SAID in words(admin.get(url("change", variant.pk)))
+    assert MESSAGE in words(admin.get(url("change", variant.pk)))
     page = words(admin.get(url("changelist")))
-    assert page.count(SAID) == 1 and "unknown words" in page
+    assert page.count(MESSAGE) == 1 and "unknown words" in page
     found = words(admin.get(url("changelist"), {"unknown": "yes"}))
     assert "a red elephant" in found and "a red vase" not in found
     found = words(admin.get(url("changelist"), {"unknown": "no"}))
@@ -77,10 +77,10 @@ def test_an_import_names_unknown_words_before_it_is_confirmed(admin):
     file = io.BytesIO(b"text\na red elephant\na red vase\n")
     file.name = "new.csv"
     page = admin.post(url("import"), {"import_file": file, "format": "0"})
-    assert SAID in words(page) and not PromptVariant.objects.exists()
+    assert MESSAGE in words(page) and not PromptVariant.objects.exists()
 
 
 def test_the_command_names_unknown_words(tmp_path, capsys):
     (tmp_path / "new.csv").write_text("text\na red elephant\na red vase\n")
     call_command("catalogue", "import", str(tmp_path / "new.csv"))
-    assert SAID in capsys.readouterr().out
+    assert MESSAGE in capsys.readouterr().out

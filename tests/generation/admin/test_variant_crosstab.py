@@ -9,7 +9,7 @@ from django.contrib.auth.models import Permission
 from django.test import Client
 
 from generation.models import PromptVariant
-from tests.people import (
+from tests.factories import (
     cover,
     make_embedding,
     make_quality,
@@ -76,8 +76,8 @@ def listed(client: Client, address: str) -> list[str]:
     return sorted(row.slug for row in answer.context["cl"].result_list)
 
 
-# --- the table ------------------------------------------------------------------------------------
-def test_cells_say_what_exists_is_covered_and_is_weak(admin):
+# --- table ----------------------------------------------------------------------------------------
+def test_cells_show_how_many_variants_exist_are_covered_and_are_weak(admin):
     answer = admin.get(PAGE)
     assert rows(answer) == {
         "vase": ["2 ✓ covered ▲ 1 weak", "1 not covered", "3 2 covered ▲ 1 weak"],
@@ -105,7 +105,7 @@ def test_the_query_chooses_rows_columns_and_filters(admin):
         {"tag": "vase"},
     ],
 )
-def test_wrong_and_unknown_parameters_count_for_nothing(admin, query):
+def test_invalid_and_unknown_parameters_are_ignored(admin, query):
     assert rows(admin.get(PAGE, query)) == rows(admin.get(PAGE))
 
 
@@ -118,7 +118,7 @@ def test_without_a_student_in_service_coverage_is_left_out(admin):
     assert "No student is in service." in answer.content.decode()
 
 
-def test_a_catalogue_without_tags_says_how_to_give_some(admin):
+def test_a_catalogue_without_tags_shows_how_to_add_them(admin):
     PromptVariant.objects.update(tags=[])
     assert "No active prompt variant has a tag" in admin.get(PAGE).content.decode()
 
@@ -146,7 +146,7 @@ def test_a_cell_links_to_the_list_of_exactly_its_variants(admin):
     assert "vase and red and glass" in admin.get(next(iter(found))).content.decode()
 
 
-def test_the_link_of_all_lists_all_active_variants(admin):
+def test_the_link_of_the_total_lists_all_active_variants(admin):
     assert listed(admin, links(admin.get(PAGE), LIST)[-1]) == ["good", "new", "plain", "weak"]
 
 
@@ -174,7 +174,7 @@ def person(*codenames: str) -> Client:
     return client
 
 
-def test_who_may_view_variants_sees_it_and_only_who_may_add_is_offered_to():
+def test_the_page_needs_the_view_permission_and_its_links_to_add_the_add_permission():
     viewer = person("view_promptvariant")
     assert PAGE in viewer.get(LIST).content.decode()
     assert rows(viewer.get(PAGE))["bowl"] == ["none", "none", "1 not covered"]
@@ -182,6 +182,6 @@ def test_who_may_view_variants_sees_it_and_only_who_may_add_is_offered_to():
     assert rows(editor.get(PAGE))["bowl"] == ["+ add", "+ add", "1 not covered"]
 
 
-def test_others_do_not_see_it():
+def test_the_page_is_forbidden_without_the_view_permission():
     assert person("view_job").get(PAGE).status_code == 403
     assert Client().get(PAGE).status_code == 302

@@ -1,4 +1,4 @@
-"""The prompt catalogue in the admin: who serves what and how well, tags, undo, the page of a variant, imports."""
+"""The prompt catalogue in the admin: serving releases and quality, tags, undo, the page of a variant, imports."""
 
 import io
 import re
@@ -11,8 +11,8 @@ from django.urls import reverse
 
 from distillation.models import Run
 from generation.models import AuditEntry, Image, Job, PromptVariant, Release
-from tests.distillation.people import make_run
-from tests.people import (
+from tests.distillation.factories import make_run
+from tests.factories import (
     cover,
     make_embedding,
     make_image,
@@ -60,25 +60,27 @@ def listed(client: Client, **query: str) -> list[str]:
     return sorted(row.slug for row in answer.context["cl"].result_list)
 
 
-def choose(client: Client, name: str, *slugs: str, **form: str):
+def run_list_action(client: Client, name: str, *slugs: str, **form: str):
     ids = PromptVariant.objects.filter(slug__in=slugs).values_list("pk", flat=True)
     data = {"action": name, "_selected_action": list(ids)} | form
     return client.post(url("changelist"), data, follow=True)
 
 
 # --- the list -------------------------------------------------------------------------------------
-def test_the_list_says_who_serves_each_variant_why_and_how_well(admin, student):
-    said = words(admin.get(url("changelist")))
-    assert "student It was made for this text. 90% right 9 of 10; 60% to 98% 1 flagged" in said
-    assert "student It was made for this text. 25% right 1 of 4; 5% to 70%" in said
-    assert "teacher s was not made for this text. No run is scheduled. not judged yet" in said
+def test_the_list_shows_the_serving_release_the_reason_and_the_quality(admin, student):
+    page_words = words(admin.get(url("changelist")))
+    assert (
+        "student It was made for this text. 90% right 9 of 10; 60% to 98% 1 flagged" in page_words
+    )
+    assert "student It was made for this text. 25% right 1 of 4; 5% to 70%" in page_words
+    assert "teacher s was not made for this text. No run is scheduled. not judged yet" in page_words
     assert (
         "2 covered 1 not covered 0 failing 1 weak (fewer than 50% right) 1 hard (weak by every student) of 3 active"
-        in said
+        in page_words
     )
 
 
-def test_the_list_is_filtered_by_how_variants_stand(admin, student):
+def test_the_list_is_filtered_by_standing(admin, student):
     assert listed(admin, standing="covered") == ["good", "weak"]
     assert listed(admin, standing="waiting") == ["new"]
     assert listed(admin, standing="weak") == listed(admin, standing="hard") == ["weak"]
@@ -100,7 +102,7 @@ def test_the_picture_in_the_list_is_of_the_release_that_serves_now(admin, studen
     assert (shows(by_student), shows(by_teacher)) == (False, True)
 
 
-def test_a_variant_that_waits_names_the_run_or_the_time_of_the_next_one(admin, student):
+def test_a_waiting_variant_shows_its_run_or_the_time_of_the_next_one(admin, student):
     from django_celery_beat.models import IntervalSchedule, PeriodicTask
 
     every = IntervalSchedule.objects.create(every=1, period="days")
@@ -128,7 +130,7 @@ def test_more_variants_cost_no_more_queries(admin, student, django_assert_max_nu
     assert queries() == few
 
 
-def test_a_tag_in_the_list_leads_to_its_variants(admin, student):
+def test_a_tag_in_the_list_links_to_its_variants(admin, student):
     tag = "salt & pepper 50%+#1"
     make_variant(slug="spicy", tags=[tag])
     page = admin.get(url("changelist")).content.decode()
@@ -163,12 +165,14 @@ def test_tags_of_all_variants_of_a_long_list_are_added(admin):
 
 
 def test_tags_of_many_variants_are_added_and_removed(admin, student):
-    page = choose(admin, "put_tags", "good", "new")
+    page = run_list_action(admin, "put_tags", "good", "new")
     assert "Tags of 2 prompt variants" in words(page) and not AuditEntry.objects.exists()
-    refused = choose(admin, "put_tags", "good", put="1", add="", remove="")
+    refused = run_list_action(admin, "put_tags", "good", put="1", add="", remove="")
     assert refused.status_code == 200 and not AuditEntry.objects.exists()
 
-    done = choose(admin, "put_tags", "good", "new", put="1", add="glass, red", remove="vase")
+    done = run_list_action(
+        admin, "put_tags", "good", "new", put="1", add="glass, red", remove="vase"
+    )
 
     assert "The tags of 2 prompt variants changed." in words(done)
     assert dict(PromptVariant.objects.values_list("slug", "tags")) == {
@@ -178,8 +182,8 @@ def test_tags_of_many_variants_are_added_and_removed(admin, student):
     }
 
 
-def test_a_new_tag_that_is_nearly_a_known_one_is_pointed_out(admin, student):
-    done = choose(admin, "put_tags", "good", put="1", add="vsae", remove="")
+def test_a_new_tag_that_resembles_a_known_one_is_reported(admin, student):
+    done = run_list_action(admin, "put_tags", "good", put="1", add="vsae", remove="")
     assert "The tag “vsae” is new. Did you mean “vase”?" in words(done)
 
 
@@ -189,7 +193,7 @@ def test_the_field_of_tags_suggests_those_of_the_catalogue(admin, student):
 
 
 def test_archiving_is_undone_from_the_message(admin, student):
-    done = choose(admin, "archive", "good", "weak")
+    done = run_list_action(admin, "archive", "good", "weak")
     assert "2 prompt variants are now archived." in words(done)
     (undo,) = re.findall(r'action="([^"]*/undo/\d+/)"', done.content.decode())
     assert listed(admin, status__exact="archived") == ["good", "weak"]
@@ -200,7 +204,7 @@ def test_archiving_is_undone_from_the_message(admin, student):
 
 
 def test_undo_needs_the_permission_to_change(admin, student):
-    choose(admin, "archive", "good")
+    run_list_action(admin, "archive", "good")
     viewer = Client()
     user = make_user(username="viewer", is_staff=True)
     user.user_permissions.set(Permission.objects.filter(codename="view_promptvariant"))
@@ -210,9 +214,9 @@ def test_undo_needs_the_permission_to_change(admin, student):
     assert PromptVariant.objects.get(slug="good").status == "archived"
 
 
-def test_variants_are_put_into_a_run_which_is_for_all_active_ones(admin, student):
+def test_putting_variants_into_a_run_activates_them(admin, student):
     make_variant(slug="idea", status="draft")
-    answer = choose(admin, "put_into_run", "idea", "new")
+    answer = run_list_action(admin, "put_into_run", "idea", "new")
     assert answer.redirect_chain[-1][0] == reverse("admin:distillation_run_add")
     assert "1 prompt variant became active. The run is for all active" in words(answer)
     assert PromptVariant.objects.get(slug="idea").status == "active"
@@ -240,22 +244,22 @@ def test_the_page_shows_the_same_seeds_by_each_release_with_faults_and_counts(ad
     (first, cells), (second, others) = details["seeds"]
     assert (first, second) == (7, 8) and all(cells)
     assert [cell and cell["failing"] for cell in others] == [None, "glass, vase", None]
-    said = words(answer)
-    assert "s Active yes 4 of 4 5 of 6" in said.replace("active", "Active")
-    assert "glass (1), vase (1)" in said and "t Active every text – –" in said.replace(
+    page_words = words(answer)
+    assert "s Active yes 4 of 4 5 of 6" in page_words.replace("active", "Active")
+    assert "glass (1), vase (1)" in page_words and "t Active every text – –" in page_words.replace(
         "active", "Active"
     )
     assert all(str(image.pk) in answer.content.decode() for image in both)
 
 
-def test_student_and_teacher_are_asked_for_the_same_seeds(admin, student):
+def test_a_comparison_submits_the_same_seeds_to_student_and_teacher(admin, student):
     variant = PromptVariant.objects.get(slug="good")
     admin.post(url("do", variant.pk, "compare"), follow=True)
-    asked = Job.objects.values_list("release__name", "seed", "n")
-    assert sorted(asked) == [("s", 1, 4), ("t", 1, 4)]
+    submitted = Job.objects.values_list("release__name", "seed", "n")
+    assert sorted(submitted) == [("s", 1, 4), ("t", 1, 4)]
 
 
-def test_who_may_not_see_jobs_sees_no_picture(admin, student):
+def test_users_who_may_not_view_jobs_see_no_picture(admin, student):
     variant = PromptVariant.objects.get(slug="good")
     image = picture(variant, student, 7)
     user = make_user(username="viewer", is_staff=True)
@@ -274,7 +278,7 @@ def upload(client: Client, content: bytes):
     return client.post(url("import"), {"import_file": file, "format": "0", "resource": "0"})
 
 
-def test_a_file_of_a_european_spreadsheet_is_imported_and_what_it_brought_is_listed(admin):
+def test_a_file_of_a_european_spreadsheet_is_imported_and_its_changes_are_listed(admin):
     make_variant(slug="other")
     answer = upload(admin, "text;tags\r\na café vase;red|glass\r\n".encode("cp1252"))
     assert "a café vase" in words(answer)

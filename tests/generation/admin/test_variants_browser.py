@@ -7,7 +7,7 @@ import pytest
 from generation.models import PromptVariant
 from tests.acceptance import browser
 from tests.acceptance.browser import Visitor
-from tests.people import cover, make_embedding, make_release, make_user, make_variant
+from tests.factories import cover, make_embedding, make_release, make_user, make_variant
 from tests.web import Web, eventually
 
 pytestmark = browser.MARKS

@@ -1,4 +1,4 @@
-"""Admin of webhooks, through its real pages: states, dead deliveries, payloads, replay."""
+"""Admin of webhooks through its real pages: states, dead deliveries, payloads, replay."""
 
 from datetime import timedelta
 
@@ -9,8 +9,8 @@ from django.utils import timezone
 
 from generation.models import Delivery, WebhookEndpoint
 from generation.webhooks import endpoints as webhooks
-from tests.generation.admin.test_admin import choose, do, staff, url
-from tests.people import make_delivery, make_endpoint, make_job, make_user
+from tests.factories import make_delivery, make_endpoint, make_job, make_user
+from tests.generation.admin.test_admin import run_action, run_list_action, staff, url
 
 pytestmark = pytest.mark.django_db
 
@@ -35,7 +35,7 @@ def test_endpoints_are_listed_and_filtered_by_state(admin):
         assert shown == {state}
 
 
-def test_an_endpoint_whose_deliveries_fail_is_not_shown_as_well(admin):
+def test_an_endpoint_whose_deliveries_fail_is_not_shown_as_healthy(admin):
     def badge() -> str:
         page = admin.get(url("webhookendpoint", "changelist")).content.decode()
         return "failing" if "2 attempts in a row failed." in page else "active"
@@ -46,24 +46,24 @@ def test_an_endpoint_whose_deliveries_fail_is_not_shown_as_well(admin):
     assert badge() == "active"
 
 
-def test_an_endpoint_is_disabled_and_enabled_with_a_trace(admin):
+def test_disabling_and_enabling_an_endpoint_is_recorded(admin):
     endpoint = make_endpoint(failures=3)
 
-    do(admin, endpoint, "disable")
+    run_action(admin, endpoint, "disable")
     endpoint.refresh_from_db()
     assert (endpoint.state, endpoint.disabled_reason) == (
         "disabled",
         "It was disabled by an operator.",
     )
-    do(admin, endpoint, "enable")
+    run_action(admin, endpoint, "enable")
     endpoint.refresh_from_db()
     assert (endpoint.state, endpoint.failures) == ("active", 0)
 
-    said = LogEntry.objects.order_by("pk").values_list("change_message", flat=True)
-    assert ["Disabled" in said[0], "Enabled" in said[1]] == [True, True]
+    messages = LogEntry.objects.order_by("pk").values_list("change_message", flat=True)
+    assert ["Disabled" in messages[0], "Enabled" in messages[1]] == [True, True]
 
 
-def test_the_page_of_an_endpoint_leads_to_its_deliveries(admin):
+def test_the_page_of_an_endpoint_links_to_its_deliveries(admin):
     endpoint = make_endpoint(url="https://a.example/")
     make_delivery(endpoint=endpoint, status="dead")
     make_delivery(endpoint=make_endpoint(url="https://b.example/"), job=make_job(seed=2))
@@ -84,58 +84,58 @@ def test_dead_letters_are_found_and_sent_again_together(admin):
 
     listed = admin.get(url("delivery", "changelist"), {"status__exact": "dead"})
     assert listed.context["cl"].result_count == 3
-    answer = choose(admin, "delivery", "replay", *dead)
+    answer = run_list_action(admin, "delivery", "replay", *dead)
 
     assert "3 will be sent now" in answer.content.decode()
     assert Delivery.objects.filter(status="pending", attempts=0).count() == 3
 
 
-def test_one_is_sent_again_from_its_page_which_shows_what_was_sent(admin):
+def test_a_delivery_is_sent_again_from_its_page_which_shows_the_payload(admin):
     delivery = make_delivery(
         status="dead", body='{"type":"prediction.completed"}', last_error="It answered 500."
     )
 
     page = admin.get(url("delivery", "change", delivery.pk)).content.decode()
     assert "prediction.completed" in page and "It answered 500." in page
-    do(admin, delivery, "replay")
+    run_action(admin, delivery, "replay")
 
     delivery.refresh_from_db()
     assert delivery.status == "pending"
 
 
-def test_what_waits_is_left_as_it_is(admin):
+def test_replaying_a_waiting_delivery_changes_nothing(admin):
     later = timezone.now() + timedelta(hours=1)
     delivery = make_delivery(attempts=2, next_attempt_at=later)
 
-    answer = choose(admin, "delivery", "replay", delivery)
+    answer = run_list_action(admin, "delivery", "replay", delivery)
 
     assert "were not changed" in answer.content.decode()
     delivery.refresh_from_db()
     assert (delivery.attempts, delivery.next_attempt_at) == (2, later)
 
 
-def test_what_cannot_be_sent_is_said_once_with_the_reason(admin):
+def test_deliveries_that_cannot_be_sent_are_reported_once_with_the_reason(admin):
     endpoint = webhooks.disable(make_endpoint(), "The response was 410 Gone.")
     dead = [make_delivery(endpoint=endpoint, status="dead") for _ in range(2)]
 
-    page = choose(admin, "delivery", "replay", *dead).content.decode()
+    page = run_list_action(admin, "delivery", "replay", *dead).content.decode()
 
     assert "2 not sent: The webhook is disabled: The response was 410 Gone." in page
 
 
-def test_staff_without_the_permission_only_look():
+def test_staff_without_the_permission_can_only_view():
     endpoint = make_endpoint()
     delivery = make_delivery(endpoint=endpoint, status="dead")
     viewer = staff("view_delivery", "view_webhookendpoint")
 
     assert viewer.get(url("delivery", "change", delivery.pk)).status_code == 200
-    assert do(viewer, delivery, "replay").status_code == 403
-    assert do(viewer, endpoint, "disable").status_code == 403
+    assert run_action(viewer, delivery, "replay").status_code == 403
+    assert run_action(viewer, endpoint, "disable").status_code == 403
     delivery.refresh_from_db()
     assert delivery.status == "dead"
 
 
-def test_nobody_edits_adds_or_deletes(admin):
+def test_endpoints_and_deliveries_cannot_be_edited_added_or_deleted(admin):
     delivery = make_delivery()
 
     for model, pk in (("delivery", delivery.pk), ("webhookendpoint", delivery.endpoint_id)):

@@ -12,17 +12,17 @@ from django.utils import timezone
 from generation.api import authentication
 from generation.models import APIKey
 from tests.client import API, problem
-from tests.people import make_key, make_user
+from tests.factories import make_key, make_user
 
 pytestmark = pytest.mark.django_db
 
 
-def ask(authorization: str | None):
+def request_releases(authorization: str | None):
     headers = {"Authorization": authorization} if authorization is not None else {}
     return Client().get("/v1/releases", headers=headers)
 
 
-def test_a_good_key_is_let_in_and_its_use_is_noted():
+def test_a_valid_key_is_accepted_and_its_use_is_recorded():
     api = API()
 
     assert api.get("/v1/releases").status_code == 200
@@ -31,8 +31,8 @@ def test_a_good_key_is_let_in_and_its_use_is_noted():
     assert api.key.last_used_at is not None
 
 
-def test_without_a_key_the_answer_says_how_to_send_one():
-    answer = ask(None)
+def test_without_a_key_the_answer_explains_how_to_send_one():
+    answer = request_releases(None)
 
     body = problem(answer, 401, "not_authenticated")
     assert answer["WWW-Authenticate"] == 'Bearer realm="retort"'
@@ -41,19 +41,19 @@ def test_without_a_key_the_answer_says_how_to_send_one():
 
 @pytest.mark.parametrize("authorization", ["Bearer", "Basic cm86eA==", "Bearer ", "rt_1_2"])
 def test_another_scheme_is_refused(authorization: str):
-    problem(ask(authorization), 401, "authentication_failed")
+    problem(request_releases(authorization), 401, "authentication_failed")
 
 
 @pytest.mark.parametrize("plain", ["rt_nope_nope", "x", "rt_", "rt_é_ü", "rt_\x00_x"])
 def test_an_unknown_key_is_refused(plain: str):
-    problem(ask(f"Bearer {plain}"), 401, "authentication_failed")
+    problem(request_releases(f"Bearer {plain}"), 401, "authentication_failed")
 
 
 def test_the_right_prefix_with_a_wrong_secret_is_refused():
     key, plain = make_key()
 
-    problem(ask(f"Bearer {plain[:-1]}x"), 401, "authentication_failed")
-    problem(ask(f"Bearer {key.prefix}"), 401, "authentication_failed")
+    problem(request_releases(f"Bearer {plain[:-1]}x"), 401, "authentication_failed")
+    problem(request_releases(f"Bearer {key.prefix}"), 401, "authentication_failed")
 
 
 def test_revoked_and_expired_keys_and_keys_of_locked_users_are_refused():
@@ -66,7 +66,7 @@ def test_revoked_and_expired_keys_and_keys_of_locked_users_are_refused():
     locked.save()
 
     for plain in (plain_revoked, plain_expired, plain_locked):
-        problem(ask(f"Bearer {plain}"), 401, "authentication_failed")
+        problem(request_releases(f"Bearer {plain}"), 401, "authentication_failed")
 
 
 def test_a_key_is_stored_as_a_hash_only():
@@ -94,7 +94,7 @@ def test_a_missing_scope_is_named(method: str, path: str, needed: str):
     assert needed in body["detail"]
 
 
-def test_a_key_may_do_no_more_than_its_owner_at_the_moment():
+def test_a_key_is_limited_by_its_owners_current_permissions():
     api = API()
     owner = api.owner
     granted = list(owner.user_permissions.all())
@@ -133,9 +133,7 @@ def test_the_use_of_a_key_is_written_at_most_once_a_minute(django_assert_num_que
         api.get("/v1/releases")
 
 
-def test_a_key_that_is_used_all_the_time_is_read_now_and_then(
-    monkeypatch, django_assert_num_queries
-):
+def test_a_constantly_used_key_is_read_again_periodically(monkeypatch, django_assert_num_queries):
     monkeypatch.setattr(authentication, "remembered", TTLCache(maxsize=9, ttl=0.3))
     api = API()
     api.get("/v1/releases")
@@ -151,9 +149,9 @@ def test_a_key_that_is_used_all_the_time_is_read_now_and_then(
     problem(api.get("/v1/releases"), 401, "authentication_failed")
 
 
-def test_a_remembered_key_helps_no_other_text(monkeypatch):
+def test_a_cached_key_does_not_authenticate_another_text(monkeypatch):
     monkeypatch.setattr(authentication, "remembered", TTLCache(maxsize=9, ttl=60))
     _, plain = make_key()
-    assert ask(f"Bearer {plain}").status_code == 200
+    assert request_releases(f"Bearer {plain}").status_code == 200
 
-    problem(ask(f"Bearer {plain[:-1]}x"), 401, "authentication_failed")
+    problem(request_releases(f"Bearer {plain[:-1]}x"), 401, "authentication_failed")

@@ -8,7 +8,7 @@ from django.utils import timezone
 from generation.jobs import claiming, completion, retrying
 from generation.jobs import lifecycle as jobs
 from generation.models import Job
-from tests.people import make_job
+from tests.factories import make_job
 
 pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("redis_server")]
 
@@ -31,7 +31,7 @@ def test_a_job_that_has_not_begun_in_time_is_canceled_and_never_claimed():
     assert "within 59 s" in job.error_detail
 
 
-def test_a_running_job_loses_its_claim_when_its_time_is_over():
+def test_a_running_job_loses_its_claim_at_its_deadline():
     job = make_job(status=Job.Status.RUNNING, **past())
     claim = jobs.Claim.of(job)
 
@@ -43,7 +43,7 @@ def test_a_running_job_loses_its_claim_when_its_time_is_over():
     assert completion.commit([completion.Result(job, [], 0.1)]) == [claim]
 
 
-def test_jobs_that_ended_or_have_time_are_left_alone():
+def test_ended_jobs_and_jobs_before_their_deadline_are_not_changed():
     ended = make_job(status=Job.Status.SUCCEEDED, **past())
     has_time = make_job(cancel_at=timezone.now() + SOON)
     endless = make_job()
@@ -56,7 +56,7 @@ def test_jobs_that_ended_or_have_time_are_left_alone():
     assert claiming.take("worker-1", batch_size=8, lease_seconds=60).jobs
 
 
-def test_a_canceled_job_that_is_retried_has_no_deadline_any_more():
+def test_a_canceled_job_that_is_retried_has_no_deadline():
     job = make_job(**past())
     jobs.end_overdue()
 
@@ -64,7 +64,7 @@ def test_a_canceled_job_that_is_retried_has_no_deadline_any_more():
     assert jobs.end_overdue() == 0
 
 
-def test_who_cancels_a_job_is_told_so():
+def test_a_job_canceled_by_its_client_has_that_reason():
     job = jobs.cancel(make_job().id)
 
     assert (job.status, job.error_code) == (Job.Status.CANCELED, "canceled_by_client")

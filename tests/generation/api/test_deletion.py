@@ -8,12 +8,19 @@ from django.test import Client
 from generation.jobs import idempotency
 from generation.models import APIKey, Job
 from tests.client import API, problem
-from tests.people import make_embedding, make_image, make_job, make_release, make_user, make_variant
+from tests.factories import (
+    make_embedding,
+    make_image,
+    make_job,
+    make_release,
+    make_user,
+    make_variant,
+)
 
 pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("redis_server")]
 
 
-def test_a_deleted_job_is_gone_with_its_images_and_stays_so():
+def test_a_deleted_job_is_gone_with_its_images_permanently():
     api = API()
     job = make_job(owner=api.owner, status="succeeded")
     image = make_image(job=job)
@@ -33,7 +40,7 @@ def test_a_deleted_job_is_gone_with_its_images_and_stays_so():
     assert api.get("/v1/jobs").json()["results"] == []
 
 
-def test_a_copy_that_a_client_has_of_the_job_is_no_longer_good():
+def test_deleting_a_job_invalidates_the_clients_etag():
     api = API()
     job = make_job(owner=api.owner, status="succeeded")
     etag = api.get(f"/v1/jobs/{job.id}")["ETag"]
@@ -55,7 +62,7 @@ def test_a_job_that_has_not_ended_is_canceled(status: str):
     assert (job.status, job.error_code) == ("canceled", "canceled_by_client")
 
 
-def test_nobody_deletes_what_is_not_his_or_not_there():
+def test_jobs_of_other_owners_and_missing_jobs_cannot_be_deleted():
     job = make_job(owner=make_user(username="somebody"), status="succeeded")
     api = API(owner=make_user(username="else"))
 
@@ -65,7 +72,7 @@ def test_nobody_deletes_what_is_not_his_or_not_there():
     assert job.purged_at is None
 
 
-def test_a_key_that_only_reads_may_not():
+def test_a_key_without_the_write_scope_cannot_delete():
     api = API(scopes=[APIKey.Scope.JOBS_READ])
     job = make_job(owner=api.owner, status="succeeded")
 
@@ -74,7 +81,7 @@ def test_a_key_that_only_reads_may_not():
     assert not Job.objects.filter(purged_at__isnull=False).exists()
 
 
-def test_a_body_seen_before_is_not_answered_with_a_job_that_was_deleted():
+def test_a_repeated_body_is_not_answered_with_a_deleted_job():
     api = API()
     job = make_job(owner=api.owner, status="succeeded")
     idempotency.remember_body(api.owner, "openai", {"prompt": "a vase"}, job)
@@ -83,7 +90,7 @@ def test_a_body_seen_before_is_not_answered_with_a_job_that_was_deleted():
     assert idempotency.by_body(api.owner, "openai", {"prompt": "a vase"}, seconds=60) is None
 
 
-def test_an_idempotency_key_of_a_deleted_job_makes_no_other():
+def test_an_idempotency_key_of_a_deleted_job_creates_no_other_job():
     make_release()
     make_embedding(variant=make_variant(slug="red-vase", text="a red vase"))
     api = API()
@@ -97,21 +104,21 @@ def test_an_idempotency_key_of_a_deleted_job_makes_no_other():
     assert post("order-2").status_code == 202
 
 
-def test_metadata_is_asked_for_and_stated():
+def test_metadata_is_requested_by_a_boolean_and_shown_in_the_job():
     make_release()
     make_embedding(variant=make_variant(slug="red-vase", text="a red vase"))
     api = API()
 
-    told = api.post("/v1/jobs", {"variant": "red-vase", "metadata": True}).json()
+    with_metadata = api.post("/v1/jobs", {"variant": "red-vase", "metadata": True}).json()
     plain = api.post("/v1/jobs", {"variant": "red-vase"}).json()
 
-    assert (told["metadata"], plain["metadata"]) == (True, False)
-    assert Job.objects.get(id=told["id"]).has_metadata
+    assert (with_metadata["metadata"], plain["metadata"]) == (True, False)
+    assert Job.objects.get(id=with_metadata["id"]).has_metadata
     problem(api.post("/v1/jobs", {"variant": "red-vase", "metadata": None}), 400, "invalid_request")
     problem(api.post("/v1/jobs", {"variant": "red-vase", "metadata": "x"}), 400, "invalid_request")
 
 
-def test_the_time_that_files_took_is_stated():
+def test_the_encoding_time_of_the_files_is_shown_in_the_job():
     api = API()
     job = make_job(owner=api.owner, status="succeeded", encode_seconds=0.0123456)
 

@@ -9,10 +9,10 @@ from django.test import Client
 from generation.api.views import health
 from generation.infra import beat_lock, redis_client
 from generation.models import Worker
-from tests.people import make_worker
+from tests.factories import make_worker
 from tests.web import eventually
 
-# The parts are asked in threads of their own, which see committed rows only.
+# The components are checked in threads, which see only committed rows.
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("redis_server")]
 
 
@@ -28,11 +28,11 @@ def dead_redis(settings, monkeypatch):
     monkeypatch.setattr(redis_client, "_resume_at", 0.0)
 
 
-def test_the_process_lives_whatever_else_is_dead(dead_redis):
+def test_liveness_does_not_depend_on_other_servers(dead_redis):
     assert Client().get("/health/live").status_code == 200
 
 
-def test_ready_with_database_redis_and_a_worker_that_beats(redis_server):
+def test_ready_with_database_redis_and_a_worker_with_a_heartbeat(redis_server):
     make_worker(silent_seconds=2)
     make_worker(name="light", queue="light")
     redis_server.set(beat_lock.NAME, "a beat")
@@ -58,7 +58,7 @@ def test_without_beat_or_the_light_worker_it_is_degraded(redis_server, settings,
     assert body["schedule"] == {"ok": False, "beat": True, "light": True} | {missing: False}
 
 
-def test_not_ready_without_a_worker_or_with_silent_or_other_ones(settings):
+def test_not_ready_without_a_worker_or_with_only_silent_or_other_workers(settings):
     assert ready()[0] == 503
     make_worker(name="encoder", queue="encode")
     assert ready()[0] == 503
@@ -71,7 +71,7 @@ def test_not_ready_without_a_worker_or_with_silent_or_other_ones(settings):
     assert ready()[0] == 200
 
 
-def test_a_dead_redis_is_said_quickly(dead_redis):
+def test_an_unreachable_redis_is_reported_quickly(dead_redis):
     make_worker()
     started = time.monotonic()
 
@@ -81,11 +81,11 @@ def test_a_dead_redis_is_said_quickly(dead_redis):
     assert time.monotonic() - started < 10
 
 
-def test_a_part_that_hangs_counts_as_down_however_often_it_is_asked(monkeypatch):
+def test_a_hanging_component_counts_as_down_at_every_check(monkeypatch):
     make_worker()
     end = threading.Event()
     monkeypatch.setattr(health, "PART_SECONDS", 0.2)
-    # A server that takes the question and never answers.
+    # A server that accepts the request and never answers.
     monkeypatch.setitem(health.PARTS, "database", lambda: {"ok": end.wait(60)})
     threads = threading.active_count()
     try:
@@ -94,7 +94,7 @@ def test_a_part_that_hangs_counts_as_down_however_often_it_is_asked(monkeypatch)
             status, body = ready()
             assert (status, body["database"]["ok"], body["redis"]["ok"]) == (503, False, True)
             assert time.monotonic() - started < 5
-        # Threads of the other parts may be about to end.
+        # Threads of the other components may still be about to end.
         eventually(lambda: threading.active_count() - threads <= health.CHECKS_AT_ONCE)
     finally:
         end.set()
@@ -102,7 +102,7 @@ def test_a_part_that_hangs_counts_as_down_however_often_it_is_asked(monkeypatch)
     assert ready()[0] == 200
 
 
-def test_a_worker_with_a_fault_is_named_and_does_not_count():
+def test_a_worker_with_a_fault_is_listed_and_does_not_count():
     faulty = make_worker()
     Worker.objects.filter(pk=faulty.pk).update(fault="storage_failed", fault_detail="/secret/path")
 

@@ -12,9 +12,9 @@ from PIL import Image as Picture
 from generation.images import links, storage
 from generation.jobs import retention
 from generation.models import Image
-from tests import painter
+from tests import fake_worker
 from tests.client import API, problem
-from tests.people import (
+from tests.factories import (
     DEFAULT_SLUG,
     make_embedding,
     make_image,
@@ -48,7 +48,7 @@ def test_metadata_carries_a_link_to_the_file():
 @pytest.mark.parametrize(
     ("output_format", "start"), [("webp", b"RIFF"), ("png", b"\x89PNG"), ("jpeg", b"\xff\xd8")]
 )
-def test_the_file_needs_no_key_and_says_what_it_is(output_format: str, start: bytes):
+def test_the_file_needs_no_key_and_has_its_content_type(output_format: str, start: bytes):
     image = make_image(job=make_job(status="succeeded", output_format=output_format))
 
     answer = Client().get(link(image), headers={"Accept": "image/*"})
@@ -59,7 +59,7 @@ def test_the_file_needs_no_key_and_says_what_it_is(output_format: str, start: by
     assert "immutable" in answer["Cache-Control"]
 
 
-def test_a_copy_that_is_still_good_is_not_sent_again():
+def test_an_unchanged_file_is_not_sent_again():
     image = make_image()
 
     answer = Client().get(link(image), headers={"If-None-Match": f'"{image.sha256}"'})
@@ -68,7 +68,7 @@ def test_a_copy_that_is_still_good_is_not_sent_again():
     assert Client().get(link(image), headers={"If-None-Match": '"other"'}).status_code == 200
 
 
-def test_a_head_request_names_the_size_without_the_file():
+def test_a_head_request_returns_the_size_without_the_file():
     image = make_image()
 
     answer = Client().head(link(image))
@@ -98,7 +98,7 @@ def test_forged_links_are_refused():
     problem(Client().get(f"{path}?{query}&download=maybe"), 400, "invalid_request")
 
 
-def test_a_link_ends(settings):
+def test_a_link_to_a_file_expires(settings):
     settings.LINK_SECONDS = 1
     url = link(make_image())
     assert Client().get(url).status_code == 200
@@ -108,7 +108,7 @@ def test_a_link_ends(settings):
     problem(Client().get(url), 403, "link_expired")
 
 
-def test_everybody_gets_the_same_link_for_a_while_so_that_caches_can_keep_it():
+def test_a_link_stays_the_same_for_a_while_so_that_caches_can_use_it():
     image = make_image()
 
     first = link(image)
@@ -117,7 +117,7 @@ def test_everybody_gets_the_same_link_for_a_while_so_that_caches_can_keep_it():
     assert link(image) == first
 
 
-def test_a_file_that_is_gone_is_said_to_be_gone(settings):
+def test_a_missing_file_is_reported_as_gone(settings):
     image = make_image()
     (Path(settings.MEDIA_ROOT) / image.file).unlink()
 
@@ -126,7 +126,7 @@ def test_a_file_that_is_gone_is_said_to_be_gone(settings):
 
 @pytest.mark.parametrize("is_file", [False, True])
 @pytest.mark.parametrize("path", [links.image_path, links.thumbnail_path])
-def test_where_the_whole_storage_is_away_no_image_is_said_to_be_gone(settings, path, is_file):
+def test_while_the_storage_is_unavailable_no_image_is_reported_as_gone(settings, path, is_file):
     image = make_image()
     folder = Path(settings.MEDIA_ROOT) / "images"
     folder.rename(folder.with_name("elsewhere"))
@@ -139,7 +139,7 @@ def test_where_the_whole_storage_is_away_no_image_is_said_to_be_gone(settings, p
         assert answer.status_code == 503 and "Retry-After" in answer
 
 
-def test_a_link_to_an_image_that_was_deleted_leads_nowhere():
+def test_a_link_to_a_deleted_image_is_not_found():
     image = make_image()
     url = link(image)
     image.delete()
@@ -158,7 +158,7 @@ def test_the_request_log_names_the_file_but_never_its_signature(caplog):
     assert not any("signature" in line for line in lines)
 
 
-def test_a_browser_saves_the_file_if_told_to():
+def test_a_browser_saves_the_file_on_request():
     image = make_image(job=make_job(status="succeeded", output_format="png"))
 
     saved, shown = Client().get(f"{link(image)}&download=1"), Client().get(link(image))
@@ -168,7 +168,7 @@ def test_a_browser_saves_the_file_if_told_to():
     assert saved.content == shown.content
 
 
-def test_what_was_removed_is_gone_and_what_never_was_is_unknown():
+def test_a_removed_image_is_gone_and_an_unknown_one_is_not_found():
     api = API()
     image = make_image(job=make_job(owner=api.owner, status="succeeded"))
     links_to_it = (link(image), links.thumbnail_path(image.id))
@@ -202,7 +202,7 @@ def test_every_image_has_a_thumbnail_behind_a_link_of_its_own(output_format: str
     assert int(Client().head(shown["thumbnail_url"])["Content-Length"]) == len(answer.content)
 
 
-def test_a_link_to_the_thumbnail_opens_nothing_else():
+def test_a_link_to_the_thumbnail_is_valid_for_nothing_else():
     image = make_image()
     for to, other in (("file", "thumbnail"), ("thumbnail", "file")):
         url = link(image) if to == "file" else links.thumbnail_path(image.id)
@@ -219,7 +219,7 @@ def test_the_thumbnail_of_an_image_whose_files_are_gone_is_gone():
 
 
 # --- in an object store ---------------------------------------------------------------------------
-def test_from_an_object_store_the_client_fetches_the_file_itself(bucket):
+def test_clients_are_redirected_to_files_in_an_object_store(bucket):
     image = make_image()
 
     answer = Client().get(link(image))
@@ -238,7 +238,9 @@ def test_from_an_object_store_the_client_fetches_the_file_itself(bucket):
     )
 
 
-def test_the_way_to_the_object_store_is_kept_no_longer_than_the_link_works(bucket, settings):
+def test_the_redirect_to_the_object_store_is_cached_no_longer_than_its_link_is_valid(
+    bucket, settings
+):
     settings.LINK_SECONDS = 100
 
     answer = Client().get(link(make_image()))
@@ -248,7 +250,7 @@ def test_the_way_to_the_object_store_is_kept_no_longer_than_the_link_works(bucke
     assert f"X-Amz-Expires={seconds + 60}&" in answer["Location"]
 
 
-def test_the_head_and_a_good_copy_are_answered_here(bucket):
+def test_head_and_conditional_requests_are_answered_without_a_redirect(bucket):
     image = make_image()
 
     head = Client().head(link(image))
@@ -258,7 +260,7 @@ def test_the_head_and_a_good_copy_are_answered_here(bucket):
     assert (copy.status_code, copy.content) == (304, b"")
 
 
-def test_an_object_store_that_clients_cannot_reach_is_read_for_them(bucket, settings):
+def test_files_of_a_private_object_store_are_sent_by_the_web_process(bucket, settings):
     settings.S3_DELIVERY = "serve"
     image = make_image()
 
@@ -270,7 +272,7 @@ def test_an_object_store_that_clients_cannot_reach_is_read_for_them(bucket, sett
     problem(Client().get(link(image)), 410, "image_gone")
 
 
-def test_an_object_store_that_is_away_is_said_to_be_for_now(bucket, settings):
+def test_an_unreachable_object_store_is_a_temporary_error(bucket, settings):
     from project.settings.storage import object_store
 
     image = make_image()
@@ -286,7 +288,7 @@ def test_an_object_store_that_is_away_is_said_to_be_for_now(bucket, settings):
 
 
 @pytest.mark.django_db(transaction=True)
-def test_a_process_with_the_variables_of_the_store_sends_clients_there(
+def test_a_web_process_configured_with_an_object_store_redirects_clients_to_it(
     bucket, object_store_url: str, tmp_path: Path
 ):
     image = make_image()
@@ -307,43 +309,43 @@ def test_a_process_with_the_variables_of_the_store_sends_clients_there(
         web.stop()
 
 
-def made_by(api: API, asked: dict) -> Image:
-    """The image of the only job, which this request submits."""
+def made_by(api: API, fields: dict) -> Image:
+    """Submit this request, the only job, and return its image."""
     make_embedding(encoder_fingerprint=make_release().encoder_fingerprint)
-    api.post("/v1/jobs", asked)
-    painter.make_pictures()
+    api.post("/v1/jobs", fields)
+    fake_worker.make_pictures()
     return Image.objects.get()
 
 
 @pytest.mark.parametrize("damage", ("empty", "same size", "removed"))
-def test_a_damaged_file_is_made_again_from_the_master_and_never_served(settings, damage):
-    """As a power cut leaves files that were not synced, and as disks rot."""
+def test_a_damaged_file_is_rendered_again_from_the_master_and_never_served(settings, damage):
+    """Damage as after a power cut without fsync, or by a failing disk."""
     api = API()
-    asked = {"variant": DEFAULT_SLUG, "seed": 7}
-    image = made_by(api, asked)
+    fields = {"variant": DEFAULT_SLUG, "seed": 7}
+    image = made_by(api, fields)
     path = settings.MEDIA_ROOT / image.file
     whole = path.read_bytes()
     spoil(path, damage)
 
     assert Client().get(link(image)).content == whole
     spoil(path, damage)
-    again = api.post("/v1/jobs", asked).json()
+    again = api.post("/v1/jobs", fields).json()
     assert (again["status"], again["cache"]) == ("succeeded", "hit")
     assert Client().get(again["images"][0]["url"]).content == whole
 
 
 @pytest.mark.parametrize("damage", ("empty", "same size", "removed"))
-def test_an_image_of_which_nothing_is_left_is_gone_and_computed_again(settings, damage):
+def test_an_image_without_any_intact_file_is_gone_and_computed_again(settings, damage):
     api = API()
-    asked = {"variant": DEFAULT_SLUG, "seed": 7}
-    image = made_by(api, asked)
+    fields = {"variant": DEFAULT_SLUG, "seed": 7}
+    image = made_by(api, fields)
     for name in (image.file, image.master):
         spoil(settings.MEDIA_ROOT / name, damage)
 
     problem(Client().get(link(image)), 410, "image_gone")
-    again = api.post("/v1/jobs", asked).json()
+    again = api.post("/v1/jobs", fields).json()
     assert again["status"] == "queued"
-    painter.make_pictures()
+    fake_worker.make_pictures()
     assert Client().get(link(image)).status_code == 200
 
 

@@ -10,9 +10,9 @@ from generation.jobs import estimates
 from generation.jobs import lifecycle as jobs
 from generation.models import Job
 from generation.realtime.hub import HEADER, SHELL, Wait
-from tests import painter
+from tests import fake_worker
 from tests.client import API, problem
-from tests.people import (
+from tests.factories import (
     make_embedding,
     make_image,
     make_job,
@@ -33,7 +33,7 @@ FIELDS = {
 
 @pytest.fixture
 def variant():
-    """An encoded variant of the catalogue, and an active student to ask."""
+    """An encoded variant of the catalogue, and an active student."""
     make_release(image_sizes=((64, 64), (128, 64)))
     variant = make_variant(slug="red-vase", text="a red vase")
     make_embedding(variant=variant)
@@ -41,7 +41,7 @@ def variant():
 
 
 # --- create ---------------------------------------------------------------------------------------
-def test_a_job_is_accepted_with_its_address_and_every_default_stated(variant):
+def test_a_job_is_accepted_with_its_url_and_every_default(variant):
     api = API()
 
     answer = api.post("/v1/jobs", {"variant": "red-vase"})
@@ -64,17 +64,17 @@ def test_a_job_is_accepted_with_its_address_and_every_default_stated(variant):
     assert (row.owner, row.seed) == (api.owner, job["seed"])
 
 
-def test_everything_that_may_be_asked_for_reaches_the_job(variant):
-    asked = {
+def test_every_parameter_reaches_the_job(variant):
+    fields = {
         "text": "A  red VASE", "n": 3, "seed": 7, "size": "128x64", "output_format": "png", "model": "student",
         "priority": 5,
     }  # fmt: skip
 
-    job = API().post("/v1/jobs", asked).json()
+    job = API().post("/v1/jobs", fields).json()
 
     assert job["variant"] == "red-vase"
     assert {name: job[name] for name in ("n", "seed", "size", "output_format", "priority")} == {
-        name: asked[name] for name in ("n", "seed", "size", "output_format", "priority")
+        name: fields[name] for name in ("n", "seed", "size", "output_format", "priority")
     }
 
 
@@ -98,7 +98,7 @@ def test_an_unknown_field_is_refused_by_name(variant, name: str):
         ("size", "64X64"), ("output_format", "gif"), ("variant", ""), ("variant", ["red-vase"]), ("priority", 1000),
     ],
 )  # fmt: skip
-def test_a_value_of_the_wrong_kind_is_refused_by_name(variant, field: str, value):
+def test_a_value_of_the_wrong_type_is_refused_by_name(variant, field: str, value):
     body = problem(
         API().post("/v1/jobs", {"variant": "red-vase", field: value}), 400, "invalid_request"
     )
@@ -107,7 +107,7 @@ def test_a_value_of_the_wrong_kind_is_refused_by_name(variant, field: str, value
 
 
 @pytest.mark.parametrize(
-    ("asked", "status", "code", "parameter"),
+    ("fields", "status", "code", "parameter"),
     [
         ({}, 400, "invalid_request", "variant"),
         ({"variant": "red-vase", "text": "a red vase"}, 400, "invalid_request", "variant"),
@@ -119,12 +119,12 @@ def test_a_value_of_the_wrong_kind_is_refused_by_name(variant, field: str, value
     ],
 )
 def test_a_refusal_names_the_parameter(
-    variant, asked: dict, status: int, code: str, parameter: str
+    variant, fields: dict, status: int, code: str, parameter: str
 ):
-    assert problem(API().post("/v1/jobs", asked), status, code)["parameter"] == parameter
+    assert problem(API().post("/v1/jobs", fields), status, code)["parameter"] == parameter
 
 
-def test_a_variant_without_an_embedding_is_refused_for_now(variant):
+def test_a_variant_without_an_embedding_is_refused_temporarily(variant):
     make_variant(slug="brand-new", text="a brand new cup")
 
     answer = API().post("/v1/jobs", {"variant": "brand-new"})
@@ -143,7 +143,9 @@ def test_a_variant_without_an_embedding_is_refused_for_now(variant):
         (b"\xff\xfe", "application/json", 400, "parse_error"),
     ],
 )
-def test_a_body_that_is_no_json_object_is_refused(body, content_type: str, status: int, code: str):
+def test_a_body_that_is_not_a_json_object_is_refused(
+    body, content_type: str, status: int, code: str
+):
     problem(API()._client.post("/v1/jobs", body, content_type=content_type), status, code)
 
 
@@ -171,7 +173,7 @@ def test_a_succeeded_job_shows_its_images_with_links_that_work():
         assert (file.status_code, len(file.content)) == (200, row["size_bytes"])
 
 
-def test_a_failed_job_says_why():
+def test_a_failed_job_has_its_error():
     api = API()
     job = make_job(
         owner=api.owner, status="failed", error_code="out_of_memory", error_detail="No room."
@@ -200,7 +202,7 @@ def test_the_text_on_a_job_is_the_one_its_images_were_made_from():
     assert api.get(f"/v1/jobs/{job.id}").json()["text"] == job.embedding.text
 
 
-def test_jobs_and_images_of_others_do_not_exist_for_an_owner():
+def test_jobs_and_images_of_other_owners_are_not_found():
     job = make_job(owner=make_user(username="somebody"), status="succeeded")
     image = make_image(job=job)
     api = API(owner=make_user(username="else"))
@@ -264,36 +266,36 @@ def test_cancel_ends_a_job_and_may_be_repeated():
     assert job.status == "canceled"
 
 
-def test_cancel_leaves_a_job_that_has_ended():
+def test_cancel_does_not_change_a_job_that_has_ended():
     api = API()
     job = make_job(owner=api.owner, status="succeeded")
 
     assert api.post(f"/v1/jobs/{job.id}/cancel").json()["status"] == "succeeded"
 
 
-# --- preferences, deadlines, keys of requests -----------------------------------------------------
+# --- preferences, deadlines, idempotency keys -----------------------------------------------------
 SHELLED = {"asgi.scope": {SHELL: ""}}
 
 
-def test_prefer_wait_holds_the_answer_to_the_post_and_says_so(variant):
+def test_prefer_wait_holds_the_answer_to_the_post_and_is_confirmed(variant):
     answer = API().post("/v1/jobs", {"variant": "red-vase"}, HTTP_PREFER="foo, wait=7", **SHELLED)
 
-    wait = asks_to_wait(answer)
+    wait = wait_of(answer)
     assert wait and (wait.seconds, wait.then) == (7, f"/v1/jobs/{answer.json()['id']}")
     assert answer["Preference-Applied"] == "wait=7"
     assert answer.status_code == 202 and answer["Location"].endswith(wait.then)
 
 
-def test_a_key_that_may_not_read_is_not_kept_waiting(variant):
+def test_a_key_without_the_read_scope_is_not_held(variant):
     api = API(scopes=["jobs:write"])
 
     answer = api.post("/v1/jobs", {"variant": "red-vase"}, HTTP_PREFER="wait=7", **SHELLED)
 
-    assert answer.status_code == 202 and asks_to_wait(answer) is None
+    assert answer.status_code == 202 and wait_of(answer) is None
     assert "Preference-Applied" not in answer
 
 
-def test_the_answer_to_a_post_that_waited_is_that_of_the_post(variant):
+def test_the_answer_after_a_wait_has_the_headers_of_the_post(variant):
     api = API()
     job = api.post("/v1/jobs", {"variant": "red-vase"}).json()
     again = {"asgi.scope": {SHELL: "POST"}, "HTTP_PREFER": "wait=7"}
@@ -316,7 +318,7 @@ def test_the_answer_to_a_post_that_waited_is_that_of_the_post(variant):
         (",;,=", None),
     ],
 )  # fmt: skip
-def test_preferences_are_applied_or_ignored_in_silence(variant, header: str, applied: str | None):
+def test_preferences_are_applied_or_silently_ignored(variant, header: str, applied: str | None):
     answer = API().post("/v1/jobs", {"variant": "red-vase"}, HTTP_PREFER=header)
 
     assert answer.status_code == 202
@@ -324,7 +326,7 @@ def test_preferences_are_applied_or_ignored_in_silence(variant, header: str, app
 
 
 @pytest.mark.parametrize(("header", "seconds"), [("15s", 15), ("1m", 60), ("2h", 7200), ("90", 90)])
-def test_cancel_after_sets_the_end_of_a_job(variant, header: str, seconds: int):
+def test_cancel_after_sets_the_deadline_of_a_job(variant, header: str, seconds: int):
     job = API().post("/v1/jobs", {"variant": "red-vase"}, HTTP_CANCEL_AFTER=header).json()
 
     row = Job.objects.get(id=job["id"])
@@ -334,13 +336,13 @@ def test_cancel_after_sets_the_end_of_a_job(variant, header: str, seconds: int):
 @pytest.mark.parametrize(
     "header", ["", "soon", "0s", "-5", "1.5s", "31d", "99999999999999s", "1s 2s"]
 )
-def test_a_cancel_after_that_is_no_duration_is_refused(variant, header: str):
+def test_an_invalid_cancel_after_is_refused(variant, header: str):
     answer = API().post("/v1/jobs", {"variant": "red-vase"}, HTTP_CANCEL_AFTER=header)
 
     assert problem(answer, 400, "invalid_request")["parameter"] == "Cancel-After"
 
 
-def test_reading_a_job_whose_time_is_over_ends_it():
+def test_reading_a_job_after_its_deadline_ends_it():
     api = API()
     now = timezone.now()
     job = make_job(owner=api.owner, created_at=now - timedelta(60), cancel_at=now)
@@ -352,17 +354,17 @@ def test_reading_a_job_whose_time_is_over_ends_it():
 
 def test_the_same_idempotency_key_gets_the_same_job(variant):
     api = API()
-    asked = {"variant": "red-vase", "n": 2}
-    first = api.post("/v1/jobs", asked, HTTP_IDEMPOTENCY_KEY='"order-7"').json()
+    fields = {"variant": "red-vase", "n": 2}
+    first = api.post("/v1/jobs", fields, HTTP_IDEMPOTENCY_KEY='"order-7"').json()
     again = api.post("/v1/jobs", {"n": 2, "variant": "red-vase"}, HTTP_IDEMPOTENCY_KEY="order-7")
 
     assert again.status_code == 202 and again.json()["id"] == first["id"]
     assert Job.objects.count() == 1
-    other = api.post("/v1/jobs", asked | {"n": 1}, HTTP_IDEMPOTENCY_KEY="order-7")
+    other = api.post("/v1/jobs", fields | {"n": 1}, HTTP_IDEMPOTENCY_KEY="order-7")
     problem(other, 422, "idempotency_key_reused")
     assert (
         API(owner=make_user(username="another"))
-        .post("/v1/jobs", asked, HTTP_IDEMPOTENCY_KEY="order-7")
+        .post("/v1/jobs", fields, HTTP_IDEMPOTENCY_KEY="order-7")
         .json()["id"]
         != first["id"]
     )
@@ -382,13 +384,13 @@ def test_a_refused_request_leaves_its_idempotency_key_free(variant):
 
 
 @pytest.mark.parametrize("header", ["", '""', "x" * 256, "schlüssel", "two\tcells"])
-def test_an_idempotency_key_that_is_none_is_refused(variant, header: str):
+def test_an_invalid_idempotency_key_is_refused(variant, header: str):
     answer = API().post("/v1/jobs", {"variant": "red-vase"}, HTTP_IDEMPOTENCY_KEY=header)
 
     assert problem(answer, 400, "invalid_request")["parameter"] == "Idempotency-Key"
 
 
-def test_who_has_the_answer_already_gets_304_until_it_changes():
+def test_an_unchanged_job_is_answered_with_304_to_its_etag():
     api = API()
     job = make_job(owner=api.owner)
     etag = api.get(f"/v1/jobs/{job.id}")["ETag"]
@@ -401,17 +403,17 @@ def test_who_has_the_answer_already_gets_304_until_it_changes():
     assert changed.status_code == 200 and changed["ETag"] != etag
 
 
-def test_whoever_waits_with_an_etag_is_held_all_the_same():
+def test_waiting_with_an_etag_holds_the_request_too():
     api = API()
     job = make_job(owner=api.owner)
     etag = api.get(f"/v1/jobs/{job.id}")["ETag"]
 
     held = api.get(f"/v1/jobs/{job.id}?wait=5", HTTP_IF_NONE_MATCH=etag, **SHELLED)
 
-    assert held.status_code == 200 and asks_to_wait(held)
+    assert held.status_code == 200 and wait_of(held)
 
 
-def test_the_queue_of_a_job_is_told_while_it_waits():
+def test_a_waiting_job_shows_its_place_and_estimate():
     api = API()
     first, second = make_job(owner=api.owner), make_job(owner=api.owner)
     estimates._served_by.cache_clear()
@@ -428,7 +430,7 @@ def test_the_queue_of_a_job_is_told_while_it_waits():
     assert api.get(f"/v1/jobs/{first.id}").json()["queue"] is None
 
 
-def test_a_list_is_filtered_by_what_its_jobs_are(variant):
+def test_jobs_are_filtered_by_variant_model_route_and_time(variant):
     api = API()
     old = make_job(owner=api.owner, created_at=timezone.now() - timedelta(days=2))
     new = api.post("/v1/jobs", {"variant": "red-vase"}).json()
@@ -446,34 +448,34 @@ def test_a_list_is_filtered_by_what_its_jobs_are(variant):
 
 
 # --- wait (the shell's part is in test_waiting) -----------------------------------------------------
-def asks_to_wait(answer) -> Wait | None:
+def wait_of(answer) -> Wait | None:
     return Wait.decode(answer[HEADER]) if HEADER in answer else None
 
 
-def test_the_wish_to_wait_names_the_channel_the_end_and_the_final_answer():
+def test_the_header_for_the_shell_has_channel_end_statuses_seconds_and_url():
     api = API()
     job = make_job(owner=api.owner)
     url = f"/v1/jobs/{job.id}?wait=12.5"
 
     answer = api.get(url, **{"asgi.scope": {SHELL: ""}})
 
-    assert asks_to_wait(answer) == Wait(
+    assert wait_of(answer) == Wait(
         f"retort:job:{job.id}", ("succeeded", "failed", "canceled"), 12.5, url
     )
 
 
-def test_nobody_is_asked_to_wait_without_a_shell_or_a_reason():
+def test_the_header_for_the_shell_is_set_only_for_a_shell_and_a_reason_to_wait():
     api = API()
     queued, ended = make_job(owner=api.owner), make_job(owner=api.owner, status="failed")
     shell = {"asgi.scope": {SHELL: ""}}
 
-    assert asks_to_wait(api.get(f"/v1/jobs/{queued.id}?wait=5")) is None
-    assert asks_to_wait(api.get(f"/v1/jobs/{queued.id}", **shell)) is None
-    assert asks_to_wait(api.get(f"/v1/jobs/{ended.id}?wait=5", **shell)) is None
+    assert wait_of(api.get(f"/v1/jobs/{queued.id}?wait=5")) is None
+    assert wait_of(api.get(f"/v1/jobs/{queued.id}", **shell)) is None
+    assert wait_of(api.get(f"/v1/jobs/{ended.id}?wait=5", **shell)) is None
 
 
 @pytest.mark.parametrize("wait", ["61", "-1", "soon", "nan", ""])
-def test_a_time_to_wait_that_is_none_is_refused(wait: str):
+def test_an_invalid_time_to_wait_is_refused(wait: str):
     api = API()
     job = make_job(owner=api.owner)
 
@@ -483,7 +485,7 @@ def test_a_time_to_wait_that_is_none_is_refused(wait: str):
 def test_a_job_answered_from_stored_images_is_finished_in_the_first_answer(variant):
     api = API()
     api.post("/v1/jobs", {"variant": "red-vase", "seed": 3})
-    painter.make_pictures()
+    fake_worker.make_pictures()
 
     answer = api.post("/v1/jobs", {"variant": "red-vase", "seed": 3, "output_format": "png"})
 

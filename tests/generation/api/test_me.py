@@ -1,15 +1,15 @@
-"""GET /v1/me: what a key may do, its limits and its use."""
+"""GET /v1/me: scopes, limits and use of a key."""
 
 import pytest
 
 from generation.models import OwnerLimits
 from tests.client import API, problem
-from tests.people import make_embedding, make_job, make_release, make_variant
+from tests.factories import make_embedding, make_job, make_release, make_variant
 
 pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("redis_server")]
 
 
-def test_any_key_reads_what_it_is():
+def test_any_key_can_read_its_own_data():
     api = API(scopes=["variants:read"])
     body = api.get("/v1/me").json()
     assert (body["username"], body["key"]["scopes"]) == ("owner", ["variants:read"])
@@ -20,12 +20,12 @@ def test_any_key_reads_what_it_is():
     problem(api.get("/v1/me", {"x": 1}), 400, "invalid_request")
 
 
-def test_limits_and_use_of_the_key_and_of_the_account_are_told():
+def test_limits_and_use_of_the_key_and_of_the_account_are_returned():
     make_release()
     make_embedding(variant=make_variant(slug="vase"))
     api = API(images_per_day=10, requests_per_minute=5)
     OwnerLimits.objects.create(owner=api.owner, images_per_day=20, max_queued_jobs=3)
-    make_job(owner=api.owner)  # of the page
+    make_job(owner=api.owner)  # submitted on the page
     assert api.post("/v1/jobs", {"variant": "vase", "n": 2}).status_code == 202
     body = api.get("/v1/me").json()
     key, account = body["of_key"], body["of_account"]
@@ -36,17 +36,17 @@ def test_limits_and_use_of_the_key_and_of_the_account_are_told():
 
 
 @pytest.mark.parametrize(
-    ("own", "of_key", "told"), [(None, None, 7), (0, None, None), (3, None, 3), (None, 9, None)]
+    ("own", "of_key", "expected"), [(None, None, 7), (0, None, None), (3, None, 3), (None, 9, None)]
 )
-def test_the_setting_is_the_limit_of_requests_where_no_other_is(settings, own, of_key, told):
+def test_the_setting_is_the_default_limit_of_requests(settings, own, of_key, expected):
     settings.REQUESTS_PER_MINUTE = 7
     api = API(**({} if of_key is None else {"requests_per_minute": of_key}))
     if own is not None:
         OwnerLimits.objects.create(owner=api.owner, requests_per_minute=own)
     body = api.get("/v1/me").json()
-    assert body["of_account"]["requests_per_minute"] == told
+    assert body["of_account"]["requests_per_minute"] == expected
     assert body["of_key"]["requests_per_minute"] == of_key
 
 
-def test_without_a_key_nothing_is_told(client):
+def test_without_a_key_the_request_is_refused(client):
     problem(client.get("/v1/me"), 401, "not_authenticated")

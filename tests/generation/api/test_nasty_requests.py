@@ -13,8 +13,8 @@ from django.urls import URLPattern, get_resolver
 
 from generation.models import Job
 from tests.client import API
-from tests.distillation.people import make_run
-from tests.people import (
+from tests.distillation.factories import make_run
+from tests.factories import (
     make_embedding,
     make_image,
     make_job,
@@ -72,7 +72,7 @@ HEADERS = [
     {"Transfer-Encoding": "chunked"}, {"Expect": "200-ok"}, {"X-Retort-Wait": "{"}, {"X-Retort-Stream": "{"},
     {"X-Retort-Settled": "1"},
 ]  # fmt: skip
-# A field at a time is spoilt: the others let it through to what reads it.
+# Valid bodies: one field at a time is replaced, so that the request reaches the code that reads the field.
 GOOD: dict[str, dict[str, Any]] = {
     "/v1/predictions": {"input": {"prompt": "a red vase"}, "version": "student-1"}
 }
@@ -99,7 +99,7 @@ PATHS = [
 
 @pytest.fixture(autouse=True)
 def quiet() -> Iterator[None]:
-    """Thousands of refusals are logged otherwise."""
+    """Silence the log, which would get thousands of refusals."""
     logging.disable(logging.CRITICAL)
     yield
     logging.disable(logging.NOTSET)
@@ -107,7 +107,7 @@ def quiet() -> Iterator[None]:
 
 @pytest.fixture
 def ids() -> dict[str, Any]:
-    """What the names in addresses stand for."""
+    """Values for the parameters of URLs."""
     make_release()
     make_embedding(variant=make_variant(slug="red-vase", text="a red vase"))
     api = API()
@@ -121,7 +121,7 @@ def ids() -> dict[str, Any]:
 
 
 def addresses(ids: dict[str, Any]) -> Iterator[tuple[str, set[str]]]:
-    """(path, methods) of the whole API."""
+    """Yield (path, methods) of the whole API."""
     patterns = [
         pattern
         for part in get_resolver().url_patterns
@@ -150,7 +150,7 @@ def writing(ids: dict[str, Any]) -> list[tuple[str, str]]:
 
 
 class Faults:
-    """Requests that were answered with 5xx; those that say when to come back are none."""
+    """Collect requests that were answered with 5xx, except those with a Retry-After."""
 
     def __init__(self, plain: str) -> None:
         self.found: list[str] = []
@@ -177,8 +177,8 @@ class Faults:
 
 
 @pytest.mark.parametrize("share", [4, pytest.param(1, marks=pytest.mark.slow)])
-def test_no_body_is_a_fault_of_ours(ids, share: int):
-    """Each route gets every share-th body, the next one those that follow: all bodies go through the one parser."""
+def test_no_body_causes_a_server_error(ids, share: int):
+    """Send every share-th body to each route, shifted by one per route: all bodies go through the one parser."""
     faults = Faults(ids["api"].plain)
     for number, (method, path) in enumerate(writing(ids)):
         for body in BODIES[number % share :: share]:
@@ -190,7 +190,7 @@ def test_no_body_is_a_fault_of_ours(ids, share: int):
 
 
 @pytest.mark.slow
-def test_no_value_of_a_field_is_a_fault_of_ours(ids):
+def test_no_value_of_a_field_causes_a_server_error(ids):
     faults = Faults(ids["api"].plain)
     schema = Client().get("/v1/openapi.json").json()
     for path, operations in schema["paths"].items():
@@ -202,7 +202,7 @@ def test_no_value_of_a_field_is_a_fault_of_ours(ids):
                     body = json.dumps(merged(good, place, value)).encode()
                     faults.send(method.upper(), known, body)
     assert faults.found == []
-    # What was not spoilt enough went all the way.
+    # Requests whose value was valid after all became jobs.
     assert set(Job.objects.values_list("via", flat=True)) >= {"jobs", "openai", "replicate"}
 
 
@@ -217,7 +217,7 @@ def merged(good: dict[str, Any], place: tuple[str, ...], value: Any) -> dict[str
 
 
 @pytest.mark.slow
-def test_no_header_is_a_fault_of_ours(ids):
+def test_no_header_causes_a_server_error(ids):
     faults = Faults(ids["api"].plain)
     for path, methods in addresses(ids):
         method = "POST" if "POST" in methods else "GET"
@@ -228,7 +228,7 @@ def test_no_header_is_a_fault_of_ours(ids):
 
 
 @pytest.mark.slow
-def test_no_query_and_no_path_is_a_fault_of_ours(ids):
+def test_no_query_and_no_path_causes_a_server_error(ids):
     faults = Faults(ids["api"].plain)
     for path, methods in addresses(ids):
         for query in QUERIES:
@@ -243,7 +243,7 @@ def test_no_query_and_no_path_is_a_fault_of_ours(ids):
 
 
 def fields(schema: dict[str, Any], operation: dict[str, Any]) -> Iterator[tuple[str, ...]]:
-    """Places in the body of an operation, as the description of the API has them."""
+    """Yield the places of all fields in the body of an operation, by the OpenAPI document."""
 
     def walk(part: dict[str, Any], at: tuple[str, ...]) -> Iterator[tuple[str, ...]]:
         for known in (part, *part.get("allOf", []), *part.get("oneOf", [])):
@@ -263,7 +263,7 @@ def fields(schema: dict[str, Any], operation: dict[str, Any]) -> Iterator[tuple[
     "charset",
     ["zlib", "utf-16", "idna", "nothing", '"', "x; charset*=utf-8''zlib", "x; y *=nothing''z"],
 )
-def test_a_charset_that_is_none_is_a_fault_of_nobody(web: Web, charset: str):
+def test_an_unknown_charset_causes_no_server_error(web: Web, charset: str):
     headers = {"Content-Type": f"application/json; charset={charset}"}
     headers["Authorization"] = f"Bearer {make_key()[1]}"
 
@@ -273,7 +273,7 @@ def test_a_charset_that_is_none_is_a_fault_of_nobody(web: Web, charset: str):
 
 
 @pytest.mark.django_db(transaction=True)
-def test_a_body_in_chunks_arrives_whole_or_is_too_large(web: Web):
+def test_a_chunked_body_arrives_complete_or_is_refused_as_too_large(web: Web):
     make_release()
     make_embedding(variant=make_variant(slug="red-vase", text="a red vase"))
     headers = {

@@ -1,6 +1,6 @@
-"""What belongs to an owner does not exist for others: over every route of the URLconf, those that come later as well.
+"""Objects of an owner are not found by others: over every route of the URLconf, future ones included.
 
-A route with a parameter that this test does not know makes it fail: say there whose it is.
+The tests fail for a route with an unknown parameter: add its values to the fixture `ids`.
 """
 
 from collections.abc import Iterator
@@ -11,11 +11,11 @@ from django.urls import URLPattern, URLResolver, get_resolver, reverse
 
 from generation.models import Delivery, Job, WebhookEndpoint
 from tests.client import API
-from tests.people import make_image, make_job, make_user
+from tests.factories import make_image, make_job, make_user
 
 pytestmark = pytest.mark.django_db
 
-# Of routes: what everybody with the scope shares.
+# Names of routes whose objects are shared by all keys with the scope.
 SHARED = {
     "variant": "the catalogue",
     "release": "releases",
@@ -33,16 +33,16 @@ SHARED = {
     "replicate-version": "",
     "openai-model": "releases under OpenAI's names",
 }
-# Without a key: a signature is the permission, or there is nothing to hide.
+# Routes without a key: a signature gives the permission, or the content is public.
 OPEN = {"image-file", "image-thumbnail", "problem", "schema", "docs", "guide", "problems"}
-# Any key will do, whatever its scopes.
+# Routes for any key, whatever its scopes.
 OF_ANY_KEY = {"me"}
-# With PUT a client makes its own under that name.
-MAKES_ITS_OWN = {("prediction", "PUT")}
+# With PUT a client creates its own object under the id.
+CREATES_ITS_OWN = {("prediction", "PUT")}
 
 
 def routes(patterns=None, prefix: str = "") -> Iterator[tuple[str, URLPattern]]:
-    """(path, pattern) of the API's."""
+    """Yield (path, pattern) of the routes of the API."""
     for pattern in get_resolver().url_patterns if patterns is None else patterns:
         path = prefix + str(pattern.pattern)
         if isinstance(pattern, URLResolver):
@@ -61,7 +61,7 @@ OWNED = [
     for path, pattern in routes()
     if pattern.pattern.converters and pattern.name not in SHARED
     for method in methods(pattern)
-    if (pattern.name, method) not in MAKES_ITS_OWN
+    if (pattern.name, method) not in CREATES_ITS_OWN
 ]
 LISTS = [
     pytest.param(pattern, id=path)
@@ -72,7 +72,7 @@ LISTS = [
 
 @pytest.fixture
 def job() -> Job:
-    """Somebody's, with everything that may hang on it."""
+    """A job with every kind of row that may refer to it."""
     owner = make_user(username="somebody")
     job = make_job(owner=owner, external_id="order-17")
     make_image(job=job)
@@ -88,7 +88,7 @@ def job() -> Job:
 
 
 def ids(job: Job) -> dict[str, list[object]]:
-    """What a parameter of a route may hold."""
+    """Values for the parameters of routes."""
     return {
         "job_id": [job.id],
         "prediction_id": [job.id, job.id.hex, job.external_id],
@@ -98,12 +98,12 @@ def ids(job: Job) -> dict[str, list[object]]:
     }
 
 
-def ask(api: API, method: str, path: str):
+def send(api: API, method: str, path: str):
     return api.get(path) if method == "GET" else getattr(api, method.lower())(path)
 
 
 def facts(job: Job) -> list:
-    """Of everything that is somebody's."""
+    """Return the state of everything that has an owner."""
     models = (Job, WebhookEndpoint, Delivery, type(job.images.get()))
     return [list(model.objects.order_by("pk").values()) for model in models]
 
@@ -115,7 +115,7 @@ def test_the_routes_are_found():
     assert len(OWNED) >= 5 and len(LISTS) >= 3
 
 
-def test_only_what_is_meant_to_be_open_needs_no_key():
+def test_only_the_open_routes_need_no_key():
     without = {pattern.name for _, pattern in routes() if not methods(pattern)}
 
     assert without <= OPEN | OF_ANY_KEY
@@ -124,13 +124,13 @@ def test_only_what_is_meant_to_be_open_needs_no_key():
 
 
 @pytest.mark.parametrize(("pattern", "method"), OWNED)
-def test_what_is_somebody_elses_does_not_exist(pattern: URLPattern, method: str, job: Job):
+def test_objects_of_another_owner_are_not_found(pattern: URLPattern, method: str, job: Job):
     before = facts(job)
     (parameter,) = pattern.pattern.converters
-    stranger = API(owner=make_user(username="stranger"))
+    other_owner = API(owner=make_user(username="stranger"))
 
     for value in ids(job)[parameter]:
-        answer = ask(stranger, method, reverse(pattern.name, args=[value]))
+        answer = send(other_owner, method, reverse(pattern.name, args=[value]))
 
         assert answer.status_code == 404, answer.content
         assert "somebody" not in answer.content.decode()
@@ -138,31 +138,31 @@ def test_what_is_somebody_elses_does_not_exist(pattern: URLPattern, method: str,
 
 
 @pytest.mark.parametrize(("pattern", "method"), OWNED)
-def test_for_its_owner_it_does(pattern: URLPattern, method: str, job: Job):
+def test_objects_are_found_by_their_owner(pattern: URLPattern, method: str, job: Job):
     (parameter,) = pattern.pattern.converters
     owner = API(owner=job.owner)
 
-    answer = ask(owner, method, reverse(pattern.name, args=[ids(job)[parameter][0]]))
+    answer = send(owner, method, reverse(pattern.name, args=[ids(job)[parameter][0]]))
 
     assert answer.status_code < 300, answer.content
 
 
 @pytest.mark.parametrize("pattern", LISTS)
-def test_no_list_shows_what_is_somebody_elses(pattern: URLPattern, job: Job):
-    stranger = API(owner=make_user(username="stranger"))
+def test_no_list_shows_objects_of_another_owner(pattern: URLPattern, job: Job):
+    other_owner = API(owner=make_user(username="stranger"))
 
-    body = stranger.get(reverse(pattern.name)).content.decode()
+    body = other_owner.get(reverse(pattern.name)).content.decode()
 
     for secret in (str(job.id), job.id.hex, job.external_id, "somebody"):
         assert secret not in body
 
 
-def test_who_takes_somebody_elses_name_for_a_prediction_gets_one_of_its_own(job: Job):
+def test_a_put_under_the_id_of_another_owners_prediction_creates_a_new_one(job: Job):
     before = Job.objects.filter(id=job.id).values().get()
-    stranger = API(owner=make_user(username="stranger"))
+    other_owner = API(owner=make_user(username="stranger"))
     path = reverse("prediction", args=[job.external_id])
 
-    answer = stranger.put(path, {"input": {"variant": job.variant.slug}})
+    answer = other_owner.put(path, {"input": {"variant": job.variant.slug}})
 
     assert answer.status_code in (201, 202), answer.content
     assert Job.objects.filter(id=job.id).values().get() == before

@@ -13,7 +13,7 @@ def parse(body: bytes) -> dict:
     return StrictJSON().parse(io.BytesIO(body))
 
 
-def test_an_object_is_read_as_it_is():
+def test_an_object_is_parsed_unchanged():
     body = '{"text": "ä 💥 \\ud83d\\ude00", "n": 2, "x": [1.5, null, true, {"y": ""}]}'
 
     assert parse(body.encode()) == {
@@ -25,7 +25,7 @@ def test_an_object_is_read_as_it_is():
 
 
 @pytest.mark.parametrize(
-    ("body", "said"),
+    ("body", "reason"),
     [
         (b"[1]", "one JSON object"),
         (b'"text"', "one JSON object"),
@@ -46,8 +46,8 @@ def test_an_object_is_read_as_it_is():
         (b'{"a": [' + b",".join([b"0"] * 1000) + b"]}", "more than 1000 values"),
     ],
 )
-def test_what_nobody_could_keep_is_refused_and_says_why(body: bytes, said: str):
-    with pytest.raises(APIException, match=said) as caught:
+def test_bodies_that_cannot_be_stored_are_refused_with_the_reason(body: bytes, reason: str):
+    with pytest.raises(APIException, match=reason) as caught:
         parse(body)
 
     assert caught.value.status_code == 400

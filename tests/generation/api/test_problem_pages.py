@@ -7,7 +7,7 @@ from django.test import Client
 from generation.errors import QueueFull
 from generation.jobs import submission
 from tests.client import API, problem
-from tests.people import make_job
+from tests.factories import make_job
 
 pytestmark = pytest.mark.django_db
 
@@ -17,7 +17,7 @@ def test_an_unknown_address_is_a_problem():
     problem(Client().get("/v1/jobs/"), 404, "not_found")
 
 
-def test_a_method_that_is_not_there_is_a_problem_that_names_the_others():
+def test_an_unsupported_method_is_a_problem_that_names_the_allowed_ones():
     answer = API().delete("/v1/jobs")
 
     problem(answer, 405, "method_not_allowed")
@@ -28,7 +28,7 @@ def test_an_accept_header_that_cannot_be_met_is_a_problem():
     problem(API().get("/v1/jobs", headers={"Accept": "application/xml"}), 406, "not_acceptable")
 
 
-def test_a_fault_of_ours_is_a_problem_without_our_insides(monkeypatch):
+def test_a_server_error_is_a_problem_without_internals(monkeypatch):
     def fault(*_: object, **__: object) -> None:
         raise RuntimeError("secret insides")
 
@@ -41,7 +41,7 @@ def test_a_fault_of_ours_is_a_problem_without_our_insides(monkeypatch):
     assert body["retryable"] is False
 
 
-def test_a_database_that_does_not_answer_is_said_to_be_away(monkeypatch):
+def test_an_unreachable_database_is_reported_as_a_problem(monkeypatch):
     def away(*_: object, **__: object) -> None:
         raise OperationalError("server closed the connection")
 
@@ -82,15 +82,17 @@ def test_a_problem_names_its_page_the_job_and_the_trace():
         "ff-" + "a" * 32 + "-00f067aa0ba902b7-01",
     ],
 )
-def test_a_trace_that_is_none_is_left_out(sent: str | None):
+def test_an_invalid_trace_is_left_out(sent: str | None):
     headers = {} if sent is None else {"traceparent": sent}
 
     assert "trace_id" not in problem(API().get("/v1/jobs/no", headers=headers), 404, "not_found")
 
 
-@pytest.mark.parametrize(("known", "said"), [(None, 2), (0, 2), (7, 7), (120, 120), (86_400, 120)])
-def test_a_retryable_problem_says_when_in_whole_seconds_and_never_too_late(
-    monkeypatch, known: int | None, said: int
+@pytest.mark.parametrize(
+    ("known", "expected"), [(None, 2), (0, 2), (7, 7), (120, 120), (86_400, 120)]
+)
+def test_a_retryable_problem_has_a_bounded_retry_after_in_whole_seconds(
+    monkeypatch, known: int | None, expected: int
 ):
     def full(*_: object, **__: object) -> None:
         raise QueueFull(retry_after=known)
@@ -99,11 +101,11 @@ def test_a_retryable_problem_says_when_in_whole_seconds_and_never_too_late(
 
     answer = API().post("/v1/jobs", {"variant": "x"})
 
-    assert problem(answer, 503, "queue_full")["retry_after"] == said
-    assert answer["Retry-After"] == str(said)
+    assert problem(answer, 503, "queue_full")["retry_after"] == expected
+    assert answer["Retry-After"] == str(expected)
 
 
-def test_a_fault_in_the_body_has_a_pointer_and_one_in_the_query_has_none():
+def test_an_error_in_the_body_has_a_pointer_and_one_in_the_query_has_none():
     body = problem(API().post("/v1/jobs", {"a/b~c": 1}), 400, "invalid_request")
     assert body["errors"][0]["pointer"] == "#/a~1b~0c"
 
@@ -111,11 +113,11 @@ def test_a_fault_in_the_body_has_a_pointer_and_one_in_the_query_has_none():
     assert (body["errors"][0]["parameter"], "pointer" in body["errors"][0]) == ("x", False)
 
 
-def test_a_host_that_is_not_ours_is_a_problem_that_needs_no_address():
+def test_a_foreign_host_is_a_problem_with_a_relative_type():
     body = problem(Client().get("/v1/jobs", headers={"Host": "nobody.example"}), 400, "bad_request")
 
     assert body["type"] == "/v1/problems/bad_request"
 
 
-def test_a_page_that_is_no_json_refuses_as_json():
+def test_html_pages_answer_refusals_with_json_problems():
     problem(Client().get("/v1/docs", headers={"Accept": "image/png"}), 406, "not_acceptable")

@@ -21,7 +21,7 @@ NOT_OVER_THE_API = {
     "detector_refused",  # of the admin and the commands
     "text_too_long",  # a log line and a state of the catalogue
 }
-NOT_OF_THE_FRAMEWORK = {"error", "invalid", "throttled"}  # no view of ours raises them
+NOT_OF_THE_FRAMEWORK = {"error", "invalid", "throttled"}  # no view of Retort raises them
 
 
 def codes() -> set[str]:
@@ -37,7 +37,7 @@ def codes() -> set[str]:
     return (ours | constants | framework) - NOT_OVER_THE_API - NOT_OF_THE_FRAMEWORK
 
 
-def test_every_code_that_a_client_can_meet_has_a_page():
+def test_every_code_that_a_client_can_receive_has_a_page():
     assert NOT_OVER_THE_API.isdisjoint(known.code for known in problems.known())
     assert {code for code in codes() if problems.find(code) is None} == set()
 
@@ -54,7 +54,7 @@ def test_facts_of_a_code_are_those_of_its_class():
 
 
 @pytest.mark.django_db
-def test_every_page_says_what_happened_and_what_to_do():
+def test_every_page_explains_the_cause_and_the_remedy():
     client = Client()
 
     for known in problems.known():
@@ -68,7 +68,7 @@ def test_every_page_says_what_happened_and_what_to_do():
 
 
 @pytest.mark.django_db
-def test_the_list_leads_to_every_page_and_loads_nothing_from_elsewhere():
+def test_the_list_links_to_every_page_and_loads_nothing_from_other_hosts():
     page = Client().get("/v1/problems").content.decode()
 
     linked = set(re.findall(r'href="/v1/problems/(\w+)"', page))
@@ -78,7 +78,7 @@ def test_the_list_leads_to_every_page_and_loads_nothing_from_elsewhere():
 
 
 @pytest.mark.django_db
-def test_a_code_that_nobody_has_has_no_page():
+def test_an_unknown_code_has_no_page():
     problem(Client().get("/v1/problems/nothing"), 404, "not_found")
     problem(Client().post("/v1/problems"), 405, "method_not_allowed")
     assert "queue_full" in Client().get("/v1/problems?utm_source=mail").content.decode()

@@ -3,7 +3,7 @@
 import pytest
 
 from tests.client import API, problem
-from tests.people import make_release
+from tests.factories import make_release
 
 pytestmark = pytest.mark.django_db
 

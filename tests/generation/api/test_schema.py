@@ -11,8 +11,8 @@ from drf_spectacular.generators import SchemaGenerator
 from generation.api import openapi
 from generation.models import Job
 from tests.client import API
-from tests.distillation.people import make_run
-from tests.people import (
+from tests.distillation.factories import make_run
+from tests.factories import (
     make_delivery,
     make_embedding,
     make_endpoint,
@@ -30,7 +30,7 @@ def schema() -> dict:
     return Client().get("/v1/openapi.json").json()
 
 
-def test_the_schema_is_valid_and_made_without_warnings(tmp_path):
+def test_the_schema_is_valid_and_generated_without_warnings(tmp_path):
     file = tmp_path / "schema.yml"
 
     call_command("spectacular", "--fail-on-warn", "--validate", "--file", str(file))
@@ -156,7 +156,7 @@ def test_every_body_has_an_example():
         assert example_of(operations()[name][2]) == openapi.BODIES[name]
 
 
-def test_the_examples_work_when_they_are_tried(redis_server, settings):
+def test_the_examples_are_accepted_as_requests(redis_server, settings):
     settings.OPENAI_WAIT_SECONDS = 0.1
     make_release(name="teacher", kind="teacher")
     make_release(covered_variants=["the-second"])
@@ -172,7 +172,7 @@ def test_the_examples_work_when_they_are_tried(redis_server, settings):
         if name == "pause_queue":
             names["name"] = "generation"
         answer = getattr(api, method)(path.format(**names), example_of(operation))
-        if name == "create_images":  # no worker is here: it waits in vain
+        if name == "create_images":  # no worker runs, so the wait times out
             assert answer.status_code in (503, 504), answer.content
         else:
             assert answer.status_code in (200, 201, 202), (name, answer.content)

@@ -6,7 +6,14 @@ import pytest
 
 from generation.models import AuditEntry, PromptVariant
 from tests.client import API, problem
-from tests.people import make_image, make_job, make_quality, make_release, make_user, make_variant
+from tests.factories import (
+    make_image,
+    make_job,
+    make_quality,
+    make_release,
+    make_user,
+    make_variant,
+)
 
 pytestmark = pytest.mark.django_db
 
@@ -30,7 +37,7 @@ def test_only_active_variants_are_shown():
     problem(api.get("/v1/variants/never-was"), 404, "not_found")
 
 
-def test_a_key_that_may_not_read_images_gets_none_as_examples():
+def test_a_key_that_may_not_read_images_gets_no_example_images():
     job = make_job(status="succeeded")
     make_image(job=job)
     catalogue_only = API(scopes=["variants:read", "variants:write"])
@@ -43,7 +50,7 @@ def test_a_key_that_may_not_read_images_gets_none_as_examples():
     assert API().get(address).json()["example"]
 
 
-def test_pages_lead_through_everything_once_and_back():
+def test_pages_visit_every_variant_once_in_both_directions():
     names = [f"variant-{number:02}" for number in range(7)]
     for name in names:
         make_variant(slug=name)
@@ -63,7 +70,7 @@ def test_pages_lead_through_everything_once_and_back():
     assert slugs(api.get(pages[2]["previous"])) == names[3:6]
 
 
-def test_search_looks_at_text_and_slug_and_tag_is_exact():
+def test_search_covers_text_and_slug_and_tags_match_exactly():
     make_variant(slug="one", text="a red glass vase", tags=["glass"])
     make_variant(slug="glass-two", text="a blue cup", tags=["glassware"])
     make_variant(slug="three", text="a green bowl")
@@ -83,7 +90,7 @@ def test_search_looks_at_text_and_slug_and_tag_is_exact():
         ({"limit": 101}, "limit"),
     ],
 )
-def test_a_query_that_is_not_understood_is_refused_by_name(query: dict, parameter: str):
+def test_an_invalid_query_parameter_is_refused_by_name(query: dict, parameter: str):
     body = problem(API().get("/v1/variants", query), 400, "invalid_request")
 
     assert [error["parameter"] for error in body["errors"]] == [parameter]
@@ -93,7 +100,7 @@ def test_a_query_that_is_not_understood_is_refused_by_name(query: dict, paramete
     "text", [b"", b"p=", b"p=no-date", b"o=many", b"p=%00", b"p=2026-01-01\xff"]
 )
 @pytest.mark.parametrize("path", ["/v1/variants", "/v1/jobs"])
-def test_a_made_up_cursor_is_refused(path: str, text: bytes):
+def test_an_invented_cursor_is_refused(path: str, text: bytes):
     for cursor in ("!!!", base64.b64encode(text).decode() or "="):
         answer = API().get(path, {"cursor": cursor})
 
@@ -104,7 +111,7 @@ def test_a_made_up_cursor_is_refused(path: str, text: bytes):
             problem(answer, 400, "invalid_request")
 
 
-def test_a_variant_says_who_serves_it_and_shows_the_owners_newest_image(settings):
+def test_a_variant_has_its_serving_release_and_the_owners_newest_image(settings):
     api = API()
     for slug in ("covered", "new"):
         make_variant(slug=slug)
@@ -170,13 +177,13 @@ def test_a_variant_is_added_and_is_in_the_audit_log():
         ({"text": "a mug", "tags": ["glass", "not-glass"]}, "prompt_invalid"),
     ],
 )
-def test_what_the_catalogue_refuses_is_not_added(body: dict, code: str):
+def test_a_variant_that_the_catalogue_refuses_is_not_added(body: dict, code: str):
     make_variant(slug="vase", text="a red vase")
     problem(API().post("/v1/variants", body), 400 if code == "invalid_request" else 422, code)
     assert PromptVariant.objects.count() == 1
 
 
-def test_a_text_with_images_is_changed_by_a_new_revision_alone():
+def test_a_text_with_images_is_changed_only_by_a_new_revision():
     api = API()
     vase = make_variant(slug="vase", text="a red vase", tags=["red"])
     make_image(job=make_job(variant=vase, status="succeeded"))
@@ -192,7 +199,7 @@ def test_a_text_with_images_is_changed_by_a_new_revision_alone():
     assert entry.detail == {"text": ["a red vase", "a blue vase"]}
 
 
-def test_a_variant_is_archived_and_comes_back():
+def test_a_variant_is_archived_and_activated_again():
     api = API()
     make_variant(slug="vase")
     assert api.patch("/v1/variants/vase", {"status": "archived"}).json()["status"] == "archived"
@@ -202,7 +209,7 @@ def test_a_variant_is_archived_and_comes_back():
     problem(api.patch("/v1/variants/never-was", {"tags": []}), 404, "not_found")
 
 
-def test_the_quality_is_that_of_the_release_that_serves(settings):
+def test_the_quality_is_that_of_the_serving_release(settings):
     settings.QUALITY_FLOOR = 0.5
     for slug in ("one", "two", "new"):
         make_variant(slug=slug)

@@ -1,4 +1,4 @@
-"""Webhooks over HTTP: named by a job, signed with the owner's secret, listed, enabled, replayed."""
+"""Webhooks over HTTP: requested by a job, signed with the owner's secret, listed, enabled, replayed."""
 
 from datetime import timedelta
 
@@ -8,7 +8,7 @@ from django.utils import timezone
 from generation.models import Delivery, Job, WebhookEndpoint
 from generation.webhooks import endpoints as webhooks
 from tests.client import API, problem
-from tests.people import (
+from tests.factories import (
     make_delivery,
     make_embedding,
     make_endpoint,
@@ -29,11 +29,11 @@ def api() -> API:
 
 
 @pytest.fixture
-def stranger() -> API:
+def other_owner() -> API:
     return API(owner=make_user(username="stranger"))
 
 
-# --- named by a job -------------------------------------------------------------------------------
+# --- webhooks of jobs -----------------------------------------------------------------------------
 @pytest.fixture
 def vase() -> str:
     make_release()
@@ -65,34 +65,40 @@ def test_a_job_names_its_webhook(api, vase):
         ({"webhook_events": ["completed"]}, "webhook_events"),
     ],
 )
-def test_what_is_wrong_with_a_webhook_is_said(api, vase, body: dict, parameter: str):
-    said = problem(api.post("/v1/jobs", {"variant": vase, **body}), 400, "invalid_request")
+def test_an_invalid_webhook_is_refused_with_its_parameter(api, vase, body: dict, parameter: str):
+    refusal = problem(api.post("/v1/jobs", {"variant": vase, **body}), 400, "invalid_request")
 
-    assert said["parameter"] == parameter if "parameter" in said else parameter in said["detail"]
+    assert (
+        refusal["parameter"] == parameter
+        if "parameter" in refusal
+        else parameter in refusal["detail"]
+    )
     assert not Job.objects.exists()
 
 
-def test_a_disabled_webhook_is_refused_with_what_to_do(api, vase):
+def test_a_disabled_webhook_is_refused_with_advice(api, vase):
     endpoint = webhooks.disable(
         make_endpoint(owner=api.owner, url=URL), "The response was 410 Gone."
     )
 
-    said = problem(api.post("/v1/jobs", {"variant": vase, "webhook": URL}), 409, "webhook_disabled")
+    refusal = problem(
+        api.post("/v1/jobs", {"variant": vase, "webhook": URL}), 409, "webhook_disabled"
+    )
 
-    assert f"/v1/webhooks/{endpoint.pk}/enable" in said["detail"]
+    assert f"/v1/webhooks/{endpoint.pk}/enable" in refusal["detail"]
     assert api.post(f"/v1/webhooks/{endpoint.pk}/enable").json()["state"] == "active"
     assert api.post("/v1/jobs", {"variant": vase, "webhook": URL}).status_code == 202
 
 
 # --- the secret -----------------------------------------------------------------------------------
-def test_the_secret_is_read_and_stays_the_same(api, stranger):
+def test_the_secret_is_read_and_stays_the_same(api, other_owner):
     answer = api.get("/v1/webhooks/default/secret")
 
     assert answer["Cache-Control"] == "no-store"
     key = answer.json()["key"]
     assert key.startswith("whsec_")
     assert api.get("/v1/webhooks/default/secret").json() == {"key": key}
-    assert stranger.get("/v1/webhooks/default/secret").json() != {"key": key}
+    assert other_owner.get("/v1/webhooks/default/secret").json() != {"key": key}
 
 
 def test_a_rotation_gives_a_new_secret(api):
@@ -112,7 +118,7 @@ def test_a_key_that_may_only_read_sees_no_secret():
 
 
 # --- endpoints ------------------------------------------------------------------------------------
-def test_endpoints_are_listed_with_their_state_and_what_waits(api, stranger):
+def test_endpoints_are_listed_with_their_state_and_waiting_deliveries(api, other_owner):
     soon = timezone.now() + timedelta(hours=1)
     job = make_job(owner=api.owner, status="succeeded")
     active = make_endpoint(owner=api.owner, url="https://a.example/")
@@ -133,7 +139,7 @@ def test_endpoints_are_listed_with_their_state_and_what_waits(api, stranger):
     assert (first["pending"], first["dead"]) == (1, 2)
     assert listed["https://b.example/"]["failures"] == 6
     assert listed["https://c.example/"]["disabled_reason"] == "Gone."
-    assert stranger.get("/v1/webhooks").json()["results"] == []
+    assert other_owner.get("/v1/webhooks").json()["results"] == []
 
 
 def test_a_list_of_endpoints_costs_the_same_for_many(api, django_assert_max_num_queries):
@@ -144,7 +150,7 @@ def test_a_list_of_endpoints_costs_the_same_for_many(api, django_assert_max_num_
         assert len(api.get("/v1/webhooks", {"limit": 25}).json()["results"]) == 25
 
 
-def test_enabling_tells_what_the_endpoint_is_like_then(api):
+def test_enabling_returns_the_new_state_of_the_endpoint(api):
     endpoint = webhooks.disable(make_endpoint(owner=api.owner, failures=9), "Gone.")
     make_delivery(endpoint=endpoint, status="dead")
 
@@ -162,8 +168,8 @@ def test_deliveries_are_listed_newest_first_by_status_and_job(api):
     )
     other = make_delivery(endpoint=endpoint, job=make_job(owner=api.owner, seed=2))
 
-    def listed(**asked) -> list[str]:
-        return [row["id"] for row in api.get("/v1/webhooks/deliveries", asked).json()["results"]]
+    def listed(**query) -> list[str]:
+        return [row["id"] for row in api.get("/v1/webhooks/deliveries", query).json()["results"]]
 
     assert listed() == [str(other.pk), str(second.pk), str(first.pk)]
     assert listed(status="dead") == [str(second.pk)]
@@ -174,7 +180,7 @@ def test_deliveries_are_listed_newest_first_by_status_and_job(api):
     assert shown["urls"]["job"].endswith(f"/v1/jobs/{first.job_id}")
 
 
-def test_pages_of_deliveries_follow_each_other(api):
+def test_deliveries_are_listed_page_by_page(api):
     endpoint = make_endpoint(owner=api.owner)
     job = make_job(owner=api.owner, status="succeeded")
     ids = [str(make_delivery(endpoint=endpoint, job=job).pk) for _ in range(5)]
@@ -210,18 +216,18 @@ def test_a_replay_to_a_disabled_endpoint_is_refused(api):
     problem(answer, 409, "webhook_disabled")
 
 
-def test_what_belongs_to_others_does_not_exist(api, stranger):
+def test_webhooks_of_other_owners_are_not_found(api, other_owner):
     endpoint = webhooks.disable(make_endpoint(owner=api.owner), "Gone.")
     delivery = make_delivery(endpoint=endpoint, status="dead")
 
-    assert stranger.get("/v1/webhooks/deliveries").json()["results"] == []
+    assert other_owner.get("/v1/webhooks/deliveries").json()["results"] == []
     for path in (
         f"/v1/webhooks/{endpoint.pk}/enable",
         f"/v1/webhooks/deliveries/{delivery.pk}/replay",
         f"/v1/webhooks/{10**30}/enable",
         "/v1/webhooks/deliveries/00000000-0000-0000-0000-000000000000/replay",
     ):
-        problem(stranger.post(path), 404, "not_found")
+        problem(other_owner.post(path), 404, "not_found")
     assert WebhookEndpoint.objects.get().disabled_at is not None
     assert Delivery.objects.get().status == "dead"
 
@@ -237,6 +243,6 @@ def test_what_belongs_to_others_does_not_exist(api, stranger):
     ],
 )
 def test_unknown_parameters_are_refused(api, path: str, parameter: str):
-    said = problem(api.get(path), 400, "invalid_request")
+    refusal = problem(api.get(path), 400, "invalid_request")
 
-    assert parameter in {error["parameter"] for error in said["errors"]}
+    assert parameter in {error["parameter"] for error in refusal["errors"]}

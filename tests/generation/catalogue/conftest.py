@@ -6,7 +6,7 @@ import pytest
 from django.conf import settings
 
 from generation.engine.prompts import tokens
-from tests.people import make_release
+from tests.factories import make_release
 
 STARTER = Path(settings.BASE_DIR) / "generation" / "starter" / "teacher"
 

@@ -18,8 +18,8 @@ from generation.models import Embedding, PromptVariant, Release
 from generation.releases import lifecycle as releases
 from generation.releases import registration
 from tests import tiny
+from tests.factories import make_variant
 from tests.generation.students import make_bundle
-from tests.people import make_variant
 
 pytestmark = pytest.mark.django_db
 
@@ -28,7 +28,7 @@ PROMPTS = {"vase": "a red vase", "mug": "a blue mug", "bowl": "a white bowl"}
 
 @pytest.fixture
 def teacher(tmp_path: Path) -> Path:
-    """Not registered: no text encoder is in use."""
+    """The folder of a teacher that is not registered, so that no text encoder is in use."""
     tiny.make_tiny_release(tmp_path / "teacher", name="teacher-1")
     return tmp_path / "teacher"
 
@@ -50,7 +50,7 @@ def encoded() -> set[str]:
     return set(Embedding.objects.filter(error="").values_list("variant__slug", flat=True))
 
 
-def test_registering_stores_exactly_what_the_encoder_would_have_given(
+def test_registering_stores_exactly_the_embeddings_of_the_encoder(
     student: Path, teacher: Path
 ) -> None:
     for slug, text in PROMPTS.items():
@@ -63,13 +63,13 @@ def test_registering_stores_exactly_what_the_encoder_would_have_given(
         row = Embedding.objects.get(variant__slug=slug)
         assert row.stored() == stored
         assert row.text == text
-    said = [log for log in logs if log["event"] == "embeddings_taken_from_release"]
-    assert [(log["release"], log["stored"]) for log in said] == [("student-1", 3)]
+    entries = [log for log in logs if log["event"] == "embeddings_taken_from_release"]
+    assert [(log["release"], log["stored"]) for log in entries] == [("student-1", 3)]
     assert catalogue.count_states()["encoded"] == 3
 
 
-def test_only_a_variant_of_the_same_slug_and_text_takes_the_embedding(student: Path) -> None:
-    make_variant(slug="vase", text="A  RED vase")  # as the catalogue compares: the same
+def test_only_a_variant_of_the_same_slug_and_text_gets_the_embedding(student: Path) -> None:
+    make_variant(slug="vase", text="A  RED vase")  # the same text after normalisation
     make_variant(slug="mug", text="a green mug")
     make_variant(slug="cup", text="a white bowl")
     make_variant(slug="bowl", text="a white bowl on it", status="draft")
@@ -78,7 +78,7 @@ def test_only_a_variant_of_the_same_slug_and_text_takes_the_embedding(student: P
     assert bundled_embeddings.store(registered) == 0
 
 
-def test_an_embedding_that_is_there_stays_and_a_failed_one_is_filled_in_place(
+def test_an_existing_embedding_is_kept_and_a_failed_one_is_replaced_in_place(
     student: Path, teacher: Path
 ) -> None:
     vase = make_variant(slug="vase", text="a red vase")
@@ -96,7 +96,7 @@ def test_an_embedding_that_is_there_stays_and_a_failed_one_is_filled_in_place(
     assert Embedding.objects.get(variant=vase).sha256 == "0" * 64
 
 
-def test_variants_that_come_later_are_served_by_the_encode_worker_without_an_encoder(
+def test_variants_added_later_get_bundled_embeddings_from_the_encode_worker(
     student: Path, redis_server
 ) -> None:
     register(str(student))
@@ -114,7 +114,7 @@ def test_variants_that_come_later_are_served_by_the_encode_worker_without_an_enc
     assert "Register the teacher" in states["new"][1]
 
 
-def test_the_encoder_comes_later_and_encodes_the_rest(
+def test_an_encoder_registered_later_encodes_the_rest(
     student: Path, teacher: Path, redis_server
 ) -> None:
     register(str(student))
@@ -127,13 +127,13 @@ def test_the_encoder_comes_later_and_encodes_the_rest(
     assert encoded() == {"new"}
 
 
-def test_rejected_releases_give_nothing(student: Path) -> None:
+def test_rejected_releases_provide_no_embeddings(student: Path) -> None:
     releases.reject(register(str(student)))
     make_variant(slug="vase", text="a red vase")
     assert bundled_embeddings.store_missing() == 0
 
 
-def test_a_file_that_changed_after_registering_is_not_believed(student: Path) -> None:
+def test_a_file_that_changed_after_registering_is_not_used(student: Path) -> None:
     registered = register(str(student))
     path = releases.folder(registered) / PROMPT_EMBEDS
     content = bytearray(path.read_bytes())
@@ -176,7 +176,7 @@ def _header(path: Path, change) -> None:
         ),
     ],
 )
-def test_a_bundle_whose_file_does_not_fit_its_manifest_is_refused_by_name(
+def test_a_bundle_whose_file_contradicts_its_manifest_is_refused_by_name(
     student: Path, change, words: str
 ) -> None:
     _header(student / PROMPT_EMBEDS, change)
@@ -201,7 +201,7 @@ def test_a_bundle_with_an_embedding_that_is_not_finite_is_refused(
     assert not Release.objects.exists()
 
 
-def test_a_release_without_embeddings_of_its_own_gives_none(teacher: Path) -> None:
+def test_a_release_without_bundled_embeddings_provides_none(teacher: Path) -> None:
     make_variant(slug="vase", text="a red vase")
     registered = register(str(teacher))
     assert bundled_embeddings.store(registered) == 0

@@ -1,11 +1,11 @@
-"""Cross table of the catalogue: kinds of tags, what a person chooses among them, counts by two tags."""
+"""Cross table of the catalogue: kinds of tags, choice of rows and columns, counts by two tags."""
 
 import pytest
 
 from generation.catalogue import crosstab
 from generation.catalogue.crosstab import Cell, Kind, Variant
 from generation.catalogue.standing import Overview
-from tests.people import cover, make_embedding, make_quality, make_release, make_variant
+from tests.factories import cover, make_embedding, make_quality, make_release, make_variant
 
 OBJECTS = Kind("vase", ("vase", "bowl", "mug"))
 COLOURS = Kind("red", ("red", "blue"))
@@ -38,19 +38,19 @@ def test_tags_of_no_known_kind_are_one_kind_the_most_frequent_first():
     assert Kind("a", tuple("abcd")).name == "a, b, c …"
 
 
-def test_without_known_kinds_and_tags_there_are_none(settings):
+def test_without_known_kinds_and_tags_there_are_no_kinds(settings):
     settings.TAG_KINDS = ""
     assert crosstab.kinds([variant("mug")]) == [Kind("other", ("mug",))]
     assert crosstab.kinds([variant("")]) == []
 
 
-# --- what a person chooses ------------------------------------------------------------------------
+# --- choice of rows and columns -------------------------------------------------------------------
 def choose(*found: Kind, rows: str = "", columns: str = "", wanted: tuple[str, ...] = ()):
     choice = crosstab.choose(found, rows=rows, columns=columns, wanted=wanted)
     return choice.rows, choice.columns, dict(choice.filters)
 
 
-def test_the_default_are_the_known_kinds_with_most_tags():
+def test_the_known_kinds_with_most_tags_are_the_default():
     every = COLOURS, OBJECTS, GROUNDS, OTHERS
     assert choose(*every) == (OBJECTS, COLOURS, {GROUNDS: "", OTHERS: ""})
     assert choose(*every, rows="nonsense", columns="") == choose(*every)
@@ -103,7 +103,7 @@ def test_filters_leave_out_variants_and_are_tags_of_each_cell_in_the_order_of_ki
     assert table[""][-1].tags == ("table",)
 
 
-def test_of_one_kind_a_cell_counts_variants_with_two_of_its_tags():
+def test_with_one_kind_a_cell_counts_variants_with_two_of_its_tags():
     choice = crosstab.choose([OTHERS], rows="", columns="", wanted=())
     table = dict(crosstab.table([variant("tall old"), variant("old")], [OTHERS], choice))
     assert [cell.count for cell in table["old"]] == [1, 2, 0, 0, 2]

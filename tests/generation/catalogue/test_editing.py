@@ -1,11 +1,11 @@
-"""Edits of prompt variants: status with undo, tags, and what the audit log has of them."""
+"""Edits of prompt variants: status with undo, tags, and their entries in the audit log."""
 
 import pytest
 
 from generation.catalogue import editing
 from generation.errors import InvalidRequest, PromptInvalid
 from generation.models import AuditEntry, PromptVariant
-from tests.people import make_variant
+from tests.factories import make_variant
 
 pytestmark = pytest.mark.django_db
 
@@ -17,7 +17,7 @@ def statuses() -> dict[str, str]:
     return dict(EVERY.values_list("slug", "status"))
 
 
-def test_a_change_of_status_is_undone_for_those_that_nobody_changed_since():
+def test_a_change_of_status_is_undone_for_variants_not_changed_since():
     for slug, status in (
         ("one", "active"),
         ("two", "draft"),
@@ -35,7 +35,7 @@ def test_a_change_of_status_is_undone_for_those_that_nobody_changed_since():
     assert statuses() == {"one": "active", "two": "draft", "three": "archived", "four": "draft"}
 
 
-def test_a_change_of_nothing_has_no_entry():
+def test_a_change_without_effect_has_no_audit_entry():
     make_variant()
     assert editing.set_status(EVERY, Status.ACTIVE) == editing.Change(0)
     assert editing.change_tags(EVERY, add=["red"]).count == 1
@@ -57,7 +57,7 @@ def test_tags_are_added_and_removed_and_must_not_contradict_each_other():
     }
 
 
-def test_what_has_no_status_before_it_cannot_be_undone():
+def test_an_entry_without_previous_statuses_cannot_be_undone():
     make_variant()
     change = editing.change_tags(EVERY, add=["red"])
     assert change.entry is not None

@@ -10,7 +10,7 @@ from generation.catalogue import encoding
 from generation.catalogue import variants as catalogue
 from generation.models import Embedding, PromptVariant
 from generation.releases import lifecycle as releases
-from tests.people import make_job, make_variant
+from tests.factories import make_job, make_variant
 
 pytestmark = pytest.mark.django_db
 
@@ -58,7 +58,7 @@ def test_batches_are_small_and_the_time_is_bounded(release, settings):
     assert seen == [2, 2, 1]
 
 
-def test_a_text_that_does_not_fit_fails_alone_with_the_reason_and_is_not_tried_again(release):
+def test_a_text_that_is_too_long_fails_alone_with_the_reason_and_is_not_retried(release):
     make_variant(slug="vase", text="a red vase")
     make_variant(slug="long", text=" ".join(["unfathomableness"] * 12))
 
@@ -82,11 +82,13 @@ def test_a_new_revision_is_encoded_and_the_old_embedding_stays(release):
     assert list(texts) == [(1, "a red vase"), (2, "a blue vase")]
 
 
-def test_a_damaged_embedding_is_made_good_in_place_with_the_same_bytes(release):
+def test_a_damaged_embedding_is_restored_in_place_with_the_same_bytes(release):
     variant = make_variant(text="a red vase")
     encoding.encode_missing()
     sound = Embedding.objects.get()
-    make_job(variant=variant, embedding=sound, release=release)  # so it cannot be deleted
+    make_job(
+        variant=variant, embedding=sound, release=release
+    )  # so that the embedding cannot be deleted
     Embedding.objects.update(data=b"\0" * len(sound.data))
 
     assert catalogue.encode_again(PromptVariant.objects.all()) == 1
@@ -101,13 +103,13 @@ def test_a_damaged_embedding_is_made_good_in_place_with_the_same_bytes(release):
     assert again.error == ""
 
 
-def test_an_encoder_that_is_gone_is_told_at_every_variant_and_its_return_mends_them(release):
+def test_a_missing_encoder_is_an_error_of_every_variant_until_it_returns(release):
     make_variant(slug="vase", text="a red vase")
     folder = releases.folder(release)
     away = folder.with_name("away")
     folder.rename(away)
 
-    assert encoding.encode_missing() == 0  # nothing that trying again at once would mend
+    assert encoding.encode_missing() == 0  # nothing that an immediate retry would repair
     row = catalogue.with_states(PromptVariant.objects.all()).get()
     assert row.embedding_state == "failed"
     assert row.embedding_reason.startswith(catalogue.ENCODER_UNAVAILABLE)

@@ -13,7 +13,7 @@ from generation.errors import InvalidRequest
 from generation.jobs import submission
 from generation.jobs.job_request import JobRequest
 from generation.models import AuditEntry, Job, PromptVariant
-from tests.people import (
+from tests.factories import (
     make_embedding,
     make_image,
     make_job,
@@ -65,7 +65,7 @@ def test_a_changed_text_is_a_new_revision(tmp_path):
     assert report.updated == 1
     vase = PromptVariant.objects.get()
     assert (vase.text, vase.normalized_text, vase.revision) == ("a blue vase", "a blue vase", 2)
-    assert vase.tags == ["glass"]  # the file has no such column
+    assert vase.tags == ["glass"]  # the file has no column of tags
 
 
 def test_every_wrong_row_is_named_and_nothing_is_written(tmp_path):
@@ -106,7 +106,7 @@ def test_a_dry_run_reports_and_writes_nothing(tmp_path):
     assert texts() == {}
 
 
-def test_the_text_behind_images_changes_only_when_new_revisions_are_asked_for(tmp_path):
+def test_the_text_of_images_changes_only_when_new_revisions_are_requested(tmp_path):
     embedding = make_embedding(variant=make_variant(slug="vase", text="a red vase"))
     make_image(job=make_job(embedding=embedding, status=Job.Status.SUCCEEDED))
     file = write(tmp_path, "slug,text\nvase,a blue vase\n")
@@ -143,7 +143,7 @@ def test_a_file_that_is_not_a_catalogue_is_refused_as_a_whole(tmp_path, name, co
         import_export.import_file(write(tmp_path, content, name))
 
 
-def test_a_missing_file_is_said_so(tmp_path):
+def test_a_missing_file_is_reported(tmp_path):
     with pytest.raises(InvalidRequest, match="No such file"):
         import_export.import_file(tmp_path / "none.csv")
 
@@ -162,7 +162,7 @@ def test_objects_of_a_json_file_may_have_their_keys_in_any_order_and_leave_some_
 
 
 @pytest.mark.parametrize("name", ["out.csv", "out.json"])
-def test_what_is_exported_is_imported_unchanged(tmp_path, name):
+def test_an_export_is_imported_unchanged(tmp_path, name):
     make_variant(
         slug="vase", text="a red, “glass” vase", tags=["glass", "still life"], notes="a\nb"
     )
@@ -193,7 +193,7 @@ def test_thousands_of_rows_take_few_queries(tmp_path, django_assert_max_num_quer
 
 
 @pytest.mark.django_db(transaction=True)
-def test_an_import_asks_for_encoding_once_and_a_dry_run_does_not(tmp_path, redis_server):
+def test_an_import_requests_encoding_once_and_a_dry_run_does_not(tmp_path, redis_server):
     file = write(tmp_path, "text\na red vase\na blue jug\n")
     import_export.import_file(file, dry_run=True)
     assert redis_server.llen("encode") == 0
@@ -204,7 +204,7 @@ def test_an_import_asks_for_encoding_once_and_a_dry_run_does_not(tmp_path, redis
 @pytest.mark.parametrize(
     "notes", ['=HYPERLINK("http://x","y")', "+1", "-1", "@SUM(A1)", "\t=1", "'=1", "''", "it's"]
 )
-def test_no_cell_of_an_export_is_a_formula_and_the_import_reads_it_as_it_was(tmp_path, notes: str):
+def test_no_cell_of_an_export_is_a_formula_and_the_import_restores_it(tmp_path, notes: str):
     make_variant(slug="vase", text="a red vase", notes=notes, tags=["=1+1"])
     path = tmp_path / "catalogue.csv"
     import_export.export_file(path)
@@ -217,7 +217,7 @@ def test_no_cell_of_an_export_is_a_formula_and_the_import_reads_it_as_it_was(tmp
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "cp1252", "utf-16"])
 @pytest.mark.parametrize("mark", [",", ";", "\t"])
-def test_files_of_spreadsheets_are_read_whatever_their_encoding_and_separator(
+def test_files_of_spreadsheets_are_read_in_any_encoding_and_with_any_separator(
     tmp_path, encoding: str, mark: str
 ):
     lines = [["text", "tags", "notes"], ["a café vase", "glass|red", "für, Ä; 5 €"]]
@@ -260,7 +260,7 @@ def test_the_template_is_a_file_that_can_be_imported(tmp_path):
     assert PromptVariant.objects.get().tags == ["vase", "red", "glass"]
 
 
-def test_an_import_is_in_the_audit_log_with_what_it_brought_and_a_dry_run_is_not(tmp_path):
+def test_an_import_is_in_the_audit_log_with_its_changes_and_a_dry_run_is_not(tmp_path):
     make_variant(slug="same", text="a mug")
     file = write(tmp_path, "text\na mug\na red vase\na jug\n")
     import_export.import_file(file, dry_run=True)

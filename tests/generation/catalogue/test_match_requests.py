@@ -14,31 +14,31 @@ QUESTION = Question("a red vase", "e" * 64, "1.1.1")
 ANSWER = Answer((Near(7, 0.99), Near(8, 0.5, "it does not have the word “red”")))
 
 
-def test_an_answer_reaches_who_waits_for_it():
-    asked = match_requests.put(QUESTION, seconds=5)
-    assert asked
+def test_an_answer_reaches_the_waiting_process():
+    question_id = match_requests.put(QUESTION, seconds=5)
+    assert question_id
     taken: list[tuple[str, Question] | None] = []
 
     def work() -> None:
         time.sleep(0.2)
         taken.append(match_requests.take())
-        match_requests.answer(asked, QUESTION, ANSWER)
+        match_requests.answer(question_id, QUESTION, ANSWER)
 
     worker = threading.Thread(target=work)
     worker.start()
 
-    assert match_requests.wait(asked, seconds=5) == ANSWER
+    assert match_requests.wait(question_id, seconds=5) == ANSWER
     worker.join()
-    assert taken == [(asked, QUESTION)]
+    assert taken == [(question_id, QUESTION)]
 
 
-def test_questions_are_taken_once_the_oldest_first():
+def test_questions_are_taken_once_and_oldest_first():
     first, second = match_requests.put(QUESTION, seconds=5), match_requests.put(QUESTION, seconds=5)
     assert [match_requests.take(), match_requests.take()] == [(first, QUESTION), (second, QUESTION)]
     assert match_requests.take() is None
 
 
-def test_what_nobody_has_taken_waits():
+def test_a_question_that_was_not_taken_is_waiting():
     assert not match_requests.are_waiting()
     match_requests.put(QUESTION, seconds=5)
     assert match_requests.are_waiting()
@@ -46,21 +46,21 @@ def test_what_nobody_has_taken_waits():
     assert not match_requests.are_waiting()
 
 
-def test_a_question_that_nobody_waits_for_any_more_is_dropped(redis_server):
+def test_an_abandoned_question_is_dropped(redis_server):
     given_up = match_requests.put(QUESTION, seconds=5)
     waits = match_requests.put(QUESTION, seconds=5)
-    redis_server.delete(match_requests.ASKED + str(given_up))  # as its time does
+    redis_server.delete(match_requests.ASKED + str(given_up))  # as its expiry does
     assert match_requests.take() == (waits, QUESTION)
 
 
-def test_no_answer_in_time_is_none():
-    asked = match_requests.put(QUESTION, seconds=1)
+def test_a_timeout_returns_none():
+    question_id = match_requests.put(QUESTION, seconds=1)
     started = time.monotonic()
-    assert match_requests.wait(str(asked), seconds=1) is None
+    assert match_requests.wait(str(question_id), seconds=1) is None
     assert time.monotonic() - started < 30
 
 
-def test_an_answer_is_known_for_an_hour_to_the_same_question_alone(redis_server):
+def test_an_answer_is_cached_for_an_hour_for_the_same_question_only(redis_server):
     match_requests.answer("1", QUESTION, ANSWER)
     assert match_requests.known(QUESTION) == ANSWER
     assert 3500 < redis_server.ttl(QUESTION.key) <= 3600
@@ -72,18 +72,18 @@ def test_an_answer_is_known_for_an_hour_to_the_same_question_alone(redis_server)
         assert match_requests.known(other) is None
 
 
-def test_a_failure_is_told_and_not_kept():
-    asked = match_requests.put(QUESTION, seconds=5)
-    match_requests.answer(str(asked), QUESTION, Answer(failure="no encoder"))
-    assert match_requests.wait(str(asked), seconds=1) == Answer(failure="no encoder")
+def test_a_failure_is_returned_and_not_cached():
+    question_id = match_requests.put(QUESTION, seconds=5)
+    match_requests.answer(str(question_id), QUESTION, Answer(failure="no encoder"))
+    assert match_requests.wait(str(question_id), seconds=1) == Answer(failure="no encoder")
     assert match_requests.known(QUESTION) is None
 
 
-def test_questions_and_answers_that_nobody_reads_do_not_pile_up(redis_server):
+def test_unread_questions_and_answers_do_not_accumulate(redis_server):
     for _ in range(match_requests.MOST_WAITING + 10):
         match_requests.put(QUESTION, seconds=60)
     match_requests.answer("unread", QUESTION, ANSWER)
     assert redis_server.llen(match_requests.WAITING) == match_requests.MOST_WAITING
     assert 0 < redis_server.ttl(match_requests.ANSWERED + "unread") <= match_requests.UNREAD_SECONDS
-    asked = redis_server.keys(match_requests.ASKED + "*")
-    assert asked and all(0 < redis_server.ttl(key) <= 60 for key in asked)
+    question_id = redis_server.keys(match_requests.ASKED + "*")
+    assert question_id and all(0 < redis_server.ttl(key) <= 60 for key in question_id)

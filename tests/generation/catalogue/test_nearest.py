@@ -15,7 +15,7 @@ from generation.errors import VariantNotFound
 from generation.infra import heartbeat
 from generation.models import Embedding, PromptVariant
 from generation.releases import lifecycle as releases
-from tests.people import make_variant, make_worker
+from tests.factories import make_variant, make_worker
 
 pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("redis_server")]
 
@@ -46,17 +46,17 @@ def variants(release) -> list[PromptVariant]:
 
 
 def ask(text: str) -> Answer:
-    """Through Redis, as the web process does."""
+    """Send a question through Redis, as the web process does, and return the answer."""
     (fingerprint,) = releases.fingerprints_in_use()
     question = Question(text, fingerprint, matching.stamp(fingerprint))
-    asked = str(match_requests.put(question, seconds=5))
+    question_id = str(match_requests.put(question, seconds=5))
     nearest.answer_waiting()
-    answer = match_requests.wait(asked, seconds=1)
+    answer = match_requests.wait(question_id, seconds=1)
     assert answer
     return answer
 
 
-def test_a_text_is_nearest_to_the_variant_that_says_it(variants):
+def test_a_text_is_nearest_to_the_variant_with_the_same_words(variants):
     for variant in variants:
         answer = ask(variant.text)
         assert (answer.near[0].variant_id, answer.near[0].objection) == (variant.pk, "")
@@ -86,14 +86,14 @@ def test_punctuation_does_not_matter(variants):
     assert len(ask("!!!").near) == nearest.SHOWN
 
 
-def test_words_that_tell_texts_apart_object(variants):
+def test_distinguishing_words_are_objections(variants):
     for text, word in (
         (f"not {TEXTS[0]}", "“not”"),
         ("a red glass vase and a bowl on a wooden table", "“bowl”"),
         ("a red glass jug on a wooden table", "“jug”"),
     ):
-        said = {near.variant_id: near.objection for near in ask(text).near}
-        assert word in said[variants[0].pk], said
+        objections = {near.variant_id: near.objection for near in ask(text).near}
+        assert word in objections[variants[0].pk], objections
 
 
 def test_a_text_beyond_the_encoders_tokens_has_neighbours_but_no_match(variants):
@@ -102,7 +102,7 @@ def test_a_text_beyond_the_encoders_tokens_has_neighbours_but_no_match(variants)
     assert all("words, and the text encoder reads 77" in near.objection for near in answer.near)
 
 
-def test_a_changed_catalogue_is_read_again_and_only_what_is_new(variants):
+def test_after_a_change_of_the_catalogue_only_new_embeddings_are_read(variants):
     ask(TEXTS[0])
     (index,) = nearest._indexes.values()
     read: list[int] = []
@@ -129,7 +129,7 @@ def test_a_changed_catalogue_is_read_again_and_only_what_is_new(variants):
     assert read == [1, 0, 1]
 
 
-def test_of_a_stored_embedding_only_the_vector_is_read(variants):
+def test_only_the_vector_of_a_stored_embedding_is_read(variants):
     with CaptureQueriesContext(connection) as queries:
         ask(TEXTS[0])
     statements = [query["sql"] for query in queries]
@@ -147,21 +147,21 @@ def test_an_empty_catalogue_has_no_neighbours(release):
     assert ask("a red vase") == Answer()
 
 
-def test_an_encoder_that_cannot_be_loaded_is_a_failure_that_says_so(variants):
+def test_an_encoder_that_cannot_be_loaded_is_answered_with_the_reason(variants):
     (fingerprint,) = releases.fingerprints_in_use()
     (release,) = releases.encoders_in_use()
     encoding._encoders.clear()
     releases.folder(release).rename(releases.folder(release).with_name("away"))
     assert "cannot be loaded" in ask("a red vase").failure
-    stranger = Question("a red vase", "f" * 64, "1")
-    asked = str(match_requests.put(stranger, seconds=5))
+    unanswerable = Question("a red vase", "f" * 64, "1")
+    question_id = str(match_requests.put(unanswerable, seconds=5))
     nearest.answer_waiting()
-    answer = match_requests.wait(asked, seconds=1)
+    answer = match_requests.wait(question_id, seconds=1)
     assert answer and "cannot be loaded" in answer.failure
     assert fingerprint
 
 
-def test_a_failure_nobody_foresaw_is_answered_and_the_next_question_too(variants, monkeypatch):
+def test_an_unexpected_failure_is_answered_and_so_is_the_next_question(variants, monkeypatch):
     ask(TEXTS[0])
     (index,) = nearest._indexes.values()
     monkeypatch.setattr(index, "nearest", lambda text: 1 / 0)
@@ -170,8 +170,8 @@ def test_a_failure_nobody_foresaw_is_answered_and_the_next_question_too(variants
     assert ask("a red vase").near
 
 
-def test_who_waits_for_a_match_does_not_wait_for_a_long_encoding(release, monkeypatch):
-    """Thirty texts take a second here; the answer comes after the first eight."""
+def test_a_match_does_not_wait_for_a_long_encoding(release, monkeypatch):
+    """Thirty texts take a second here; the question is answered after the first eight."""
     encoder = encoding.load(release)
     assert encoder
     encode = encoder.encode
@@ -212,10 +212,10 @@ def test_the_tasks_of_the_encode_worker_answer_questions(variants):
 
 
 def test_web_and_worker_together_match_and_refuse(variants):
-    """The real threshold on the toy encoder's own texts: the same words are one, others are not."""
+    """The real threshold on the toy encoder's own texts: the same words match, others do not."""
     make_worker(name="encode", queue="encode")
     (fingerprint,) = releases.fingerprints_in_use()
-    for text in (f"{TEXTS[0]}!", "a dog"):  # asked before: the test has one thread
+    for text in (f"{TEXTS[0]}!", "a dog"):  # put in advance, since the test has one thread
         question = Question(text, fingerprint, matching.stamp(fingerprint))
         match_requests.put(question, seconds=5)
     nearest.answer_waiting()
@@ -225,7 +225,7 @@ def test_web_and_worker_together_match_and_refuse(variants):
 
 
 # --- messages -------------------------------------------------------------------------------------
-def test_the_message_of_a_question_that_was_lost_is_sent_again(transactional_db, redis_server):
+def test_the_lost_message_of_a_question_is_sent_again(transactional_db, redis_server):
     match_requests.put(Question("a red vase", "e" * 64, "1"), seconds=60)
     nearest.begin()
     try:

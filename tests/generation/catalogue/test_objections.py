@@ -9,30 +9,30 @@ VOCABULARY = set(objections.words("a an on red blue glass clay vase bowl wooden 
 KNOWN = VOCABULARY | set(objections.words("photo of the in with not under two crimson"))
 
 
-def objection(asked: str, text: str = VASE) -> str:
+def objection(requested: str, text: str = VASE) -> str:
     return objections.objection(
-        asked, text, vocabulary=VOCABULARY, is_split=lambda word: word not in KNOWN
+        requested, text, vocabulary=VOCABULARY, is_split=lambda word: word not in KNOWN
     )
 
 
 @pytest.mark.parametrize(
-    "asked",
+    "requested",
     [
         "the red glass vase on the wooden table",
         "red glass vase, wooden table.",
         "a photo of a vase of red glass with a wooden table",
         "on a wooden table a glass vase in red",
-        "a crimson glass vase on a wooden table",  # a word that the encoder knows: the vectors decide
+        "a crimson glass vase on a wooden table",  # a word of the encoder's vocabulary: the vectors decide
         "a red glas vase on a wooden tabel",
         "a red glass vase on wooden tables",
     ],
 )
-def test_other_words_for_the_same_are_left_to_the_vectors(asked):
-    assert objection(asked) == ""
+def test_synonyms_are_no_objection(requested):
+    assert objection(requested) == ""
 
 
 @pytest.mark.parametrize(
-    ("asked", "said"),
+    ("requested", "expected"),
     [
         ("not a red glass vase on a wooden table", "only one of the two texts has the word “not”"),
         (
@@ -57,16 +57,16 @@ def test_other_words_for_the_same_are_left_to_the_vectors(asked):
         ),
     ],
 )
-def test_a_word_that_tells_the_two_apart_objects(asked, said):
-    assert objection(asked) == said
+def test_a_distinguishing_word_is_an_objection(requested, expected):
+    assert objection(requested) == expected
 
 
-def test_a_negation_of_the_variant_must_be_asked_for_as_well():
+def test_a_negation_of_the_variant_must_be_in_the_request_too():
     assert objection("a vase with a bowl", "a vase without a bowl") != ""
     assert objection("the vase without the bowl", "a vase without a bowl") == ""
 
 
-def test_a_slip_stands_for_one_word_only():
+def test_two_typos_of_one_word_are_an_objection():
     assert objection("a red glas glaass vase on a wooden table") != ""
 
 
@@ -78,12 +78,12 @@ def test_a_slip_stands_for_one_word_only():
         ("galss", "glass", True),
         ("vases", "vase", True),
         ("grass", "glass", False),
-        ("lass", "glass", False),  # the first letter is seldom the wrong one
+        ("lass", "glass", False),  # typos rarely concern the first letter
         ("string", "ring", False),
         ("vase", "vessel", False),
     ],
 )
-def test_a_slip_is_a_letter_missing_too_many_or_swapped(word, meant, is_typo):
+def test_a_typo_is_a_missing_additional_or_swapped_letter(word, meant, is_typo):
     assert objections.is_typo(word, meant) is is_typo
 
 
@@ -92,6 +92,6 @@ def test_punctuation_can_be_left_out():
     assert objections.plain("!!!") == ""
 
 
-def test_a_text_without_words_objects_to_nothing_and_breaks_nothing():
+def test_a_text_without_words_causes_no_objection_and_no_error():
     assert objection("!!! …") == ""
     assert objections.words("") == []

@@ -4,7 +4,7 @@ import pytest
 
 from generation.catalogue.standing import Overview, Standing
 from generation.models import PromptVariant, Release
-from tests.people import cover, make_embedding, make_quality, make_release, make_variant
+from tests.factories import cover, make_embedding, make_quality, make_release, make_variant
 
 pytestmark = pytest.mark.django_db
 
@@ -24,28 +24,28 @@ def student() -> Release:
     return student
 
 
-def of(standing: str) -> set[str]:
+def slugs_of(standing: str) -> set[str]:
     overview = Overview.now()
     rows = overview.annotated(PromptVariant.objects.all()).filter(overview.condition(standing))
     assert len(rows) == overview.counts[standing]
     return {row.slug for row in rows}
 
 
-def test_every_active_variant_stands_in_one_place(student):
-    assert of(Standing.COVERED) == {"good", "weak"}
-    assert of(Standing.WAITING) == {"changed", "new"}
-    assert of(Standing.FAILING) == {"broken"}
-    assert of(Standing.WEAK) == {"weak"}
+def test_every_active_variant_has_one_standing(student):
+    assert slugs_of(Standing.COVERED) == {"good", "weak"}
+    assert slugs_of(Standing.WAITING) == {"changed", "new"}
+    assert slugs_of(Standing.FAILING) == {"broken"}
+    assert slugs_of(Standing.WEAK) == {"weak"}
     assert Overview.now().counts[""] == 5
 
 
-def test_what_nobody_serves_fails(student, settings):
+def test_a_variant_that_no_release_serves_is_failing(student, settings):
     settings.UNCOVERED = "refuse"
-    assert of(Standing.FAILING) == {"broken", "changed", "new"}
-    assert of(Standing.WAITING) == set()
+    assert slugs_of(Standing.FAILING) == {"broken", "changed", "new"}
+    assert slugs_of(Standing.WAITING) == set()
 
 
-def test_each_variant_is_said_to_be_served_for_a_reason(student, settings):
+def test_each_variant_has_the_reason_for_its_serving_release(student, settings):
     settings.QUALITY_FLOOR = 0.5
     overview = Overview.now()
     reasons = {

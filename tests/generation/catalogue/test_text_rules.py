@@ -1,11 +1,11 @@
-"""Rules of texts and tags: what is allowed, and what a refusal says."""
+"""Rules of texts and tags, and the messages of refusals."""
 
 import pytest
 
 from generation.catalogue import text_rules
 from generation.engine.prompts.texts import normalize
 from generation.errors import PromptInvalid
-from tests.people import make_release, make_variant
+from tests.factories import make_release, make_variant
 
 pytestmark = pytest.mark.django_db
 
@@ -41,13 +41,13 @@ def test_up_to_twelve_words_are_allowed():
         ("a red\x00vase", "control character"),
     ],
 )
-def test_a_refused_text_is_told_the_count(text, complaint):
+def test_a_refusal_of_a_text_has_the_count(text, complaint):
     with pytest.raises(PromptInvalid, match=complaint) as refused:
         text_rules.validate_text(text)
     assert refused.value.parameter == "text"
 
 
-def test_a_text_that_the_encoder_would_cut_is_refused_with_count_and_limit(encoder):
+def test_a_text_that_the_encoder_would_truncate_is_refused_with_count_and_limit(encoder):
     assert text_rules.validate_text("a red glass vase")
     with pytest.raises(
         PromptInvalid, match=r"has \d\d tokens; .* of with-encoder accepts at most 16"
@@ -59,12 +59,12 @@ def test_without_an_encoder_only_the_words_are_checked():
     assert text_rules.validate_text("incomprehensibilities photosynthesised")
 
 
-def test_an_encoder_that_lies_on_another_machine_does_not_stop_the_editor():
+def test_an_encoder_on_another_machine_does_not_prevent_edits():
     make_release(name="elsewhere", has_encoder=True, path="/nowhere/at-all")
     assert text_rules.validate_text("incomprehensibilities photosynthesised")
 
 
-def test_a_text_that_another_variant_has_is_refused_with_its_slug():
+def test_a_text_of_another_variant_is_refused_with_its_slug():
     make_variant(slug="vase", text="a red vase")
     with pytest.raises(PromptInvalid, match="“vase” already has this text"):
         text_rules.validate_text("Ａ red  VASE")
@@ -82,7 +82,7 @@ def test_a_tag_and_its_contrary_contradict_each_other():
             text_rules.tidy_tags(tags)
 
 
-def test_tags_are_tidied_and_may_hold_no_separator():
+def test_tags_are_normalised_and_contain_no_separator():
     assert text_rules.tidy_tags([" still  life", "", "still life", "glass"]) == [
         "still life",
         "glass",

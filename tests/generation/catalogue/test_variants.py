@@ -7,7 +7,7 @@ from generation.catalogue import editing
 from generation.catalogue import variants as catalogue
 from generation.errors import PromptInvalid, VariantNotFound
 from generation.models import Embedding, Job, PromptVariant
-from tests.people import (
+from tests.factories import (
     ENCODER,
     make_embedding,
     make_image,
@@ -43,7 +43,7 @@ def test_a_changed_text_is_a_new_revision_and_anything_else_is_not():
     assert (variant.text, variant.normalized_text) == ("a red jug", "a red jug")
 
 
-def test_notes_have_a_limit_and_longer_ones_of_before_stay():
+def test_notes_have_a_limit_and_existing_longer_ones_are_kept():
     with pytest.raises(PromptInvalid, match="5001 characters; at most 5000"):
         catalogue.save(PromptVariant(text="a blue vase", notes="x" * 5001))
     make_variant(slug="vase", text="a red vase", notes="x" * 6000)
@@ -52,7 +52,7 @@ def test_notes_have_a_limit_and_longer_ones_of_before_stay():
         editing.edit("vase", notes="y" * 6000)
 
 
-def test_the_text_behind_images_changes_only_as_a_new_revision():
+def test_the_text_of_images_changes_only_as_a_new_revision():
     embedding = make_embedding()
     make_image(job=make_job(embedding=embedding, status=Job.Status.SUCCEEDED))
     variant = embedding.variant
@@ -63,10 +63,10 @@ def test_the_text_behind_images_changes_only_as_a_new_revision():
     assert PromptVariant.objects.get().text == old_text
 
     assert catalogue.save(variant, new_revision=True).revision == 2
-    assert Embedding.objects.get().text == old_text  # what the images were made of
+    assert Embedding.objects.get().text == old_text  # the text that the images were made from
 
 
-def test_a_stale_copy_cannot_take_a_revision_back():
+def test_a_stale_instance_cannot_revert_a_revision():
     variant = catalogue.save(PromptVariant(text="a red vase"))
     copy = PromptVariant.objects.get()
     variant.text = "a red jug"
@@ -90,7 +90,7 @@ def test_a_taken_slug_is_refused():
 
 # --- the message to the encode worker -------------------------------------------------------------
 @pytest.mark.django_db(transaction=True)
-def test_a_transaction_asks_for_encoding_once_however_many_variants_it_saves(redis_server):
+def test_a_transaction_requests_encoding_once_for_many_variants(redis_server):
     with transaction.atomic():
         for colour in ("red", "green", "blue"):
             catalogue.save(PromptVariant(text=f"a {colour} vase"))
@@ -99,7 +99,7 @@ def test_a_transaction_asks_for_encoding_once_however_many_variants_it_saves(red
 
 
 @pytest.mark.django_db(transaction=True)
-def test_a_save_after_one_that_was_rolled_back_asks_for_encoding(redis_server):
+def test_a_save_after_a_rollback_requests_encoding(redis_server):
     with transaction.atomic():
         with pytest.raises(RuntimeError), transaction.atomic():
             catalogue.save(PromptVariant(text="a red vase"))
@@ -109,7 +109,7 @@ def test_a_save_after_one_that_was_rolled_back_asks_for_encoding(redis_server):
 
 
 @pytest.mark.django_db(transaction=True)
-def test_what_is_not_active_asks_for_no_encoding_until_it_is_activated(redis_server):
+def test_an_inactive_variant_requests_no_encoding_until_it_is_activated(redis_server):
     catalogue.save(PromptVariant(text="a red vase", status=PromptVariant.Status.DRAFT))
     assert redis_server.llen("encode") == 0
     assert editing.set_status(PromptVariant.objects.all(), PromptVariant.Status.ACTIVE).count == 1
@@ -126,14 +126,14 @@ def test_a_variant_is_found_by_slug_and_by_its_text_in_any_spelling():
 @pytest.mark.parametrize(
     "wanted", [{"slug": "jug"}, {"text": "a jug"}, {"slug": ""}, {"text": "a\0"}]
 )
-def test_what_is_not_in_the_catalogue_is_not_found(wanted):
+def test_a_text_outside_the_catalogue_is_not_found(wanted):
     make_variant(slug="vase", text="a red vase")
     with pytest.raises(VariantNotFound):
         catalogue.find(**wanted)
 
 
 @pytest.mark.parametrize("status", ["draft", "archived"])
-def test_a_variant_that_is_not_active_is_not_served_and_the_error_says_why(status):
+def test_a_variant_that_is_not_active_is_not_served_and_the_error_has_the_reason(status):
     make_variant(slug="vase", text="a red vase", status=status)
     with pytest.raises(VariantNotFound, match=f"“vase” is {status}, not active"):
         catalogue.find(slug="vase")
@@ -193,7 +193,7 @@ def test_the_states_of_many_variants_cost_one_query(django_assert_num_queries):
         assert [row.embedding_state for row in rows] == ["encoded"] * 5
 
 
-def test_missing_lists_what_the_encode_worker_has_to_do_and_nothing_that_failed_for_good():
+def test_missing_lists_unencoded_variants_without_permanent_failures():
     make_embedding(variant=make_variant(slug="done"))
     make_embedding(variant=make_variant(slug="hopeless"), error="It has 99 tokens.")
     make_embedding(

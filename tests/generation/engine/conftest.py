@@ -31,13 +31,13 @@ def encoder(tiny_release: Path) -> Encoder:
 
 @pytest.fixture(scope="session")
 def embeddings(encoder: Encoder) -> list[StoredEmbedding]:
-    """Of TEXTS. Every tiny release has the same encoder, so they fit each of them."""
+    """Embeddings of TEXTS. Every tiny release has the same encoder, so they are valid for all of them."""
     return encoder.encode(TEXTS)
 
 
 @pytest.fixture(scope="session")
 def request_for(embeddings: list[StoredEmbedding]) -> Callable[[int], GenerationRequest]:
-    """The n-th of a row of requests with different texts and seeds."""
+    """Return a function that makes the n-th of a series of requests with different texts and seeds."""
 
     def make(number: int, *, size: int = 64) -> GenerationRequest:
         return GenerationRequest(embeddings[number % len(embeddings)], 100 + number, size, size)

@@ -18,7 +18,7 @@ from tests.generation.engine import toys
 Stored = list[StoredEmbedding]
 
 
-def test_a_student_becomes_a_release_that_needs_nothing_else(
+def test_a_student_becomes_a_self_contained_release(
     tmp_path: Path, tiny_release: Path, embeddings: Stored
 ) -> None:
     written = toys.write_student(
@@ -45,9 +45,7 @@ def test_a_student_becomes_a_release_that_needs_nothing_else(
     assert [path.name for path in (tmp_path / "new").iterdir()] == ["student"]
 
 
-def test_the_files_hold_what_the_format_says(
-    tmp_path: Path, tiny_release: Path, embeddings: Stored
-) -> None:
+def test_the_files_match_the_format(tmp_path: Path, tiny_release: Path, embeddings: Stored) -> None:
     folder = tmp_path / "student"
     toys.write_student(folder, tiny_release, embeddings)
     unet = load_file(folder / "unet/diffusion_pytorch_model.safetensors")
@@ -110,7 +108,7 @@ def with_weight(name: str, value: float) -> torch.nn.Module:
         ),
     ],
 )
-def test_what_does_not_fit_is_refused_and_nothing_is_left(
+def test_inconsistent_arguments_are_refused_and_leave_no_files(
     tmp_path: Path, tiny_release: Path, embeddings: Stored, changes: dict[str, Any], message: str
 ) -> None:
     made = {key: value() if callable(value) else value for key, value in changes.items()}
@@ -119,7 +117,7 @@ def test_what_does_not_fit_is_refused_and_nothing_is_left(
     assert not list(tmp_path.iterdir())
 
 
-def test_a_folder_that_is_there_is_not_replaced(
+def test_an_existing_folder_is_not_replaced(
     tmp_path: Path, tiny_release: Path, embeddings: Stored
 ) -> None:
     (tmp_path / "student").mkdir()

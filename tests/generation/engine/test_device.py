@@ -20,7 +20,7 @@ def test_a_cpu_computes_in_bf16_only_where_it_has_the_instructions() -> None:
 
 
 @pytest.mark.parametrize("name", ["float32", "float16", "bfloat16"])
-def test_a_dtype_that_was_asked_for_is_used(name: str) -> None:
+def test_a_requested_dtype_is_used(name: str) -> None:
     chosen = devices.choose("cpu", name)
     assert chosen.dtype == getattr(torch, name)
     assert name in chosen.describe()
@@ -35,7 +35,7 @@ def test_threads_are_set() -> None:
         torch.set_num_threads(before)
 
 
-def test_each_thread_keeps_the_number_that_it_asked_for() -> None:
+def test_each_thread_keeps_its_own_number_of_threads() -> None:
     before = torch.get_num_threads()
     with ThreadPoolExecutor(1, initializer=devices.use_threads, initargs=(1,)) as beside:
         try:
@@ -51,7 +51,7 @@ def test_each_thread_keeps_the_number_that_it_asked_for() -> None:
 
 
 @pytest.mark.parametrize("name", ["cuda:7", "tpu", "cpu:x", "meta", "cuda:-1"])
-def test_a_device_that_is_not_there_is_refused(name: str) -> None:
+def test_an_unavailable_device_is_refused(name: str) -> None:
     with pytest.raises(DeviceUnavailable):
         devices.choose(name)
 
@@ -76,7 +76,7 @@ def test_a_gpu_is_found_and_its_dtype_follows_its_capability(device: str) -> Non
 
 
 @pytest.mark.parametrize(("given", "expected"), [(None, "10000"), ("77", "77")])
-def test_waiting_threads_spin_briefly_unless_the_operator_says_otherwise(
+def test_waiting_threads_spin_briefly_unless_configured_otherwise(
     given: str | None, expected: str
 ) -> None:
     environment = {key: value for key, value in os.environ.items() if key != "GOMP_SPINCOUNT"}

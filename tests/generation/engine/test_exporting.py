@@ -24,7 +24,7 @@ RequestFor = Callable[..., GenerationRequest]
 
 
 def stock_pictures(folder: Path, seeds: Sequence[int], steps: int, guidance: float) -> np.ndarray:
-    """Of TEXTS, by stock diffusers from the exported folder alone."""
+    """Return pictures of TEXTS, made by stock diffusers from the exported folder alone."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         stock = StableDiffusionPipeline.from_pretrained(folder, torch_dtype=torch.float32)
@@ -40,7 +40,7 @@ def stock_pictures(folder: Path, seeds: Sequence[int], steps: int, guidance: flo
 
 
 def worst(folder: Path, exported: Path, requests: list[GenerationRequest]) -> float:
-    """The largest difference, of 255, between the engine's pictures and stock diffusers'."""
+    """Return the largest difference, out of 255, between the engine's pictures and stock diffusers'."""
     loaded = pipelines.load(folder, device="cpu", dtype="float32")
     manifest = loaded.manifest
     found = np.stack([result.pixels for result in loaded.generate(requests)])
@@ -125,7 +125,7 @@ def test_a_decoder_that_diffusers_cannot_run_is_replaced_by_the_teachers_vae(
 
 
 @pytest.mark.parametrize("timesteps", [[999], [1, 0], [999, 500, 499]])
-def test_a_network_unfolded_gives_its_biases_at_its_timesteps(timesteps: list[int]) -> None:
+def test_an_unfolded_network_gives_its_biases_at_its_timesteps(timesteps: list[int]) -> None:
     unet = toys.student_unet("base")
     tensors = folding.fold(unet, timesteps)
     again = folding.fold(folding.unfold(unet.config, tensors, timesteps), timesteps)
@@ -134,7 +134,7 @@ def test_a_network_unfolded_gives_its_biases_at_its_timesteps(timesteps: list[in
         assert torch.allclose(again[name], tensor, atol=2e-5), name
 
 
-def test_an_encoder_that_is_missing_or_another_one_is_refused(
+def test_a_missing_or_different_encoder_is_refused(
     tmp_path: Path, tiny_release: Path, embeddings: list[StoredEmbedding]
 ) -> None:
     toys.write_student(tmp_path / "student", tiny_release, embeddings)
@@ -146,7 +146,7 @@ def test_an_encoder_that_is_missing_or_another_one_is_refused(
     assert not (tmp_path / "stock").exists()
 
 
-def test_timesteps_of_a_teacher_that_stock_diffusers_cannot_walk_are_refused(
+def test_timesteps_of_a_teacher_that_stock_diffusers_cannot_visit_are_refused(
     tmp_path: Path,
 ) -> None:
     tiny.make_tiny_release(tmp_path / "teacher", timesteps=[999, 600, 31])

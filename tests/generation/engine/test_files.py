@@ -13,7 +13,7 @@ from generation.engine import files
 
 @pytest.fixture
 def pixels() -> np.ndarray:
-    """A smooth picture, as generated ones are: a compressor that fails on it is set wrongly."""
+    """A smooth picture, as generated ones are: a compressor that distorts it has wrong settings."""
     y, x = np.mgrid[0:96, 0:128]
     return np.stack([x * 2, y * 2, 255 - x - y // 2], axis=2).clip(0, 255).astype(np.uint8)
 
@@ -34,7 +34,7 @@ def test_a_file_has_its_format_and_shows_the_pixels(
 
 
 @pytest.mark.parametrize("name", files.FORMATS)
-def test_a_rendering_of_the_png_is_what_encoding_the_pixels_gives(
+def test_a_rendering_of_the_png_equals_an_encoding_of_the_pixels(
     pixels: np.ndarray, name: str
 ) -> None:
     assert files.render(files.encode(pixels, "png"), name) == files.encode(pixels, name)
@@ -52,7 +52,7 @@ def test_an_unknown_format_is_refused(pixels: np.ndarray) -> None:
 
 
 def described(content: bytes) -> tuple[str, str]:
-    """Description and software, as any program reads them."""
+    """Return description and software, as any program reads them."""
     with Image.open(io.BytesIO(content)) as image:
         if image.format == "PNG":
             return image.text["Description"], image.text["Software"]
@@ -73,10 +73,10 @@ def test_metadata_is_in_the_file_and_changes_no_pixel(pixels: np.ndarray, name: 
 
 
 @pytest.mark.parametrize("name", files.FORMATS)
-def test_without_it_a_file_holds_the_pixels_and_nothing_else(pixels: np.ndarray, name: str) -> None:
-    told = files.encode(pixels, "png", metadata={"seed": 1})
+def test_without_metadata_a_file_contains_only_the_pixels(pixels: np.ndarray, name: str) -> None:
+    with_metadata = files.encode(pixels, "png", metadata={"seed": 1})
 
-    for content in (files.encode(pixels, name), files.render(told, name)):
+    for content in (files.encode(pixels, name), files.render(with_metadata, name)):
         assert content == files.encode(pixels, name)
         with Image.open(io.BytesIO(content)) as image:
             # What Pillow makes of the bare format: JFIF's version, WebP's animation.

@@ -23,7 +23,7 @@ def prompts(rows: int) -> torch.Tensor:
 
 
 def difference(unet: UNet2DConditionModel, timesteps: list[int], size: tuple[int, int]) -> float:
-    """The largest, over all steps, of the folded network and the whole one."""
+    """Return the largest difference, over all steps, between the folded and the unfolded network."""
     folded = FoldedUNet(unet.config, folding.fold(unet, timesteps)).eval()
     values, embeds = latents(2, *size), prompts(2)
     keyvalues = torch.stack([folded.keyvalues(row) for row in embeds])
@@ -39,11 +39,13 @@ def difference(unet: UNet2DConditionModel, timesteps: list[int], size: tuple[int
 
 @pytest.mark.parametrize("cut", ["base", "small", "tiny"])
 @pytest.mark.parametrize("timesteps", [[999], [749, 249]])
-def test_a_folded_student_computes_what_the_whole_one_does(cut: str, timesteps: list[int]) -> None:
+def test_a_folded_student_computes_the_same_as_the_unfolded_one(
+    cut: str, timesteps: list[int]
+) -> None:
     assert difference(toys.student_unet(cut, is_loud=False), timesteps, (8, 8)) < 1e-5
 
 
-def test_a_whole_teacher_folds_too() -> None:
+def test_an_uncut_teacher_can_be_folded_too() -> None:
     assert difference(toys.teacher_unet(is_loud=False), [999, 499], (8, 8)) < 1e-5
 
 
@@ -59,7 +61,9 @@ def test_a_whole_teacher_folds_too() -> None:
         {"time_embedding_dim": 24, "dropout": 0.5},
     ],
 )
-def test_variants_of_the_configuration_are_computed_alike(changes: dict[str, Any]) -> None:
+def test_variants_of_the_configuration_compute_the_same_when_folded(
+    changes: dict[str, Any],
+) -> None:
     torch.manual_seed(6)
     unet = UNet2DConditionModel(**{**tiny.sd15_unet_config(), **changes}).requires_grad_(False)
     assert difference(unet.eval(), [999, 1], (8, 8)) < 1e-5
@@ -105,7 +109,9 @@ def test_folding_leaves_the_network_as_it_was() -> None:
         ({"center_input_sample": True}, "center_input_sample"),
     ],
 )
-def test_what_is_not_computed_is_refused_by_the_field(changes: dict[str, Any], field: str) -> None:
+def test_an_unsupported_configuration_is_refused_with_its_field(
+    changes: dict[str, Any], field: str
+) -> None:
     unet = UNet2DConditionModel(**{**tiny.sd15_unet_config(), **changes})
     with pytest.raises(ReleaseInvalid, match=field):
         folding.fold(unet, [999])
@@ -120,7 +126,7 @@ def test_what_is_not_computed_is_refused_by_the_field(changes: dict[str, Any], f
         ("mid_block.resnets.0.conv1.bias", torch.zeros(1, 32), r"shape \(1, 32\), not \(2, 32\)"),
     ],
 )
-def test_tensors_that_are_not_those_of_the_configuration_are_refused(
+def test_tensors_that_contradict_the_configuration_are_refused(
     name: str, tensor: torch.Tensor | None, message: str
 ) -> None:
     unet = toys.student_unet("base")

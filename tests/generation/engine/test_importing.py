@@ -56,7 +56,7 @@ SD15_TEXT_ENCODER = {
     "max_position_embeddings": 77,
 }
 SD15_TENSORS = {"unet": 686, "vae": 248, "text_encoder": 196}
-# Copied from the headers of its files, one of each kind of place.
+# Names of tensors copied from the headers of its files, one for each kind of place.
 SD15_NAMES = {
     "unet": {
         "conv_in.weight",
@@ -91,7 +91,7 @@ def source(tmp_path: Path) -> Path:
     return tiny.make_sd15_folder(tmp_path / "sd15")
 
 
-def take(source: Path, **options: Any) -> tuple[Path, release.Manifest]:
+def import_as_release(source: Path, **options: Any) -> tuple[Path, release.Manifest]:
     target = source.parent / "imported"
     return target, importing.import_folder(source, target, name="sd15", options=Options(**options))
 
@@ -100,7 +100,7 @@ def edit(path: Path, **changes: Any) -> None:
     path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
 
 
-# --- the toy is Stable Diffusion 1.5, small -------------------------------------------------------
+# --- the toy has the layout of Stable Diffusion 1.5 -----------------------------------------------
 @pytest.mark.parametrize(
     ("folder", "base", "make"),
     [
@@ -129,9 +129,9 @@ def test_the_toy_checkpoint_has_the_key_layout_of_stable_diffusion_15(
         assert found - {"text_model.embeddings.position_ids"} == names
 
 
-# --- taking it ------------------------------------------------------------------------------------
+# --- import ---------------------------------------------------------------------------------------
 def test_a_stable_diffusion_folder_becomes_a_teacher_that_generates(source: Path) -> None:
-    target, manifest = take(source)
+    target, manifest = import_as_release(source)
     assert release.verify(target) == manifest
     assert (manifest.kind, manifest.parent, manifest.has_encoder) == ("teacher", None, True)
     assert (manifest.prediction_type, manifest.noise_scheduler) == ("epsilon", "ddim")
@@ -147,8 +147,8 @@ def test_a_stable_diffusion_folder_becomes_a_teacher_that_generates(source: Path
     assert result.pixels.std() > 1
 
 
-def test_the_weights_arrive_under_their_new_names(source: Path) -> None:
-    target, _ = take(source)
+def test_the_weights_are_imported_under_their_new_names(source: Path) -> None:
+    target, _ = import_as_release(source)
     vae = AutoencoderKL.from_pretrained(target / "vae", torch_dtype=torch.float32)
     old = load_file(source / "vae/diffusion_pytorch_model.safetensors")
     new = vae.state_dict()
@@ -159,7 +159,7 @@ def test_the_weights_arrive_under_their_new_names(source: Path) -> None:
 
 
 @pytest.mark.parametrize("prefix", ["text_model.", ""])
-def test_the_text_encoder_arrives_whole_under_either_of_its_names(
+def test_the_text_encoder_is_imported_completely_with_either_prefix(
     source: Path, prefix: str
 ) -> None:
     for path in (source / "text_encoder").glob("*.safetensors"):
@@ -168,7 +168,7 @@ def test_the_text_encoder_arrives_whole_under_either_of_its_names(
             for name, value in load_file(path).items()
         }
         save_file(weights, path, {"format": "pt"})
-    target, _ = take(source)
+    target, _ = import_as_release(source)
     found = encoders.load(target)._text_encoder.state_dict()
     expected = {
         name.removeprefix("text_model."): value
@@ -183,8 +183,8 @@ def test_the_text_encoder_arrives_whole_under_either_of_its_names(
     assert not expected
 
 
-def test_options_are_taken_over(source: Path) -> None:
-    _, manifest = take(
+def test_options_are_written_into_the_manifest(source: Path) -> None:
+    _, manifest = import_as_release(
         source,
         steps=8,
         guidance_scale=1.0,
@@ -199,11 +199,11 @@ def test_options_are_taken_over(source: Path) -> None:
 
 def test_v_prediction_is_read_from_the_scheduler(source: Path) -> None:
     edit(source / "scheduler/scheduler_config.json", prediction_type="v_prediction")
-    assert take(source)[1].prediction_type == "v_prediction"
+    assert import_as_release(source)[1].prediction_type == "v_prediction"
 
 
 def test_the_fp16_variant_is_preferred_and_loses_its_suffix(source: Path) -> None:
-    target, manifest = take(source)
+    target, manifest = import_as_release(source)
     assert manifest.weight_dtype == "float16"
     assert (target / f"{UNET}.safetensors").read_bytes() == (
         source / f"{UNET}.fp16.safetensors"
@@ -211,15 +211,15 @@ def test_the_fp16_variant_is_preferred_and_loses_its_suffix(source: Path) -> Non
     assert not list(target.rglob("*fp16*"))
 
 
-def test_without_variants_the_plain_weights_are_taken(tmp_path: Path) -> None:
+def test_without_variants_the_plain_weights_are_imported(tmp_path: Path) -> None:
     source = tiny.make_sd15_folder(tmp_path / "plain", fp16=False)
-    target, manifest = take(source)
+    target, manifest = import_as_release(source)
     assert manifest.weight_dtype == "float32"
     pipeline.load(target, device="cpu")
 
 
 @pytest.mark.parametrize("variant", ["", ".fp16"])
-def test_weights_in_shards_are_taken_with_their_index(source: Path, variant: str) -> None:
+def test_sharded_weights_are_imported_with_their_index(source: Path, variant: str) -> None:
     weights = load_file(source / f"{UNET}{variant}.safetensors")
     for path in (source / "unet").glob("*.safetensors"):
         path.unlink()
@@ -232,7 +232,7 @@ def test_weights_in_shards_are_taken_with_their_index(source: Path, variant: str
         weight_map |= dict.fromkeys(part, file)
     index = source / f"{UNET}.safetensors.index{variant}.json"
     index.write_text(json.dumps({"metadata": {"total_size": 1}, "weight_map": weight_map}))
-    target, manifest = take(source)
+    target, manifest = import_as_release(source)
     assert len([file for file in manifest.files if "-of-00002" in file.path]) == 2
     for unet in (
         networks.load_stock(UNet2DConditionModel, target / "unet", torch.float32),
@@ -242,13 +242,13 @@ def test_weights_in_shards_are_taken_with_their_index(source: Path, variant: str
             assert torch.allclose(value, weights[name].float(), atol=1e-3)
 
 
-def test_nothing_else_of_the_folder_is_taken(source: Path) -> None:
+def test_nothing_else_of_the_folder_is_imported(source: Path) -> None:
     for folder in ("safety_checker", "feature_extractor"):
         (source / folder).mkdir()
         (source / folder / "pytorch_model.bin").write_bytes(b"pickle")
     (source / "v1-5-pruned.ckpt").write_bytes(b"pickle")
     (source / "unet/diffusion_pytorch_model.bin").write_bytes(b"pickle")
-    target, _ = take(source)
+    target, _ = import_as_release(source)
     assert {path.name for path in target.iterdir()} == {
         "model_index.json",
         "negative_prompt_embeds.safetensors",
@@ -264,12 +264,12 @@ def test_nothing_else_of_the_folder_is_taken(source: Path) -> None:
 
 def test_the_tokenizer_is_made_readable_without_transformers(source: Path) -> None:
     assert not (source / "tokenizer/tokenizer.json").exists()
-    target, _ = take(source)
+    target, _ = import_as_release(source)
     assert tokens.count_tokens(target, "a red vase") == 5
 
 
 def test_the_empty_text_is_stored_for_guidance(source: Path) -> None:
-    target, _ = take(source)
+    target, _ = import_as_release(source)
     stored = load_file(target / "negative_prompt_embeds.safetensors")["negative_prompt_embeds"]
     assert (stored.shape, stored.dtype) == ((77, 32), torch.float16)
     embedding = encoders.load(target).encode([""])[0]
@@ -283,19 +283,19 @@ def test_links_of_a_download_cache_become_files(source: Path, tmp_path: Path) ->
     for number, path in enumerate([path for path in source.rglob("*") if path.is_file()]):
         path.rename(blobs / str(number))
         path.symlink_to(blobs / str(number))
-    target, _ = take(source)
+    target, _ = import_as_release(source)
     assert not [path for path in target.rglob("*") if path.is_symlink()]
 
 
-# --- refusing it ----------------------------------------------------------------------------------
+# --- refusals -------------------------------------------------------------------------------------
 @pytest.mark.parametrize("component", ["unet", "vae", "text_encoder"])
-def test_a_component_that_is_only_a_pickle_is_refused_with_the_way_out(
+def test_a_component_that_is_only_a_pickle_is_refused_with_advice(
     source: Path, component: str
 ) -> None:
     for path in (source / component).glob("*.safetensors"):
         path.rename(path.with_suffix(".bin"))
     with pytest.raises(ReleaseInvalid, match=r"only as a pickle.*safe_serialization=True"):
-        take(source)
+        import_as_release(source)
     assert not (source.parent / "imported").exists()
 
 
@@ -309,13 +309,13 @@ def drop_one_weight(folder: Path) -> None:
 def test_a_text_encoder_that_lacks_a_weight_is_refused(source: Path) -> None:
     drop_one_weight(source / "text_encoder")
     with pytest.raises(ReleaseInvalid, match="weights lack"):
-        take(source)
+        import_as_release(source)
 
 
 @pytest.mark.parametrize("component", ["unet", "vae"])
 def test_a_network_that_lacks_a_weight_is_not_loaded(source: Path, component: str) -> None:
     drop_one_weight(source / component)
-    target, _ = take(source)
+    target, _ = import_as_release(source)
     with pytest.raises(ReleaseInvalid):
         pipeline.load(target, device="cpu")
 
@@ -339,12 +339,12 @@ def test_a_network_that_lacks_a_weight_is_not_loaded(source: Path, component: st
         ),
     ],
 )
-def test_what_is_not_a_whole_stable_diffusion_folder_is_refused(
+def test_an_incomplete_stable_diffusion_folder_is_refused(
     source: Path, break_it: Callable[[Path], Any], message: str
 ) -> None:
     break_it(source)
     with pytest.raises(ReleaseInvalid, match=message):
-        take(source)
+        import_as_release(source)
     assert [path.name for path in source.parent.iterdir()] == [source.name]
 
 
@@ -354,18 +354,20 @@ def test_an_index_cannot_reach_outside_its_folder(source: Path) -> None:
     index = source / f"{UNET}.safetensors.index.json"
     index.write_text(json.dumps({"weight_map": {"conv_in.weight": "../../secret.safetensors"}}))
     with pytest.raises(ReleaseInvalid, match="outside its folder"):
-        take(source)
+        import_as_release(source)
 
 
 def test_an_existing_folder_is_never_overwritten(source: Path) -> None:
-    target, _ = take(source)
+    target, _ = import_as_release(source)
     before = (target / "release.json").read_bytes()
     with pytest.raises(ReleaseInvalid, match="already exists"):
-        take(source)
+        import_as_release(source)
     assert (target / "release.json").read_bytes() == before
 
 
-def test_a_download_without_a_network_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_download_without_a_network_is_refused_with_advice(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     import huggingface_hub.constants
 
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)

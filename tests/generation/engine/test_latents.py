@@ -59,7 +59,7 @@ def test_a_shift_is_undone_in_both_directions(tiny_release: Path, images: torch.
     assert torch.allclose(conversions.latents_to_image(shifted, latents), expected, atol=1e-4)
 
 
-def test_every_byte_survives_the_way_to_minus_one_to_one_and_back() -> None:
+def test_every_byte_survives_the_conversion_to_minus_one_to_one_and_back() -> None:
     pixels = np.arange(256, dtype=np.uint8).reshape(1, 16, 16, 1).repeat(3, axis=3)
     images = conversions.from_pixels(pixels)
     assert images.shape == (1, 3, 16, 16)

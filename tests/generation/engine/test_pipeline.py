@@ -38,7 +38,7 @@ def loaded(tiny_release: Path, device: str) -> Pipeline:
 
 @pytest.fixture
 def fresh(tiny_release: Path, device: str) -> Pipeline:
-    """One that a test may break."""
+    """A pipeline that a test may break."""
     return pipelines.load(tiny_release, device=device)
 
 
@@ -59,7 +59,7 @@ def difference(first: GenerationResult, second: GenerationResult) -> int:
 
 # --- pictures -------------------------------------------------------------------------------------
 @pytest.mark.parametrize("guidance_scale", [1.0, 3.0])
-def test_the_picture_is_that_of_diffusers(
+def test_the_picture_equals_that_of_diffusers(
     tmp_path: Path, device: str, request_for: RequestFor, guidance_scale: float
 ) -> None:
     from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline
@@ -164,7 +164,7 @@ def test_guidance_is_one_doubled_batch_and_only_where_it_is_needed(
     assert seen == [rows] * 4
 
 
-# --- rows that fail alone -------------------------------------------------------------------------
+# --- errors of single rows ------------------------------------------------------------------------
 def test_an_embedding_of_another_encoder_fails_its_row_only(
     loaded: Pipeline, eight: list[GenerationRequest]
 ) -> None:
@@ -176,7 +176,7 @@ def test_an_embedding_of_another_encoder_fails_its_row_only(
     assert pixels(results[0]).shape == pixels(results[2]).shape == (64, 64, 3)
 
 
-def test_a_damaged_embedding_fails_its_row_only_even_if_a_whole_one_is_resident(
+def test_a_damaged_embedding_fails_its_row_only_even_if_an_intact_one_is_resident(
     loaded: Pipeline, eight: list[GenerationRequest]
 ) -> None:
     whole = eight[0].embedding
@@ -187,7 +187,7 @@ def test_a_damaged_embedding_fails_its_row_only_even_if_a_whole_one_is_resident(
     pixels(results[1])
 
 
-def test_a_network_that_gives_no_numbers_is_said_not_shown(
+def test_output_that_is_not_finite_is_an_error_and_no_picture(
     fresh: Pipeline, request_for: RequestFor
 ) -> None:
     fresh.runtime.unet.conv_out.bias.fill_(float("nan"))
@@ -197,9 +197,7 @@ def test_a_network_that_gives_no_numbers_is_said_not_shown(
 
 
 # --- sizes ----------------------------------------------------------------------------------------
-def test_a_size_that_the_release_does_not_make_is_refused(
-    loaded: Pipeline, request_for: RequestFor
-) -> None:
+def test_an_unsupported_size_is_refused(loaded: Pipeline, request_for: RequestFor) -> None:
     with pytest.raises(SizeNotSupported, match=r"\(72, 72\)"):
         loaded.generate([request_for(0, size=72)])
 
@@ -210,18 +208,18 @@ def test_two_sizes_in_one_batch_are_refused(loaded: Pipeline, request_for: Reque
 
 
 # --- between steps --------------------------------------------------------------------------------
-def test_every_step_is_said(loaded: Pipeline, request_for: RequestFor) -> None:
-    said: list[tuple[int, int]] = []
+def test_every_step_is_reported(loaded: Pipeline, request_for: RequestFor) -> None:
+    reported: list[tuple[int, int]] = []
 
     def on_step(step: int, steps: int) -> tuple[int, ...]:
-        said.append((step, steps))
+        reported.append((step, steps))
         return ()
 
     loaded.generate([request_for(0)], on_step=on_step)
-    assert said == [(1, 4), (2, 4), (3, 4), (4, 4)]
+    assert reported == [(1, 4), (2, 4), (3, 4), (4, 4)]
 
 
-def test_a_dropped_row_has_neither_pixels_nor_error_and_the_others_go_on(
+def test_a_dropped_row_has_neither_pixels_nor_error_and_the_others_continue(
     loaded: Pipeline, eight: list[GenerationRequest]
 ) -> None:
     whole = loaded.generate(eight)
@@ -233,7 +231,9 @@ def test_a_dropped_row_has_neither_pixels_nor_error_and_the_others_go_on(
             assert difference(result, expected) == 0
 
 
-def test_a_batch_that_nobody_wants_stops(loaded: Pipeline, eight: list[GenerationRequest]) -> None:
+def test_a_batch_stops_when_all_rows_are_dropped(
+    loaded: Pipeline, eight: list[GenerationRequest]
+) -> None:
     steps: list[int] = []
 
     def on_step(step: int, _: int) -> range:
@@ -245,7 +245,7 @@ def test_a_batch_that_nobody_wants_stops(loaded: Pipeline, eight: list[Generatio
     assert all(result.pixels is None and result.error is None for result in results)
 
 
-def test_what_the_callback_raises_stops_the_batch(
+def test_an_exception_of_the_callback_stops_the_batch(
     loaded: Pipeline, eight: list[GenerationRequest]
 ) -> None:
     class Stopping(Exception):
@@ -263,8 +263,8 @@ def test_what_the_callback_raises_stops_the_batch(
 
 # --- memory ---------------------------------------------------------------------------------------
 @pytest.fixture
-def small(fresh: Pipeline) -> Iterator[Callable[[torch.nn.Module, int], None]]:
-    """Make a network run out of memory for more rows than a limit, as the allocator says it."""
+def limit_rows(fresh: Pipeline) -> Iterator[Callable[[torch.nn.Module, int], None]]:
+    """Make a network run out of memory, with the allocator's error, for more rows than a limit."""
 
     def limit(network: torch.nn.Module, rows: int) -> None:
         def hook(_: Any, args: tuple) -> None:
@@ -277,10 +277,10 @@ def small(fresh: Pipeline) -> Iterator[Callable[[torch.nn.Module, int], None]]:
 
 
 def test_a_batch_that_does_not_fit_is_halved_until_it_fits(
-    fresh: Pipeline, small: Callable, eight: list[GenerationRequest]
+    fresh: Pipeline, limit_rows: Callable, eight: list[GenerationRequest]
 ) -> None:
     expected = fresh.generate(eight)
-    small(fresh.runtime.unet, 3)
+    limit_rows(fresh.runtime.unet, 3)
     timings = Timings()
     results = fresh.generate(eight, timings=timings)
     assert timings.batches == [8, 4, 2, 2, 4, 2, 2]
@@ -288,27 +288,27 @@ def test_a_batch_that_does_not_fit_is_halved_until_it_fits(
 
 
 def test_a_decoder_that_does_not_fit_is_halved_without_repeating_the_unet(
-    fresh: Pipeline, small: Callable, eight: list[GenerationRequest]
+    fresh: Pipeline, limit_rows: Callable, eight: list[GenerationRequest]
 ) -> None:
     expected = fresh.generate(eight)
-    small(fresh.runtime.vae.decoder, 1)
+    limit_rows(fresh.runtime.vae.decoder, 1)
     timings = Timings()
     results = fresh.generate(eight, timings=timings)
     assert timings.batches == [8]
     assert max(map(difference, results, expected)) <= TOLERANCE[fresh.device.dtype_name]
 
 
-def test_a_row_that_does_not_fit_even_alone_says_so(
-    fresh: Pipeline, small: Callable, eight: list[GenerationRequest]
+def test_a_row_that_does_not_fit_alone_is_an_error(
+    fresh: Pipeline, limit_rows: Callable, eight: list[GenerationRequest]
 ) -> None:
-    small(fresh.runtime.unet, 0)
+    limit_rows(fresh.runtime.unet, 0)
     for result in fresh.generate(eight[:3]):
         assert isinstance(result.error, OutOfMemory)
         assert result.error.retryable
         assert "Tried to allocate" in str(result.error)
 
 
-def test_another_error_of_the_network_is_not_taken_for_memory(
+def test_another_error_of_the_network_is_not_treated_as_lack_of_memory(
     fresh: Pipeline, request_for: RequestFor
 ) -> None:
     def hook(_: Any, args: tuple) -> None:
@@ -357,7 +357,7 @@ def rewrite(folder: Path, **changes: Any) -> None:
     release.write(folder, replace(manifest, files=release.list_files(folder), **changes))
 
 
-def test_a_sampler_that_cannot_be_right_is_refused_while_loading(tmp_path: Path) -> None:
+def test_an_invalid_sampler_is_refused_while_loading(tmp_path: Path) -> None:
     folder = tmp_path / "release"
     tiny.make_tiny_release(folder)
     rewrite(folder, noise_scheduler="pndm")
@@ -371,7 +371,7 @@ def test_a_sampler_that_cannot_be_right_is_refused_while_loading(tmp_path: Path)
         pipelines.load(folder, device="cpu")
 
 
-def test_a_component_that_diffusers_cannot_read_is_a_refusal(tmp_path: Path) -> None:
+def test_a_component_that_diffusers_cannot_read_is_refused(tmp_path: Path) -> None:
     folder = tmp_path / "release"
     tiny.make_tiny_release(folder)
     (folder / "unet/diffusion_pytorch_model.safetensors").write_bytes(b"not safetensors")
@@ -389,7 +389,7 @@ def test_a_component_that_diffusers_cannot_read_is_a_refusal(tmp_path: Path) -> 
         ("vae/config.json", {"block_out_channels": 8}),
     ],
 )
-def test_a_configuration_that_makes_no_sense_is_a_refusal(
+def test_an_invalid_configuration_is_refused(
     tmp_path: Path, file: str, changes: dict[str, Any] | None
 ) -> None:
     folder = tmp_path / "release"
@@ -408,17 +408,19 @@ def test_a_vae_that_overflows_in_fp16_is_run_in_fp32(tiny_release: Path) -> None
     assert (loaded.runtime.unet.dtype, loaded.runtime.vae.dtype) == (torch.bfloat16, torch.bfloat16)
 
 
-def test_a_device_that_is_not_there_is_refused(tiny_release: Path) -> None:
+def test_an_unavailable_device_is_refused(tiny_release: Path) -> None:
     with pytest.raises(DeviceUnavailable):
         pipelines.load(tiny_release, device="cuda:7")
 
 
-def test_the_device_is_described_for_people(loaded: Pipeline, device: str) -> None:
+def test_the_device_has_a_readable_description(loaded: Pipeline, device: str) -> None:
     assert loaded.device.dtype_name in loaded.describe()
     assert (device == "cpu") == ("cpu" in loaded.describe())
 
 
-def test_times_are_told_apart(loaded: Pipeline, eight: list[GenerationRequest]) -> None:
+def test_unet_and_decoder_times_are_measured_separately(
+    loaded: Pipeline, eight: list[GenerationRequest]
+) -> None:
     timings = Timings()
     loaded.generate(eight[:2], timings=timings)
     loaded.generate(eight[:1], timings=timings)
@@ -445,7 +447,7 @@ def test_generating_reads_no_text_encoder(without_encoder: Path) -> None:
 
 @pytest.mark.slow
 def test_generating_never_loads_a_text_encoder(without_encoder: Path) -> None:
-    """Neither the code nor the files."""
+    """Load neither its code nor its files."""
     code = f"""
 import sys
 import numpy as np

@@ -16,8 +16,8 @@ from tests import tiny
 from tests.generation.engine import toys
 
 
-class Seen:
-    """Wants these rows, and keeps what it is shown."""
+class Recorder:
+    """Receiver of previews that requests these rows and records what it gets."""
 
     def __init__(self, rows: Collection[int]) -> None:
         self.rows = rows
@@ -68,25 +68,25 @@ def test_previews_change_no_pixel_of_the_images(
 ) -> None:
     tiny.make_tiny_release(tmp_path / "release", noise_scheduler=name, guidance_scale=2)
     loaded = pipelines.load(tmp_path / "release", device=device)
-    seen = Seen([0, 2])
-    assert same(loaded.generate(three), loaded.generate(three, previews=seen))
-    assert seen.steps == [1, 2, 3]
+    recorder = Recorder([0, 2])
+    assert same(loaded.generate(three), loaded.generate(three, previews=recorder))
+    assert recorder.steps == [1, 2, 3]
 
 
-def test_the_rows_that_are_wanted_are_shown_after_each_step_but_the_last(
+def test_requested_rows_are_shown_after_each_step_except_the_last(
     loaded: Pipeline, three: list[GenerationRequest]
 ) -> None:
-    seen = Seen([2, 0, 99])
-    loaded.generate(three, previews=seen)
-    assert [(step, steps) for step, steps, _ in seen.shown] == [(1, 4), (2, 4), (3, 4)]
-    for _, _, shown in seen.shown:
+    recorder = Recorder([2, 0, 99])
+    loaded.generate(three, previews=recorder)
+    assert [(step, steps) for step, steps, _ in recorder.shown] == [(1, 4), (2, 4), (3, 4)]
+    for _, _, shown in recorder.shown:
         assert set(shown) == {0, 2}
         assert all(
             image.shape == (64, 64, 3) and image.dtype == np.uint8 for image in shown.values()
         )
 
 
-def test_a_preview_is_what_the_image_would_be_without_the_steps_that_follow(
+def test_a_preview_equals_the_image_without_the_remaining_steps(
     tmp_path: Path, device: str, three: list[GenerationRequest]
 ) -> None:
     """From the first timestep straight to the end: a release of one step does just that."""
@@ -96,11 +96,11 @@ def test_a_preview_is_what_the_image_would_be_without_the_steps_that_follow(
     # Its noise scheduler ends a little before no noise at all, as that of Stable Diffusion.
     for release in (four, one):
         release._scheduler_config["set_alpha_to_one"] = True
-    seen = Seen([0])
-    four.generate(three[:1], previews=seen)
+    recorder = Recorder([0])
+    four.generate(three[:1], previews=recorder)
     expected = pixels(one.generate(three[:1])[0])
-    assert np.abs(seen.shown[0][2][0].astype(int) - expected).max() <= 2
-    assert np.abs(seen.shown[2][2][0].astype(int) - expected).max() > 8
+    assert np.abs(recorder.shown[0][2][0].astype(int) - expected).max() <= 2
+    assert np.abs(recorder.shown[2][2][0].astype(int) - expected).max() > 8
 
 
 def test_a_folded_student_shows_previews_through_its_tiny_decoder(
@@ -109,29 +109,27 @@ def test_a_folded_student_shows_previews_through_its_tiny_decoder(
     toys.write_student(tmp_path / "student", tiny_release, embeddings)
     student = pipelines.load(tmp_path / "student", device=device)
     assert type(student.runtime.vae).__name__ == "AutoencoderTiny"
-    seen = Seen([1])
-    assert same(student.generate(three), student.generate(three, previews=seen))
-    assert seen.steps == [1]
+    recorder = Recorder([1])
+    assert same(student.generate(three), student.generate(three, previews=recorder))
+    assert recorder.steps == [1]
 
 
 def test_a_release_of_one_step_shows_nothing(
     tmp_path: Path, device: str, three: list[GenerationRequest]
 ) -> None:
     tiny.make_tiny_release(tmp_path / "one", timesteps=[999])
-    seen = Seen([0, 1, 2])
-    pipelines.load(tmp_path / "one", device=device).generate(three, previews=seen)
-    assert seen.shown == []
+    recorder = Recorder([0, 1, 2])
+    pipelines.load(tmp_path / "one", device=device).generate(three, previews=recorder)
+    assert recorder.shown == []
 
 
-def test_a_row_that_was_dropped_is_shown_no_more(
-    loaded: Pipeline, three: list[GenerationRequest]
-) -> None:
-    seen = Seen([0, 1])
-    loaded.generate(three, on_step=lambda step, _: [1] if step == 2 else [], previews=seen)
-    assert [sorted(shown) for _, _, shown in seen.shown] == [[0, 1], [0], [0]]
+def test_a_dropped_row_is_no_longer_shown(loaded: Pipeline, three: list[GenerationRequest]) -> None:
+    recorder = Recorder([0, 1])
+    loaded.generate(three, on_step=lambda step, _: [1] if step == 2 else [], previews=recorder)
+    assert [sorted(shown) for _, _, shown in recorder.shown] == [[0, 1], [0], [0]]
 
 
-def test_without_memory_for_previews_the_images_are_made_all_the_same(
+def test_images_are_made_even_without_memory_for_previews(
     loaded: Pipeline, three: list[GenerationRequest]
 ) -> None:
     expected = loaded.generate(three)
@@ -147,29 +145,29 @@ def test_without_memory_for_previews_the_images_are_made_all_the_same(
         return ()
 
     loaded.runtime.vae.decoder.register_forward_pre_hook(hook)
-    seen, timings = Seen([0]), Timings()
-    results = loaded.generate(three, on_step=on_step, previews=seen, timings=timings)
+    recorder, timings = Recorder([0]), Timings()
+    results = loaded.generate(three, on_step=on_step, previews=recorder, timings=timings)
     assert same(expected, results)
-    assert (seen.shown, len(seen.errors), timings.batches) == ([], 1, [3])
+    assert (recorder.shown, len(recorder.errors), timings.batches) == ([], 1, [3])
 
 
-def test_a_preview_that_is_no_image_is_not_shown(
+def test_a_preview_that_is_not_finite_is_not_shown(
     loaded: Pipeline, three: list[GenerationRequest]
 ) -> None:
     loaded.runtime.unet.conv_out.bias.fill_(float("nan"))
-    seen = Seen([0])
-    loaded.generate(three[:1], previews=seen)
-    assert [shown for _, _, shown in seen.shown] == [{}, {}, {}]
+    recorder = Recorder([0])
+    loaded.generate(three[:1], previews=recorder)
+    assert [shown for _, _, shown in recorder.shown] == [{}, {}, {}]
 
 
-def test_the_time_of_previews_is_nobody_elses(
+def test_the_time_of_previews_is_measured_separately(
     loaded: Pipeline, three: list[GenerationRequest]
 ) -> None:
     import time
 
     loaded.runtime.vae.decoder.register_forward_pre_hook(lambda *_: time.sleep(0.2))
-    seen, timings = Seen([0]), Timings()
-    loaded.generate(three, previews=seen, timings=timings)
+    recorder, timings = Recorder([0]), Timings()
+    loaded.generate(three, previews=recorder, timings=timings)
     assert 0.6 <= timings.preview_seconds < 5
-    assert seen.seconds == pytest.approx(timings.preview_seconds)
+    assert recorder.seconds == pytest.approx(timings.preview_seconds)
     assert timings.unet_seconds < 0.6

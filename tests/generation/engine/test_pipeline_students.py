@@ -82,7 +82,7 @@ def test_releases_may_be_loaded_in_one_thread_while_another_loads_and_generates(
 
 @pytest.mark.parametrize("prediction_type", ["epsilon", "v_prediction"])
 @pytest.mark.parametrize("timesteps", [[999], [999, 499]])
-def test_the_picture_is_that_of_diffusers_with_the_whole_network(
+def test_the_picture_equals_that_of_diffusers_with_the_unfolded_network(
     tmp_path: Path,
     device: str,
     request_for: RequestFor,
@@ -181,23 +181,21 @@ def test_keys_and_values_are_computed_once_for_each_prompt_and_bounded(
     bounded = loaded.generate(eight[:3])
     assert difference(first[0], bounded[0]) <= TOLERANCE[loaded.device.dtype_name]
     loaded.generate(eight[:3])
-    assert (
-        len(computed) == 9
-    )  # the first left for the third, which is asked for before it comes back
+    assert len(computed) == 9  # the table holds two of three, so all three are computed again
     assert len(loaded.embeddings) == 2
 
 
 def test_a_dropped_row_has_neither_pixels_nor_error(
     loaded: Pipeline, eight: list[GenerationRequest]
 ) -> None:
-    said: list[tuple[int, int]] = []
+    reported: list[tuple[int, int]] = []
 
     def on_step(step: int, steps: int) -> list[int]:
-        said.append((step, steps))
+        reported.append((step, steps))
         return [1]
 
     results = loaded.generate(eight[:2], on_step=on_step)
-    assert said == [(1, 2), (2, 2)]
+    assert reported == [(1, 2), (2, 2)]
     assert (results[1].pixels, results[1].error) == (None, None)
     pixels(results[0])
 
@@ -221,7 +219,7 @@ def test_a_batch_that_does_not_fit_is_halved_until_it_fits(
     assert isinstance(loaded.generate(eight[:1])[0].error, OutOfMemory)
 
 
-def test_a_network_that_gives_no_numbers_is_said_not_shown(
+def test_output_that_is_not_finite_is_an_error_and_no_picture(
     loaded: Pipeline, request_for: RequestFor
 ) -> None:
     loaded.runtime.unet.conv_out.bias.fill_(float("nan"))
@@ -267,7 +265,7 @@ def test_a_decoder_that_ends_in_a_pixel_shuffle_draws_the_pictures_of_its_releas
     vae = toys.decoder(levels=2, shuffle=4)
     toys.write_student(tmp_path / "student", tiny_release, embeddings, decoder=vae)
     written = json.loads((tmp_path / "student/vae/config.json").read_text("utf-8"))
-    assert written["_class_name"] == "ShuffledAutoencoderTiny"  # refused by code of before
+    assert written["_class_name"] == "ShuffledAutoencoderTiny"  # refused by earlier code
     loaded = pipelines.load(tmp_path / "student", device=device, dtype="float32")
     alone = [loaded.generate([request_for(number)])[0] for number in range(3)]
     together = loaded.generate([request_for(number) for number in range(3)])

@@ -9,11 +9,13 @@ def test_the_interval_is_wilsons():
 
 
 def test_the_interval_of_a_difference_is_newcombes():
-    low, high = difference(Share(56, 70), Share(48, 80))  # his first example, table II, method 10
+    low, high = difference(
+        Share(56, 70), Share(48, 80)
+    )  # first example of Newcombe 1998, table II, method 10
     assert (round(low, 4), round(high, 4)) == (0.0524, 0.3339)
 
 
-def test_the_interval_of_none_and_of_all_has_a_width_and_stays_a_share():
+def test_the_interval_at_zero_and_at_one_has_a_width_and_stays_within_zero_and_one():
     assert Share(0, 20).interval[0] == 0 < Share(0, 20).interval[1] < 0.2
     assert 0.8 < Share(20, 20).interval[0] < Share(20, 20).interval[1] == 1
 

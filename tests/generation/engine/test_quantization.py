@@ -26,7 +26,7 @@ def test_a_weight_is_off_by_at_most_half_a_level_of_its_channel(shape: tuple[int
     assert stored["a.weight"].abs().flatten(1).amax(dim=1).eq(127).all()
 
 
-def test_weights_that_lie_on_their_grid_come_back_as_they_are() -> None:
+def test_weights_on_their_grid_are_restored_exactly() -> None:
     levels = torch.randint(-127, 128, (5, 40), generator=torch.Generator().manual_seed(0))
     levels[:, 0] = 127
     values = levels * torch.tensor([0.5, 0.25, 3.0, 0.0078125, 1.0])[:, None]
@@ -80,7 +80,7 @@ def test_a_student_of_stable_diffusion_takes_less_than_340_megabytes_with_200_pr
     )
     total = sum(tensor.numel() * tensor.element_size() for tensor in stored.values())
     for shape in folding.shapes(config, 2).values():
-        if len(shape) == 4:  # 190 million zeros would take their time
+        if len(shape) == 4:  # 190 million zeros would take too long
             total += shape.numel() + 4 * shape[0]
     decoder, prompts, manifest = 2 * 1_222_531, 200 * 77 * 768 * 2, 200_000
     assert 330e6 < total + decoder + prompts + manifest < 340e6

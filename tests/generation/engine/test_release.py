@@ -48,11 +48,11 @@ def test_the_manifest_survives_writing_and_reading(folder: Path) -> None:
 
 
 def test_progress_ends_at_the_size_of_the_files(folder: Path) -> None:
-    said: list[tuple[int, int]] = []
-    manifest = release.verify(folder, lambda done, total: said.append((done, total)))
+    reported: list[tuple[int, int]] = []
+    manifest = release.verify(folder, lambda done, total: reported.append((done, total)))
     size = sum(file.size_bytes for file in manifest.files)
-    assert said[-1] == (size, size)
-    assert said == sorted(said)
+    assert reported[-1] == (size, size)
+    assert reported == sorted(reported)
 
 
 @pytest.mark.parametrize(
@@ -154,7 +154,7 @@ def test_one_changed_byte_is_refused(folder: Path) -> None:
     assert release.verify(folder, hashes=False).name == "tiny"
 
 
-def test_a_torn_file_is_refused_without_hashing(folder: Path) -> None:
+def test_a_truncated_file_is_refused_without_hashing(folder: Path) -> None:
     path = folder / "unet/diffusion_pytorch_model.safetensors"
     path.write_bytes(path.read_bytes()[:-1])
     with pytest.raises(ReleaseInvalid, match="changed or is incomplete"):
@@ -195,7 +195,7 @@ def test_guidance_without_the_stored_empty_text_is_refused(folder: Path) -> None
         release.verify(folder)
 
 
-def test_a_folder_without_a_manifest_says_what_to_do(tmp_path: Path) -> None:
+def test_a_folder_without_a_manifest_is_refused_with_advice(tmp_path: Path) -> None:
     with pytest.raises(ReleaseInvalid, match="register DIR"):
         release.verify(tmp_path)
 

@@ -20,7 +20,7 @@ def draw(seed: int) -> torch.Tensor:
 
 
 class Oracle:
-    """A perfect network: it knows the image x0 and the noise, so every right sampler stays on their line."""
+    """A perfect network for the image x0 and the noise: every correct sampler stays on the line between them."""
 
     def __init__(
         self, name: str, prediction_type: str, timesteps: list[int], **config: Any
@@ -44,8 +44,8 @@ class Oracle:
             "v_prediction": signal * epsilon - noise * self.x0,
         }[self.prediction_type]
 
-    def walk(self, **options: Any) -> tuple[list[torch.Tensor], torch.Tensor]:
-        """The network's inputs, and the result."""
+    def run(self, **options: Any) -> tuple[list[torch.Tensor], torch.Tensor]:
+        """Return the network's inputs and the result."""
         noise_scheduler = self.noise_scheduler
         x = draw(2) * noise_scheduler.init_noise_sigma
         inputs = []
@@ -58,18 +58,18 @@ class Oracle:
 
 @pytest.mark.parametrize("name", sampling.NAMES)
 @pytest.mark.parametrize("timesteps", [UNEVEN, [999], [499], [999, 749, 499, 249], [3, 2, 1, 0]])
-def test_exactly_the_given_timesteps_are_walked(name: str, timesteps: list[int]) -> None:
+def test_exactly_the_given_timesteps_are_visited(name: str, timesteps: list[int]) -> None:
     noise_scheduler = sampling.make(name, PNDM_CONFIG, timesteps)
     assert [int(t) for t in noise_scheduler.timesteps] == timesteps
 
 
 @pytest.mark.parametrize("name", DETERMINISTIC)
 @pytest.mark.parametrize("prediction_type", ["epsilon", "sample", "v_prediction"])
-def test_between_uneven_timesteps_the_noise_falls_as_trained(
+def test_between_uneven_timesteps_the_noise_follows_the_trained_schedule(
     name: str, prediction_type: str
 ) -> None:
     oracle = Oracle(name, prediction_type, UNEVEN)
-    inputs, result = oracle.walk()
+    inputs, result = oracle.run()
     signal, noise = oracle.levels(UNEVEN[0])
     epsilon = (inputs[0] - signal * oracle.x0) / noise
     for x, timestep in zip(inputs, UNEVEN, strict=True):
@@ -83,7 +83,7 @@ def test_between_uneven_timesteps_the_noise_falls_as_trained(
 def test_samplers_that_draw_noise_end_at_the_image(name: str, prediction_type: str) -> None:
     oracle = Oracle(name, prediction_type, UNEVEN)
     generators = [torch.Generator().manual_seed(seed) for seed in (5, 6)]
-    _, result = oracle.walk(generator=generators)
+    _, result = oracle.run(generator=generators)
     assert torch.allclose(result, oracle.x0, atol=0.2)  # TCD ends at timestep 0, not at no noise
 
 
@@ -93,8 +93,8 @@ def test_zero_terminal_snr_starts_from_pure_noise_and_ends_at_the_image(name: st
     options = {}
     if name in sampling.DRAWS_NOISE:
         options["generator"] = [torch.Generator().manual_seed(seed) for seed in (5, 6)]
-    inputs, result = oracle.walk(**options)
-    # 2⁻¹² of the image at most: what keeps the sigmas of some samplers finite.
+    inputs, result = oracle.run(**options)
+    # At most 2⁻¹² of the image, which keeps the sigmas of some samplers finite.
     assert torch.allclose(inputs[0], draw(2), atol=2e-3)
     assert torch.allclose(result, oracle.x0, atol=0.2 if options else 2e-3)
 
@@ -106,7 +106,7 @@ def test_the_clean_image_is_predicted_at_each_step_whatever_the_sampler(
 ) -> None:
     oracle = Oracle(name, prediction_type, UNEVEN)
     generators = [torch.Generator().manual_seed(seed) for seed in (5, 6)]
-    inputs, _ = oracle.walk(**({"generator": generators} if name in sampling.DRAWS_NOISE else {}))
+    inputs, _ = oracle.run(**({"generator": generators} if name in sampling.DRAWS_NOISE else {}))
     for model_input, timestep in zip(inputs, oracle.noise_scheduler.timesteps, strict=True):
         output = oracle.answer(model_input, timestep)
         clean = sampling.predict_clean(oracle.noise_scheduler, model_input, output, timestep)
@@ -115,7 +115,7 @@ def test_the_clean_image_is_predicted_at_each_step_whatever_the_sampler(
 
 @pytest.mark.parametrize("steps", [1, 4, 10, 20, 50])
 @pytest.mark.parametrize("spacing", ["leading", "trailing"])
-def test_on_even_timesteps_ddim_is_that_of_diffusers(steps: int, spacing: str) -> None:
+def test_on_even_timesteps_ddim_equals_that_of_diffusers(steps: int, spacing: str) -> None:
     config = {**PNDM_CONFIG, "timestep_spacing": spacing}
     stock = DDIMScheduler.from_config(config)
     stock.set_timesteps(steps)
@@ -150,12 +150,12 @@ def test_ddim_has_the_noise_levels_of_diffusers(config: dict[str, Any]) -> None:
     assert torch.allclose(x, y, atol=1e-4)
 
 
-def test_a_noise_schedule_that_is_unknown_is_refused() -> None:
+def test_an_unknown_noise_schedule_is_refused() -> None:
     with pytest.raises(ReleaseInvalid, match="beta_schedule is 'exp'"):
         sampling.make("ddim", {"beta_schedule": "exp"}, [999])
 
 
-def test_the_timesteps_of_stable_diffusion_are_those_that_diffusers_walks() -> None:
+def test_the_timesteps_of_stable_diffusion_are_those_that_diffusers_visits() -> None:
     leading = sampling.default_timesteps(PNDM_CONFIG, 50)
     assert (leading[0], leading[1], leading[-1]) == (981, 961, 1)
     trailing = sampling.default_timesteps({**PNDM_CONFIG, "timestep_spacing": "trailing"}, 30)
@@ -164,7 +164,7 @@ def test_the_timesteps_of_stable_diffusion_are_those_that_diffusers_walks() -> N
 
 @pytest.mark.parametrize("name", sampling.DRAWS_NOISE)
 def test_the_noise_of_an_image_does_not_depend_on_its_batch(name: str) -> None:
-    def walk(rows: list[int]) -> torch.Tensor:
+    def run(rows: list[int]) -> torch.Tensor:
         noise_scheduler = sampling.make(name, PNDM_CONFIG, UNEVEN)
         generators = [torch.Generator().manual_seed(row) for row in rows]
         x = torch.stack([torch.full((4, 8, 8), float(row)) for row in rows])
@@ -174,12 +174,12 @@ def test_the_noise_of_an_image_does_not_depend_on_its_batch(name: str) -> None:
             ]
         return x
 
-    together = walk([0, 1, 2])
-    assert torch.allclose(together[1:2], walk([1]), atol=1e-6)
+    together = run([0, 1, 2])
+    assert torch.allclose(together[1:2], run([1]), atol=1e-6)
     assert not torch.allclose(together[0], together[1], atol=1e-2)
 
 
-def test_every_batch_gets_an_object_of_its_own() -> None:
+def test_every_batch_gets_its_own_noise_scheduler() -> None:
     first = sampling.make("unipc", PNDM_CONFIG, UNEVEN)
     first.step(draw(0), first.timesteps[0], draw(1))
     assert sampling.make("unipc", PNDM_CONFIG, UNEVEN).step_index is None
@@ -196,7 +196,7 @@ def test_every_batch_gets_an_object_of_its_own() -> None:
         ("ddim", {"rescale_betas_zero_snr": True}, UNEVEN, "zero terminal"),
     ],
 )
-def test_what_cannot_be_right_is_refused(
+def test_invalid_samplers_are_refused(
     name: str, config: dict, timesteps: list[int], message: str
 ) -> None:
     with pytest.raises(ReleaseInvalid, match=message):

@@ -28,7 +28,7 @@ TEXTS = ("a red vase", "a blue mug", "an orange ring")
 def teacher_unet(*, is_loud: bool = True) -> UNet2DConditionModel:
     """As Stable Diffusion 1.5's, with fewer channels.
 
-    Loud: random networks are timid, so what comes from prompt and time is made larger; and rounding with it.
+    is_loud: enlarge the contributions of prompt and time, which are small in random networks. Rounding errors grow too.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(3)

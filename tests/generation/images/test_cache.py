@@ -6,7 +6,7 @@ from generation.images import cache, store
 from generation.infra import redis_client
 
 
-def test_entries_live_for_a_limited_time(redis_server, settings):
+def test_entries_expire(redis_server, settings):
     settings.IMAGE_CACHE_SECONDS = 100
     cache.put({"k": {"file": "x"}})
 
@@ -14,7 +14,7 @@ def test_entries_live_for_a_limited_time(redis_server, settings):
     assert 0 < redis_server.ttl(cache.PREFIX + "k") <= 100
 
 
-def test_the_oldest_entries_go_when_there_are_too_many(redis_server, settings):
+def test_the_oldest_entries_are_evicted_when_there_are_too_many(redis_server, settings):
     settings.IMAGE_CACHE_ENTRIES = 3
     for number in range(5):
         cache.put({f"k{number}": {"n": number}})
@@ -34,7 +34,7 @@ def test_without_redis_the_cache_is_empty_and_quick(settings, monkeypatch):
 
 
 @pytest.mark.parametrize("value", ("no JSON", "[]", "null", '{"key": "k"}', '{"unknown": 1}'))
-def test_an_entry_that_this_version_did_not_write_is_none(redis_server, value):
+def test_an_entry_in_an_unknown_format_is_ignored(redis_server, value):
     redis_server.set(cache.PREFIX + "key.webp", value)
 
     assert store.cached(["key"]) == []

@@ -8,8 +8,8 @@ from django.db import connection, transaction
 
 from generation.images import references, storage
 from generation.models import Image
-from tests.distillation.curated import make_example
-from tests.people import make_image
+from tests.distillation.example_factories import make_example
+from tests.factories import make_image
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -43,7 +43,7 @@ def test_an_example_of_distillation_keeps_its_file():
     assert storage.exists(example.file)
 
 
-def test_what_nobody_refers_to_is_removed_with_its_thumbnail_and_measured():
+def test_an_unreferenced_file_is_removed_with_its_thumbnail_and_their_sizes_are_returned():
     kept, master = make_image(), storage.save(b"a master", "png").name
     thumbnail = storage.thumbnail_name(master)
     storage.keep(thumbnail, b"small")
@@ -56,7 +56,7 @@ def test_what_nobody_refers_to_is_removed_with_its_thumbnail_and_measured():
 
 
 def in_a_thread(action):
-    """What `action` answers on a connection of its own."""
+    """Return the result of `action` on a connection of its own."""
     answers = []
 
     def run():
@@ -72,7 +72,7 @@ def in_a_thread(action):
     return answers[0]
 
 
-def test_a_file_that_a_row_is_being_written_for_is_left_without_waiting():
+def test_a_file_whose_row_is_being_inserted_is_kept_without_waiting():
     name = storage.save(b"picture", "png").name
 
     with transaction.atomic():
@@ -83,7 +83,7 @@ def test_a_file_that_a_row_is_being_written_for_is_left_without_waiting():
     assert [one.name for one in references.remove([name])] == [name]
 
 
-def test_many_may_write_rows_for_one_file_at_once():
+def test_rows_for_one_file_may_be_inserted_concurrently():
     name = storage.save(b"picture", "png").name
 
     def hold():
@@ -96,7 +96,7 @@ def test_many_may_write_rows_for_one_file_at_once():
         assert in_a_thread(hold)
 
 
-def test_who_begins_to_refer_while_a_file_is_removed_waits_and_finds_it_gone(monkeypatch):
+def test_a_reference_made_during_a_removal_waits_and_finds_the_file_gone(monkeypatch):
     name = storage.save(b"picture", "png").name
     is_removing, may_go_on = threading.Event(), threading.Event()
     remove = storage.remove
@@ -132,7 +132,7 @@ def test_who_begins_to_refer_while_a_file_is_removed_waits_and_finds_it_gone(mon
     assert found == [False]
 
 
-def test_a_file_that_cannot_be_removed_stays_and_the_others_go(settings):
+def test_a_file_that_cannot_be_removed_is_kept_and_the_others_are_removed(settings):
     stuck, other = storage.save(b"stuck", "png").name, storage.save(b"other", "webp").name
     place = Path(settings.MEDIA_ROOT) / stuck
     place.unlink()

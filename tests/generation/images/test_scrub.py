@@ -7,9 +7,9 @@ import pytest
 
 from generation.images import scrub, storage
 from generation.models import Image
-from tests import painter
+from tests import fake_worker
 from tests.client import API
-from tests.people import DEFAULT_SLUG, make_embedding, make_release
+from tests.factories import DEFAULT_SLUG, make_embedding, make_release
 
 pytestmark = pytest.mark.django_db
 
@@ -18,7 +18,7 @@ pytestmark = pytest.mark.django_db
 def image():
     make_embedding(encoder_fingerprint=make_release().encoder_fingerprint)
     API().post("/v1/jobs", {"variant": DEFAULT_SLUG, "output_format": "webp"})
-    painter.make_pictures()
+    fake_worker.make_pictures()
     return Image.objects.get()
 
 
@@ -26,13 +26,13 @@ def folder(name: str) -> str:
     return Path(name).parent.name
 
 
-def test_each_folder_has_its_turn_within_eleven_days():
+def test_each_folder_is_checked_within_eleven_days():
     first = datetime(2026, 1, 1, tzinfo=UTC)
     seen = {scrub.folder_at(first + timedelta(hours=hour)) for hour in range(256)}
     assert seen == {f"{number:02x}" for number in range(256)}
 
 
-def test_sound_files_stay(image):
+def test_intact_files_are_kept(image):
     report = scrub.scrub(folder(image.file))
 
     assert (report.unreadable, report.missing) == (0, 0)
@@ -41,7 +41,7 @@ def test_sound_files_stay(image):
 
 
 @pytest.mark.parametrize("damage", ("empty", "same size", "removed"))
-def test_a_damaged_file_is_found_and_made_again_from_the_master(image, settings, damage):
+def test_a_damaged_file_is_found_and_rendered_again_from_the_master(image, settings, damage):
     path = settings.MEDIA_ROOT / image.file
     whole = path.read_bytes()
     if damage == "removed":

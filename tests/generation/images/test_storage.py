@@ -17,7 +17,7 @@ from generation.images import storage
 
 @pytest.fixture(params=["folder", "object store"])
 def place(request):
-    """Both kinds of places."""
+    """Run the test with a folder and with an object store."""
     if request.param == "object store":
         request.getfixturevalue("bucket")
     return request.param
@@ -32,7 +32,7 @@ def test_the_same_content_is_stored_once(settings):
     assert len([path for path in settings.MEDIA_ROOT.rglob("*") if path.is_file()]) == 1
 
 
-def test_what_is_stored_is_read_measured_copied_and_removed(place: str, tmp_path: Path):
+def test_a_stored_file_is_read_measured_copied_and_removed(place: str, tmp_path: Path):
     stored = storage.save(b"picture", "png")
 
     assert storage.read(stored.name) == b"picture"
@@ -60,7 +60,7 @@ def test_all_files_are_listed_folder_by_folder(place: str):
     assert all(len({Path(name).parent for name in part}) == 1 for part in listed)
 
 
-def test_a_torn_file_of_an_earlier_crash_is_replaced(settings):
+def test_a_truncated_file_of_an_earlier_crash_is_replaced(settings):
     stored = storage.save(b"whole picture", "png")
     (settings.MEDIA_ROOT / stored.name).write_bytes(b"whol")
 
@@ -69,7 +69,7 @@ def test_a_torn_file_of_an_earlier_crash_is_replaced(settings):
     assert storage.read(stored.name) == b"whole picture"
 
 
-def test_a_place_that_cannot_be_written_is_an_error_that_may_be_retried(settings):
+def test_an_unwritable_storage_is_a_retryable_error(settings):
     settings.MEDIA_ROOT.parent.mkdir(parents=True)
     settings.MEDIA_ROOT.write_text("a file where the folder should be")
 
@@ -78,7 +78,7 @@ def test_a_place_that_cannot_be_written_is_an_error_that_may_be_retried(settings
     assert caught.value.retryable
 
 
-def test_a_copy_on_this_machine_takes_no_space(tmp_path: Path, settings):
+def test_a_local_copy_takes_no_space(tmp_path: Path, settings):
     stored = storage.save(b"picture", "png")
 
     storage.copy(stored.name, tmp_path / "copy.png")
@@ -87,7 +87,7 @@ def test_a_copy_on_this_machine_takes_no_space(tmp_path: Path, settings):
 
 
 def test_a_file_of_the_right_size_with_another_content_is_replaced(settings):
-    """As XFS may leave after a power cut: the size, and zeros."""
+    """XFS may leave such a file after a power cut: the right size, filled with zeros."""
     stored = storage.save(b"whole picture", "png")
     (settings.MEDIA_ROOT / stored.name).write_bytes(bytes(13))
 
@@ -96,7 +96,7 @@ def test_a_file_of_the_right_size_with_another_content_is_replaced(settings):
     assert storage.read(stored.name) == b"whole picture"
 
 
-def test_a_file_without_the_content_of_its_name_is_removed_and_never_returned(place: str, settings):
+def test_a_file_that_does_not_match_its_name_is_removed_and_never_returned(place: str, settings):
     name = f"images/ab/{'ab' * 32}.png"
     if place == "folder":
         (settings.MEDIA_ROOT / name).parent.mkdir(parents=True)
@@ -111,7 +111,7 @@ def test_a_file_without_the_content_of_its_name_is_removed_and_never_returned(pl
 
 
 def test_a_write_that_fails_leaves_nothing_behind(settings, monkeypatch):
-    """A full disk: the file grows as long as there is room."""
+    """A full disk: the file grows until no space is left."""
     held = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, held[1]))
     before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
@@ -124,7 +124,7 @@ def test_a_write_that_fails_leaves_nothing_behind(settings, monkeypatch):
         signal.signal(signal.SIGXFSZ, before)
 
     assert not [path for path in settings.MEDIA_ROOT.rglob("*") if path.is_file()]
-    assert storage.read(storage.save(b"x" * 200_000, "png").name)  # and it works again
+    assert storage.read(storage.save(b"x" * 200_000, "png").name)  # a later write succeeds
 
 
 def test_a_stored_file_and_its_folder_are_synced_before_a_row_may_refer_to_them(monkeypatch):
@@ -138,7 +138,7 @@ def test_a_stored_file_and_its_folder_are_synced_before_a_row_may_refer_to_them(
 
     monkeypatch.setattr(os, "fsync", slow)
     names = [storage.save(b"one", "png").name, storage.save(b"two", "png").name]
-    again = storage.save(b"one", "png").name  # perhaps another process stored it a moment ago
+    again = storage.save(b"one", "png").name  # another process may have stored it a moment ago
 
     storage.sync([*names, again])
 
@@ -147,7 +147,7 @@ def test_a_stored_file_and_its_folder_are_synced_before_a_row_may_refer_to_them(
         assert any(path.endswith(str(Path(name).parent)) for path in synced)
 
 
-def test_a_file_that_the_disk_does_not_sync_is_removed(monkeypatch):
+def test_a_file_that_cannot_be_synced_is_removed(monkeypatch):
     def refuse(handle: int) -> None:
         raise OSError(errno.EIO, "Input/output error")
 
@@ -159,9 +159,7 @@ def test_a_file_that_the_disk_does_not_sync_is_removed(monkeypatch):
 
 
 # --- an object store ------------------------------------------------------------------------------
-def test_in_an_object_store_a_file_lies_under_the_prefix_with_its_type_and_nothing_on_the_disk(
-    bucket, settings
-):
+def test_in_an_object_store_a_file_has_the_prefix_and_its_type_and_no_local_copy(bucket, settings):
     stored = storage.save(b"picture", "webp")
 
     (found,) = bucket.objects.all()
@@ -173,7 +171,7 @@ def test_in_an_object_store_a_file_lies_under_the_prefix_with_its_type_and_nothi
     assert not settings.MEDIA_ROOT.exists()
 
 
-def test_what_lies_in_the_object_store_is_not_sent_again(bucket):
+def test_a_file_in_the_object_store_is_not_uploaded_again(bucket):
     storage.save(b"picture", "webp")
     (before,) = (found.last_modified for found in bucket.objects.all())
     time.sleep(1.1)
@@ -183,7 +181,7 @@ def test_what_lies_in_the_object_store_is_not_sent_again(bucket):
     assert [found.last_modified for found in bucket.objects.all()] == [before]
 
 
-def test_a_link_of_the_object_store_fetches_the_file_for_a_while(bucket, settings):
+def test_a_link_of_the_object_store_returns_the_file_until_it_expires(bucket, settings):
     name = storage.save(b"picture", "webp").name
 
     shown = httpx.get(storage.link(name, seconds=60))
@@ -196,11 +194,11 @@ def test_a_link_of_the_object_store_fetches_the_file_for_a_while(bucket, setting
     assert storage.link(name, seconds=60) is None
 
 
-def test_files_of_this_machine_have_no_other_address():
+def test_local_files_have_no_url_of_their_own():
     assert storage.link(storage.save(b"picture", "webp").name, seconds=60) is None
 
 
-def test_an_object_store_that_refuses_or_is_away_is_an_error_that_may_be_retried(bucket, settings):
+def test_a_refusing_or_unreachable_object_store_is_a_retryable_error(bucket, settings):
     from project.settings.storage import object_store
 
     bucket.delete()

@@ -15,8 +15,15 @@ from generation.jobs import lifecycle as jobs
 from generation.jobs import submission
 from generation.jobs.job_request import JobRequest
 from generation.models import Job
-from tests import painter
-from tests.people import make_embedding, make_image, make_job, make_release, make_user, make_variant
+from tests import fake_worker
+from tests.factories import (
+    make_embedding,
+    make_image,
+    make_job,
+    make_release,
+    make_user,
+    make_variant,
+)
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("redis_server")]
 
@@ -37,12 +44,12 @@ def submit(**fields) -> Job:
 
 def finish() -> Job:
     (job,) = jobs.claim("worker").jobs
-    assert painter.finish([job]) == []
+    assert fake_worker.finish([job]) == []
     return Job.objects.get(id=job.id)
 
 
-def said(file: str) -> dict | None:
-    """What a stored file says of itself."""
+def metadata_of(file: str) -> dict | None:
+    """Return the metadata in a stored file."""
     with Picture.open(io.BytesIO(storage.read(file))) as picture:
         text = picture.info.get("Description") or picture.getexif().get(0x010E)
         is_bare = not picture.getexif() and not set(picture.info) & {"exif", "xmp", "Software"}
@@ -55,13 +62,13 @@ def pixels(file: str) -> np.ndarray:
 
 
 @pytest.mark.parametrize("output_format", FORMATS)
-def test_the_file_says_how_it_was_made_and_not_for_whom(output_format: str):
+def test_requested_metadata_describes_the_image_and_not_its_owner(output_format: str):
     submit(metadata=True, output_format=output_format, n=2)
 
     job = finish()
 
     first, second = job.images.all()
-    assert said(first.file) == {
+    assert metadata_of(first.file) == {
         "model": "student-1",
         "manifest_sha256": job.release.manifest_sha256,
         "variant": "vase",
@@ -72,26 +79,26 @@ def test_the_file_says_how_it_was_made_and_not_for_whom(output_format: str):
         "job": str(job.id),
         "created_at": job.created_at.isoformat(),
     }
-    assert said(second.file)["seed"] == 8
-    assert first.has_metadata and said(first.master) is None
+    assert metadata_of(second.file)["seed"] == 8
+    assert first.has_metadata and metadata_of(first.master) is None
 
 
 @pytest.mark.parametrize("output_format", FORMATS)
-def test_without_the_wish_it_says_nothing(output_format: str):
+def test_a_file_has_no_metadata_unless_requested(output_format: str):
     submit(output_format=output_format)
 
     image = finish().images.get()
 
-    assert said(image.file) is None and not image.has_metadata
+    assert metadata_of(image.file) is None and not image.has_metadata
 
 
 @pytest.mark.parametrize("is_cached", [True, False])
 @pytest.mark.parametrize("output_format", FORMATS)
-def test_who_did_not_ask_for_it_gets_the_same_pixels_without_it(
+def test_a_job_without_metadata_gets_the_same_pixels_without_it(
     output_format: str, is_cached: bool, redis_server
 ):
     submit(metadata=True, output_format=output_format)
-    told = finish().images.get()
+    with_metadata = finish().images.get()
     if not is_cached:
         redis_server.flushdb()
 
@@ -99,13 +106,13 @@ def test_who_did_not_ask_for_it_gets_the_same_pixels_without_it(
 
     image = plain.images.get()
     assert plain.cache == "hit"
-    assert said(image.file) is None and not image.has_metadata
-    assert np.array_equal(pixels(image.file), pixels(told.file))
+    assert metadata_of(image.file) is None and not image.has_metadata
+    assert np.array_equal(pixels(image.file), pixels(with_metadata.file))
 
 
 @pytest.mark.parametrize("is_cached", [True, False])
 @pytest.mark.parametrize("output_format", FORMATS)
-def test_who_asks_for_it_gets_its_own_from_stored_pixels(
+def test_a_job_with_metadata_gets_its_own_file_from_stored_pixels(
     output_format: str, is_cached: bool, redis_server
 ):
     submit(output_format=output_format, n=2)
@@ -118,23 +125,25 @@ def test_who_asks_for_it_gets_its_own_from_stored_pixels(
     for job in (first, second):
         assert job.cache == "hit"
         rows = list(job.images.all())
-        assert [said(row.file)["job"] for row in rows] == [str(job.id)] * 2
-        assert [said(row.file)["seed"] for row in rows] == [7, 8]
+        assert [metadata_of(row.file)["job"] for row in rows] == [str(job.id)] * 2
+        assert [metadata_of(row.file)["seed"] for row in rows] == [7, 8]
     again = submit(output_format=output_format, n=2)
-    assert [said(row.file) for row in again.images.all()] == [None, None]
+    assert [metadata_of(row.file) for row in again.images.all()] == [None, None]
 
 
-def test_jobs_answered_by_an_identical_one_get_what_they_asked_for():
-    asked = [submit(metadata=True), submit(), submit(metadata=True, output_format="png")]
+def test_jobs_answered_by_an_identical_one_get_the_metadata_that_they_requested():
+    submitted = [submit(metadata=True), submit(), submit(metadata=True, output_format="png")]
 
     finish()
 
-    for job in asked:
+    for job in submitted:
         job.refresh_from_db()
         image = job.images.get()
         assert (job.status, image.has_metadata) == ("succeeded", job.has_metadata)
-        assert (said(image.file) or {}).get("job") == (str(job.id) if job.has_metadata else None)
-    assert {job.cache for job in asked} == {"miss", "shared"}
+        assert (metadata_of(image.file) or {}).get("job") == (
+            str(job.id) if job.has_metadata else None
+        )
+    assert {job.cache for job in submitted} == {"miss", "shared"}
 
 
 def test_a_worker_that_finds_the_images_of_a_job_makes_its_own_file():
@@ -144,7 +153,7 @@ def test_a_worker_that_finds_the_images_of_a_job_makes_its_own_file():
 
     (image,) = images.find_rows([job])[job.id]
 
-    assert said(image.file)["job"] == str(job.id)
+    assert metadata_of(image.file)["job"] == str(job.id)
 
 
 def test_files_with_metadata_are_not_in_the_cache():
@@ -169,14 +178,14 @@ def test_a_thumbnail_is_made_once_for_all_formats(settings):
     assert (Path(settings.MEDIA_ROOT) / name).stat().st_mtime_ns == made
 
 
-def test_without_the_master_it_is_made_of_the_file():
+def test_without_the_master_a_thumbnail_is_made_from_the_file():
     image = make_image()
     storage.remove(image.master)
 
     assert pixels(images.thumbnail(image.master, image.file)).shape == (64, 64, 3)
 
 
-def test_an_empty_one_of_a_crash_is_made_again(settings):
+def test_an_empty_thumbnail_of_a_crash_is_made_again(settings):
     image = make_image()
     name = images.thumbnail(image.master)
     (Path(settings.MEDIA_ROOT) / name).write_bytes(b"")
@@ -184,7 +193,7 @@ def test_an_empty_one_of_a_crash_is_made_again(settings):
     assert pixels(images.thumbnail(image.master)).shape == (64, 64, 3)
 
 
-def test_of_a_file_that_is_gone_or_no_picture_there_is_none(settings):
+def test_a_missing_or_invalid_file_has_no_thumbnail(settings):
     image = make_image()
     with pytest.raises(StorageFailed, match="is not a valid image"):
         images.thumbnail(storage.save(b"no picture", "png").name)

@@ -1,4 +1,4 @@
-"""Which addresses may be reached: only public ones, however they are written or wrapped."""
+"""Addresses that may be reached: only public ones, in any notation and however they are embedded."""
 
 import pytest
 
@@ -27,7 +27,7 @@ def test_public_addresses_may_be_reached(address: str):
         "::1", "::", "fc00::1", "fec0::1", "fe80::1", "fe80::1%eth0",
     ],
 )  # fmt: skip
-def test_this_machine_and_its_networks_may_not(address: str):
+def test_local_addresses_may_not_be_reached(address: str):
     assert not is_public(address)
 
 
@@ -35,7 +35,7 @@ def test_this_machine_and_its_networks_may_not(address: str):
     "address",
     ["169.254.169.254", "100.100.100.200", "168.63.129.16", "192.0.0.192", "fd00:ec2::254"],
 )
-def test_the_metadata_of_clouds_may_not(address: str):
+def test_metadata_services_of_clouds_may_not_be_reached(address: str):
     assert not is_public(address)
 
 
@@ -46,7 +46,7 @@ def test_the_metadata_of_clouds_may_not(address: str):
         "64:ff9b:1::1", "2002:7f00:1::", "2002:a00:1::1", "2001:0:53aa:64c::1",
     ],
 )  # fmt: skip
-def test_private_addresses_inside_of_others_may_not(address: str):
+def test_embedded_private_addresses_may_not_be_reached(address: str):
     assert not is_public(address)
 
 
@@ -57,7 +57,7 @@ def test_private_addresses_inside_of_others_may_not(address: str):
         "3fff::1", "5f00::1", "100::1",
     ],
 )  # fmt: skip
-def test_addresses_of_no_host_may_not(address: str):
+def test_addresses_of_no_host_may_not_be_reached(address: str):
     assert not is_public(address)
 
 

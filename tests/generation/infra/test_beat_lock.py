@@ -1,4 +1,4 @@
-"""The lock that keeps beat single, with real processes and a real Redis."""
+"""The lock that allows only one beat, with real processes and a real Redis."""
 
 import os
 import signal
@@ -27,7 +27,7 @@ for _ in range(1000):
 
 @pytest.fixture
 def beats(redis_server) -> Iterator[list["subprocess.Popen[str]"]]:
-    """Two processes that want the lock. The first one has it."""
+    """Two processes that acquire the lock. The first one holds it."""
     env = {
         **os.environ,
         "REDIS_URL": settings.REDIS_URL,
@@ -41,7 +41,7 @@ def beats(redis_server) -> Iterator[list["subprocess.Popen[str]"]]:
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
         )  # fmt: skip
         found.append(process)
-        said(process, "beat_standby" if len(found) == 2 else "held")
+        wait_for_output(process, "beat_standby" if len(found) == 2 else "held")
     yield found
     for process in found:
         process.kill()
@@ -50,7 +50,7 @@ def beats(redis_server) -> Iterator[list["subprocess.Popen[str]"]]:
         process.stdout.close()
 
 
-def said(process: "subprocess.Popen[str]", words: str) -> None:
+def wait_for_output(process: "subprocess.Popen[str]", words: str) -> None:
     assert process.stdout
     for line in process.stdout:
         if words in line:
@@ -58,15 +58,15 @@ def said(process: "subprocess.Popen[str]", words: str) -> None:
     pytest.fail(f"it ended without {words}")
 
 
-def test_a_second_beat_stands_by_until_the_first_is_killed(beats):
-    time.sleep(2)  # longer than the lock lasts: it is renewed
+def test_a_second_beat_waits_until_the_first_is_killed(beats):
+    time.sleep(2)  # longer than the lock's expiry: the lock is renewed
     first, second = beats
     assert second.poll() is None
     first.kill()
-    said(second, "held")
+    wait_for_output(second, "held")
 
 
-def test_a_lock_that_redis_has_forgotten_is_taken_again_by_one_of_them(beats, redis_server):
+def test_a_lock_lost_by_redis_is_acquired_again_by_one_of_them(beats, redis_server):
     redis_server.delete(beat_lock.NAME)
     deadline = time.monotonic() + 20
     while not redis_server.exists(beat_lock.NAME):
@@ -77,7 +77,7 @@ def test_a_lock_that_redis_has_forgotten_is_taken_again_by_one_of_them(beats, re
 def test_a_beat_that_was_suspended_while_another_took_over_ends(beats):
     first, second = beats
     first.send_signal(signal.SIGSTOP)
-    said(second, "held")
+    wait_for_output(second, "held")
     first.send_signal(signal.SIGCONT)
-    said(first, "beat_lock_lost")
+    wait_for_output(first, "beat_lock_lost")
     assert first.wait(20) == beat_lock.EXIT_LOST

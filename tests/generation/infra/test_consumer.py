@@ -1,4 +1,4 @@
-"""Celery workers while Redis answers but does not serve, with a Redis of this test."""
+"""Celery workers while Redis answers but refuses to serve, with a Redis of this test."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -17,7 +17,7 @@ from generation.jobs.job_request import JobRequest
 from generation.models import Job, Worker
 from generation.releases import lifecycle as releases
 from tests.celery_worker import CeleryWorker, workers
-from tests.people import make_job, make_user, make_variant
+from tests.factories import make_job, make_user, make_variant
 from tests.redis_states import AWAY, REFUSING, RedisServer
 from tests.tiny import make_tiny_release
 
@@ -26,7 +26,7 @@ pytestmark = pytest.mark.django_db(transaction=True)
 
 @pytest.fixture
 def own_redis(tmp_path: Path, settings, monkeypatch) -> Iterator[RedisServer]:
-    """A Redis of this test alone, which this process and its workers use."""
+    """A Redis only for this test, which this process and its workers use."""
     server = RedisServer(tmp_path / "redis")
     settings.REDIS_URL = server.url
     monkeypatch.setattr(redis_client, "_client", None)
@@ -41,9 +41,9 @@ def start(own_redis, tmp_path: Path) -> Iterator[Callable[..., CeleryWorker]]:
         yield start
 
 
-def until(look: Callable[[], object], worker: CeleryWorker, *, seconds: float = 60) -> None:
+def until(condition: Callable[[], object], worker: CeleryWorker, *, seconds: float = 60) -> None:
     deadline = time.monotonic() + seconds
-    while not look():
+    while not condition():
         assert worker.poll() is None, worker.log.read_text()[-3000:]
         assert time.monotonic() < deadline, worker.log.read_text()[-3000:]
         time.sleep(0.05)
@@ -57,8 +57,8 @@ def is_canceled(job: Job) -> bool:
     "states",
     (("read_only", "other_password"), pytest.param((*REFUSING, *AWAY), marks=pytest.mark.slow)),
 )
-def test_a_worker_lives_through_states_of_redis_and_serves_what_waited(own_redis, start, states):
-    """With a worker of light tasks, whose consumer is that of all: its sweeps end jobs whose time is up."""
+def test_a_worker_survives_states_of_redis_and_runs_the_waiting_tasks(own_redis, start, states):
+    """Use a worker of light tasks, which has the same consumer as all: its sweeps end jobs after their deadline."""
     worker = start("light", "light", SWEEP_SECONDS="0.5")
     until(Worker.objects.exists, worker)
     until(partial(is_canceled, make_job(cancel_at=timezone.now())), worker)
@@ -66,7 +66,7 @@ def test_a_worker_lives_through_states_of_redis_and_serves_what_waited(own_redis
         own_redis.admin.lpush("light", garbage)
     for state in states:
         with getattr(own_redis, state)():
-            time.sleep(2)  # the consumer meets it
+            time.sleep(2)  # so that the consumer experiences the state
             job = make_job(cancel_at=timezone.now())
             began = time.monotonic()
         until(partial(is_canceled, job), worker)
@@ -76,8 +76,8 @@ def test_a_worker_lives_through_states_of_redis_and_serves_what_waited(own_redis
 
 
 @pytest.mark.parametrize("item", ("no message", "{}", "[]", "1", "null", b"\xff"))
-def test_an_item_that_is_no_message_is_one_that_a_consumer_survives(own_redis, item):
-    """kombu takes it off the queue, and raises outside of what Celery catches."""
+def test_a_consumer_survives_an_item_that_is_no_message(own_redis, item):
+    """kombu removes it from the queue and raises an error that Celery does not catch."""
     app = celery.current_app
     with app.connection_for_read(own_redis.url) as connection:
         queue = app.amqp.queues["light"].bind(connection.default_channel)
@@ -92,7 +92,9 @@ def test_an_item_that_is_no_message_is_one_that_a_consumer_survives(own_redis, i
 
 
 @pytest.mark.slow
-def test_jobs_of_a_bad_time_are_accepted_and_served_afterwards(own_redis, start, tmp_path):
+def test_jobs_submitted_during_an_outage_are_accepted_and_served_afterwards(
+    own_redis, start, tmp_path
+):
     make_tiny_release(tmp_path / "tiny", name="tiny", kind="student")
     releases.activate(releases.register(tmp_path / "tiny"))
     make_variant(slug="vase", text="a red glass vase")
@@ -108,4 +110,4 @@ def test_jobs_of_a_bad_time_are_accepted_and_served_afterwards(own_redis, start,
             began = time.monotonic()
         until(lambda: not Job.objects.exclude(status="succeeded").exists(), worker)
         print(f"{state}: served after {time.monotonic() - began:.1f} s")
-    assert worker.log.read_text().count("worker_ready") == 1  # nothing was loaded again
+    assert worker.log.read_text().count("worker_ready") == 1  # the process was not restarted

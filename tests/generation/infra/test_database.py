@@ -1,4 +1,4 @@
-"""States of PostgreSQL in which it answers and does not serve, as a client and a worker see them."""
+"""States in which PostgreSQL answers but refuses to serve, as a client and a worker see them."""
 
 import pytest
 from django.db import connection
@@ -9,9 +9,9 @@ from generation.jobs import completion
 from generation.jobs import lifecycle as jobs
 from generation.models import APIKey, Attempt
 from generation.worker import writing
-from tests import painter
+from tests import fake_worker
 from tests.client import API
-from tests.people import DEFAULT_TEXT, make_embedding, make_job, make_release
+from tests.factories import DEFAULT_TEXT, make_embedding, make_job, make_release
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("redis_server")]
 
@@ -57,7 +57,7 @@ def fails(api):
 
 
 @pytest.mark.parametrize("state", STATES)
-def test_a_request_that_the_server_cannot_serve_may_be_sent_again(api, fails, state):
+def test_a_request_that_postgresql_cannot_serve_may_be_retried(api, fails, state):
     fails(STATES[state])
 
     answer = api.post("/v1/jobs", {"variant": "red-glass-vase"})
@@ -66,7 +66,7 @@ def test_a_request_that_the_server_cannot_serve_may_be_sent_again(api, fails, st
     assert answer.json()["retryable"] and int(answer["Retry-After"]) > 0
 
 
-def test_so_it_is_in_the_dialect_of_openai(api, fails):
+def test_a_request_that_postgresql_cannot_serve_is_refused_in_openais_format(api, fails):
     fails("25006")
 
     answer = api.post("/v1/images/generations", {"prompt": DEFAULT_TEXT})
@@ -74,12 +74,12 @@ def test_so_it_is_in_the_dialect_of_openai(api, fails):
     assert answer.status_code == 503 and int(answer["Retry-After"]) > 0, answer.content
 
 
-def test_an_error_of_ours_is_not_blamed_on_the_server(api, fails):
+def test_an_error_in_the_code_is_not_reported_as_an_outage(api, fails):
     fails("22012")  # division by zero
     assert api.post("/v1/jobs", {"variant": "red-glass-vase"}).status_code == 500
 
 
-def test_a_standby_answers_reads_and_the_next_connection_may_lead_to_the_primary(api):
+def test_a_standby_serves_reads_and_a_refused_write_opens_a_new_connection(api):
     job = make_job(owner=api.owner)
     APIKey.objects.update(last_used_at=None)
     execute("SET SESSION CHARACTERISTICS AS TRANSACTION READ ONLY")
@@ -92,7 +92,7 @@ def test_a_standby_answers_reads_and_the_next_connection_may_lead_to_the_primary
 
 
 @pytest.mark.parametrize("name", ("login", "admin:login"))
-def test_a_page_says_so_too(name):
+def test_a_page_reports_that_postgresql_cannot_serve(name):
     execute("ALTER TABLE django_session RENAME TO django_session_away")
     try:
         client = Client(raise_request_exception=False)
@@ -104,10 +104,10 @@ def test_a_page_says_so_too(name):
     assert answer.status_code == 503 and int(answer["Retry-After"]) > 0
 
 
-def test_a_finished_image_is_kept_while_the_server_takes_no_writes(api):
+def test_a_finished_image_is_kept_while_postgresql_accepts_no_writes(api):
     api.post("/v1/jobs", {"variant": "red-glass-vase"})
     (job,) = jobs.claim("worker-1").jobs
-    result = painter.result_of(job)
+    result = fake_worker.result_of(job)
     execute("SET SESSION CHARACTERISTICS AS TRANSACTION READ ONLY")
 
     writing.patiently(lambda: completion.commit([result]))

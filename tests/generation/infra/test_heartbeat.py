@@ -10,12 +10,12 @@ from django.utils import timezone
 
 from generation.infra import heartbeat
 from generation.models import Worker
-from tests.people import make_release, make_worker
+from tests.factories import make_release, make_worker
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
 
-def test_a_heartbeat_is_written_by_its_thread_and_the_row_goes_with_the_process(monkeypatch):
+def test_a_heartbeat_is_written_by_its_thread_and_the_row_is_deleted_at_the_end(monkeypatch):
     monkeypatch.setattr(heartbeat, "HEARTBEAT_SECONDS", heartbeat.TICK_SECONDS)
     heartbeat.begin("encode", device="cpu")
     before = Worker.objects.get(queue="encode").heartbeat_at
@@ -29,7 +29,7 @@ def test_a_heartbeat_is_written_by_its_thread_and_the_row_goes_with_the_process(
     assert not Worker.objects.exists()
 
 
-def test_rows_of_workers_that_are_long_silent_are_forgotten():
+def test_rows_of_workers_that_are_long_silent_are_deleted():
     make_worker(name="fresh")
     make_worker(name="gone", silent_seconds=timedelta(hours=2).total_seconds())
 
@@ -39,22 +39,22 @@ def test_rows_of_workers_that_are_long_silent_are_forgotten():
 
 
 @pytest.fixture
-def quick(monkeypatch) -> Iterator[None]:
-    """A heartbeat at each tick, which ends with the test."""
+def frequent_heartbeat(monkeypatch) -> Iterator[None]:
+    """Start a heartbeat that writes at each tick and ends with the test."""
     monkeypatch.setattr(heartbeat, "HEARTBEAT_SECONDS", heartbeat.TICK_SECONDS)
     yield
     heartbeat.end()
 
 
-def until(look: Callable[[], object]) -> None:
+def until(condition: Callable[[], object]) -> None:
     deadline = time.monotonic() + 60
-    while not look():
+    while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.05)
 
 
-def test_a_row_that_is_lost_comes_back_with_all_that_the_process_wrote(quick):
-    """As after the restore of a backup, or after a host that slept for an hour."""
+def test_a_lost_row_is_restored_with_everything_that_the_process_wrote(frequent_heartbeat):
+    """This happens after the restore of a backup, or on a host that was suspended for an hour."""
     release = make_release()
     heartbeat.begin("generation", device="cpu")
     heartbeat.note_loaded(release_id=release.pk, loaded=[release.pk])
@@ -66,7 +66,7 @@ def test_a_row_that_is_lost_comes_back_with_all_that_the_process_wrote(quick):
     assert (row.release_id, row.loaded, row.device) == (release.pk, [release.pk], "cpu")
 
 
-def test_a_row_of_a_backup_is_brought_up_to_date(quick):
+def test_a_row_of_a_backup_is_brought_up_to_date(frequent_heartbeat):
     release = make_release()
     heartbeat.begin("generation", device="cpu")
     heartbeat.note_loaded(release_id=release.pk, loaded=[release.pk])
@@ -79,7 +79,7 @@ def test_a_row_of_a_backup_is_brought_up_to_date(quick):
     assert row.pid != 1
 
 
-def test_a_row_comes_back_although_its_release_is_gone(quick):
+def test_a_lost_row_is_restored_although_its_release_is_gone(frequent_heartbeat):
     release = make_release()
     heartbeat.begin("generation", device="cpu")
     heartbeat.note_loaded(release_id=release.pk, loaded=[release.pk])
@@ -92,7 +92,7 @@ def test_a_row_comes_back_although_its_release_is_gone(quick):
 
 
 @pytest.mark.parametrize("error", (RuntimeError("a bug"), django.db.InterfaceError("closed")))
-def test_the_heartbeat_outlives_any_error_of_a_tick(quick, error):
+def test_the_heartbeat_survives_any_error_of_a_tick(frequent_heartbeat, error):
     errors = [error]
 
     def tick() -> None:
@@ -107,7 +107,9 @@ def test_the_heartbeat_outlives_any_error_of_a_tick(quick, error):
     assert not errors
 
 
-def test_a_process_whose_ticks_fail_for_longer_than_a_lease_ends(quick, settings, monkeypatch):
+def test_a_process_whose_ticks_fail_for_longer_than_a_lease_ends(
+    frequent_heartbeat, settings, monkeypatch
+):
     settings.LEASE_SECONDS = 0.1
     exits: list[int] = []
     monkeypatch.setattr(heartbeat.os, "_exit", exits.append)

@@ -16,8 +16,8 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from generation.infra import beat_lock, gauges, metrics, redis_client
 from generation.models import PromptVariant, Release
-from tests.distillation.people import make_run
-from tests.people import (
+from tests.distillation.factories import make_run
+from tests.factories import (
     cover,
     make_embedding,
     make_job,
@@ -45,7 +45,7 @@ def redis(redis_server, monkeypatch):
 
 
 def scraped() -> dict[tuple, float]:
-    """Every value of /metrics by name and labels."""
+    """Return every value of /metrics by name and labels."""
     answer = Client().get("/metrics", headers={"Authorization": f"Bearer {TOKEN}"})
     assert answer.status_code == 200
     assert answer["Content-Type"].startswith("text/plain; version=0.0.4")
@@ -72,7 +72,7 @@ def test_counters_add_up_by_label(redis):
 
 
 @pytest.mark.django_db
-def test_what_is_kept_back_is_counted_with_the_next_flush(redis, monkeypatch):
+def test_buffered_values_are_counted_with_the_next_flush(redis, monkeypatch):
     monkeypatch.setattr(metrics, "_is_kept_back", False)
     metrics.start_buffering()
     metrics.increment("retort_jobs_total", outcome="succeeded")
@@ -102,7 +102,7 @@ def test_histograms_are_cumulative_with_sum_and_count(redis):
 
 
 @pytest.mark.django_db
-def test_other_processes_add_to_the_same_figures(redis, settings):
+def test_other_processes_add_to_the_same_values(redis, settings):
     metrics.increment("retort_images_total", 2)
     code = (
         "import django; django.setup(); from generation.infra import metrics;"
@@ -125,7 +125,7 @@ def environment(settings) -> dict[str, str]:
 
 
 @pytest.mark.django_db
-def test_gauges_tell_what_the_rows_say(redis, settings):
+def test_gauges_have_the_values_of_the_rows(redis, settings):
     release = make_release()
     make_job(created_at=timezone.now() - timedelta(seconds=90))
     make_job(seed=2)
@@ -155,7 +155,7 @@ def test_gauges_tell_what_the_rows_say(redis, settings):
 
 
 @pytest.mark.django_db
-def test_of_a_student_only_the_variants_that_it_covers_are_counted(redis):
+def test_only_the_variants_that_a_student_covers_are_counted(redis):
     release = make_release()
     cover(release, {"vase": "", "mug": ""})
     make_embedding(variant=make_variant(slug="vase"))
@@ -172,7 +172,7 @@ def test_of_a_student_only_the_variants_that_it_covers_are_counted(redis):
 
 
 @pytest.mark.django_db
-def test_an_empty_system_states_zeros(redis):
+def test_an_empty_system_reports_zeros(redis):
     release = make_release()
 
     values = scraped()
@@ -192,8 +192,8 @@ def test_the_scrape_does_not_slow_with_jobs_that_ended(redis, django_assert_max_
 
 
 @pytest.mark.django_db
-def test_without_redis_the_rows_still_tell_and_recording_costs_nothing(settings, monkeypatch):
-    with socket.create_server(("127.0.0.1", 0)) as silent:  # takes connections and never answers
+def test_without_redis_gauges_of_rows_remain_and_recording_does_not_block(settings, monkeypatch):
+    with socket.create_server(("127.0.0.1", 0)) as silent:  # accepts connections and never answers
         settings.REDIS_URL = f"redis://127.0.0.1:{silent.getsockname()[1]}/0"
         monkeypatch.setattr(redis_client, "_client", None)
         monkeypatch.setattr(redis_client, "_resume_at", 0.0)
@@ -213,7 +213,7 @@ def test_without_redis_the_rows_still_tell_and_recording_costs_nothing(settings,
 
 
 @pytest.mark.django_db
-def test_without_postgresql_redis_still_tells(redis, monkeypatch):
+def test_without_postgresql_metrics_from_redis_remain(redis, monkeypatch):
     def away():
         raise DatabaseError("gone")
 
@@ -225,7 +225,7 @@ def test_without_postgresql_redis_still_tells(redis, monkeypatch):
     assert (values["retort_images_total",], values["retort_database_up",]) == (1, 0)
 
 
-def test_every_figure_that_the_code_records_is_declared():
+def test_every_metric_that_the_code_records_is_declared():
     used = set()
     for app in ("generation", "project"):
         for file in (ROOT / app).rglob("*.py"):
@@ -240,7 +240,7 @@ def test_every_figure_that_the_code_records_is_declared():
 @pytest.mark.parametrize(
     "sent", [None, "", "Bearer ", "Bearer of-the-monitorinG", "Bearer é", TOKEN]
 )
-def test_nobody_reads_the_metrics_without_the_token(settings, token: str, sent: str | None):
+def test_the_metrics_are_refused_without_the_token(settings, token: str, sent: str | None):
     settings.METRICS_TOKEN = token
     answer = Client().get("/metrics", headers={} if sent is None else {"Authorization": sent})
 
@@ -249,7 +249,7 @@ def test_nobody_reads_the_metrics_without_the_token(settings, token: str, sent: 
 
 
 @pytest.mark.django_db
-def test_a_field_of_nobody_we_know_is_passed_over(redis_server):
+def test_an_unknown_field_is_skipped(redis_server):
     redis_server.hset(metrics.HASH, mapping={"garbage": "1", '["one"]': "1", '{"a": 1}': "1"})
     metrics.increment("retort_images_total")
 
@@ -293,7 +293,7 @@ def test_the_installation_the_disk_and_beat_are_gauges(redis, settings):
 
 
 @pytest.mark.django_db
-def test_runs_and_the_candidates_that_wait_are_gauges(redis):
+def test_runs_and_waiting_candidates_are_gauges(redis):
     release = make_release(name="new", status=Release.Status.CANDIDATE)
     make_run(status="succeeded", outcome="candidate", release=release, finished_at=timezone.now())
     make_run(status="running", percent=40, lease_expires_at=timezone.now())

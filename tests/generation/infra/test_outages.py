@@ -1,4 +1,4 @@
-"""A real PostgreSQL whose disk is full, and one that dies and has a standby: web, workers and a client go on."""
+"""A real PostgreSQL with a full disk, and one that fails over to a standby: web, workers and a client continue."""
 
 import os
 import subprocess
@@ -26,12 +26,12 @@ from tests.chaos.checker import AT_THE_END, check
 from tests.chaos.evidence import TRIGGER, Evidence, Violation
 from tests.chaos.log import ClientLog, Seen
 from tests.chaos.servers import PASSWORD, PostgresServer, Repeating
-from tests.people import make_key, make_variant
+from tests.factories import make_key, make_variant
 from tests.tiny import make_tiny_release
 from tests.web import Web, eventually
 
 DISK_MB = 300
-STEPS = 100  # of a picture: seconds in which it is under way
+STEPS = 100  # of a picture, so that it takes seconds
 PATIENCE_SECONDS = 300
 LEASE_SECONDS = 8
 SWEEP_SECONDS = 0.5  # sent by the light worker itself: there is no beat
@@ -40,7 +40,7 @@ pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.slow]
 
 
 class Client:
-    """Sends a job again until it is accepted, then the next one, until `drain`."""
+    """Send each job until it is accepted, then the next one, until `drain`."""
 
     def __init__(self, web: Web, key: str) -> None:
         self.log = ClientLog()
@@ -51,7 +51,7 @@ class Client:
     def _send(self) -> None:
         try:
             self._send_one()
-        except Exception as error:  # no answer, or none in our format
+        except Exception as error:  # no answer, or not in Retort's format
             self.log.add(Seen("gave-up", "fresh", detail=repr(error)))
 
     def _send_one(self) -> None:
@@ -83,7 +83,7 @@ class Client:
     def accepted(self) -> int:
         return len(self.log.of("accepted"))
 
-    def waits_for(self, event: str, more: int) -> None:
+    def wait_for(self, event: str, more: int) -> None:
         """Return when so many more jobs were accepted, or requests refused."""
         wanted = len(self.log.of(event)) + more
         eventually(lambda: len(self.log.of(event)) >= wanted, seconds=PATIENCE_SECONDS)
@@ -107,7 +107,7 @@ def all_ended() -> bool:
 
 
 def violations(client: Client) -> list[Violation]:
-    """Return what is not as promised of the client's jobs, answers and files."""
+    """Return the violated guarantees for the client's jobs, answers and files."""
 
     def query(sql: str, *parameters: Any) -> list[tuple]:
         with connection.cursor() as cursor:
@@ -132,7 +132,7 @@ def started(folder: Path) -> PostgresServer:
 
 @pytest.fixture
 def connect(transactional_db, redis_server, monkeypatch):
-    """Connect this test, and what it starts, to the first of these servers that takes writes."""
+    """Connect this test, and its processes, to the first of these servers that accepts writes."""
 
     def connect(*servers: PostgresServer) -> None:
         connection.close()
@@ -180,7 +180,7 @@ def serving(folder: Path) -> Iterator[Client]:
 # --- a failover -----------------------------------------------------------------------------------
 @pytest.fixture
 def pair(tmp_path: Path) -> Iterator[tuple[PostgresServer, PostgresServer]]:
-    """A primary, and a standby that has each transaction before its client hears of it."""
+    """A primary, and a standby that has each transaction before the client gets its confirmation."""
     primary, standby = started(tmp_path / "primary"), server(tmp_path / "standby")
     try:
         copy: list[str | Path] = [
@@ -204,15 +204,15 @@ def pair(tmp_path: Path) -> Iterator[tuple[PostgresServer, PostgresServer]]:
         standby.end()
 
 
-def test_a_failover_costs_no_accepted_job(connect, pair, tmp_path: Path):
+def test_a_failover_loses_no_accepted_job(connect, pair, tmp_path: Path):
     primary, standby = pair
     connect(primary, standby)
     with serving(tmp_path) as client:
         eventually(is_any_running, seconds=PATIENCE_SECONDS)
         primary.crash()
-        client.waits_for("refused", 5)
+        client.wait_for("refused", 5)
         standby.query("SELECT pg_promote()")
-        client.waits_for("accepted", 10)
+        client.wait_for("accepted", 10)
 
         client.drain()
         assert violations(client) == []
@@ -231,7 +231,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 
 def fill(ballast: Path) -> None:
-    """Take what room there is, to the last page."""
+    """Use up the free space, to the last page."""
     with ballast.open("ab", buffering=0) as file:
         for size in (1 << 20, 1 << 12):
             with suppress(OSError):
@@ -241,7 +241,7 @@ def fill(ballast: Path) -> None:
 
 @contextmanager
 def full(disk: Path) -> Iterator[None]:
-    """Take all room, also what PostgreSQL frees, and give it back at the end."""
+    """Use up all space, also what PostgreSQL frees, and release it at the end."""
     ballast = disk / "ballast"
     filling = Repeating(lambda: fill(ballast), 0.2)
     try:
@@ -251,28 +251,28 @@ def full(disk: Path) -> Iterator[None]:
         ballast.unlink()
 
 
-def test_a_full_disk_costs_no_accepted_job_and_no_finished_image(
+def test_a_full_disk_loses_no_accepted_job_and_no_finished_image(
     connect, small_disk: Path, tmp_path: Path
 ):
     postgres = started(small_disk)
     try:
         connect(postgres)
-        postgres.set("autovacuum", "off")  # it makes room in tables
-        session = postgres.connect()  # before a new one lacks room
+        postgres.set("autovacuum", "off")  # it frees space in tables
+        session = postgres.connect()  # opened before there is no space for a new one
         with serving(tmp_path) as client, session.cursor() as cursor:
-            client.waits_for("accepted", 5)
+            client.wait_for("accepted", 5)
             with full(small_disk):
-                client.waits_for("refused", 5)
+                client.wait_for("refused", 5)
                 time.sleep(3 * LEASE_SECONDS)
                 cursor.execute("SELECT id::text FROM generation_job WHERE status = 'running'")
                 finished = [job_id for (job_id,) in cursor.fetchall()]
-                with suppress(psycopg2.Error):  # without a place for its log the server ends
+                with suppress(psycopg2.Error):  # the server ends when it cannot write its log
                     cursor.execute("SELECT pg_switch_wal()")
                     cursor.execute("SELECT pg_logical_emit_message(true, '', repeat('x', 10000))")
                 eventually(lambda: not postgres.is_running())
-                client.waits_for("refused", 5)
+                client.wait_for("refused", 5)
             postgres.start()  # as its supervisor does
-            client.waits_for("accepted", 10)
+            client.wait_for("accepted", 10)
             client.drain()
 
             assert violations(client) == []

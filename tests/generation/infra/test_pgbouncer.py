@@ -18,9 +18,9 @@ from generation.catalogue import variants as catalogue
 from generation.infra import session_limits
 from generation.jobs import lifecycle as jobs
 from generation.models import Job, PromptVariant
-from tests import painter
+from tests import fake_worker
 from tests.client import API
-from tests.people import make_embedding, make_release
+from tests.factories import make_embedding, make_release
 from tests.threads import in_threads
 from tests.web import Web, free_port
 
@@ -104,12 +104,12 @@ def test_jobs_are_submitted_claimed_completed_swept_and_read(pooled):
             assert answer.status_code == 202, answer.content
             ids.append(answer.json()["id"])
             if claimed := jobs.claim("worker-1").jobs:
-                assert painter.finish(claimed) == []
+                assert fake_worker.finish(claimed) == []
             assert api.get("/v1/jobs").status_code == 200
 
     in_threads(ask, count=4)
     while claimed := jobs.claim("worker-1").jobs:
-        painter.finish(claimed)
+        fake_worker.finish(claimed)
 
     assert len(ids) == 12
     for job_id in ids:
@@ -134,8 +134,8 @@ def test_the_web_process_answers_and_a_client_waits(pooled, tmp_path: Path):
     api = API()
     web = Web(tmp_path)  # on the connections of this test
     try:
-        with painter.begun() as begin:
-            begin(painter.make_pictures)
+        with fake_worker.in_background() as begin:
+            begin(fake_worker.make_pictures)
             headers = {"Authorization": f"Bearer {api.plain}", "Prefer": "wait=20"}
             answer = web.http.post("/v1/jobs", json={"variant": "red-glass-vase"}, headers=headers)
         assert (answer.status_code, answer.json()["status"]) == (200, "succeeded")

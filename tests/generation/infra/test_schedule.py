@@ -15,7 +15,7 @@ pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("
 
 
 def start() -> Scheduler:
-    """What a start of beat does with the database."""
+    """Do what a start of beat does with the database."""
     return Scheduler(app=celery.current_app)
 
 
@@ -23,7 +23,7 @@ def named(name: str) -> PeriodicTask:
     return PeriodicTask.objects.get(name=name)
 
 
-def test_all_entries_of_the_settings_are_there_after_the_first_start(settings):
+def test_the_first_start_creates_all_entries_of_the_settings(settings):
     start()
 
     assert set(settings.CELERY_BEAT_SCHEDULE) <= set(
@@ -34,7 +34,7 @@ def test_all_entries_of_the_settings_are_there_after_the_first_start(settings):
     assert row.expire_seconds == settings.SWEEP_SECONDS
 
 
-def test_what_people_changed_survives_a_start():
+def test_changes_by_people_survive_a_start():
     start()
     noon = CrontabSchedule.objects.create(hour="12", minute="0")
     PeriodicTask.objects.filter(name="clean-images").update(crontab=noon)
@@ -59,10 +59,10 @@ def test_a_schedule_of_an_earlier_release_is_kept():
     start()
 
     assert named("clean-images").crontab == noon
-    assert named("sweep").expire_seconds == 5  # which it did not install
+    assert named("sweep").expire_seconds == 5  # set by the start, not by the earlier release
 
 
-def test_what_nobody_changed_follows_the_settings(monkeypatch):
+def test_entries_not_changed_by_people_follow_the_settings(monkeypatch):
     start()
     entry = dict(celery.current_app.conf.beat_schedule["sweep"], schedule=7.0)
     changed = {**celery.current_app.conf.beat_schedule, "sweep": entry}
@@ -74,7 +74,7 @@ def test_what_nobody_changed_follows_the_settings(monkeypatch):
     assert named("sweep").description == DEFAULT + "every 7 seconds"
 
 
-def test_an_entry_that_was_deleted_comes_back_with_the_next_start():
+def test_a_deleted_entry_is_created_again_at_the_next_start():
     start()
     named("sweep").delete()
 
@@ -97,14 +97,14 @@ def beat(monkeypatch) -> Iterator[Scheduler]:
     PeriodicTask.objects.update(last_run_at=timezone.now() - timedelta(hours=1))
     scheduler = start()
     yield scheduler
-    scheduler.close()  # it would write at the end of the process
+    scheduler.close()  # otherwise it would write at the end of the process
 
 
 def waiting() -> int:
     return redis_client.client().llen("light")
 
 
-def test_the_holder_of_the_lock_sends_what_is_due(beat):
+def test_the_holder_of_the_lock_sends_due_tasks(beat):
     for _ in range(20):
         beat.tick()
     assert waiting() > 0
@@ -117,7 +117,7 @@ def test_a_beat_that_has_lost_its_lock_sends_nothing_and_ends(beat):
     assert (ended.value.code, waiting()) == (beat_lock.EXIT_LOST, 0)
 
 
-def test_a_lock_that_redis_has_forgotten_is_taken_again(beat):
+def test_a_lock_lost_by_redis_is_acquired_again(beat):
     redis_client.client().delete(beat_lock.NAME)
     beat.tick()
     assert redis_client.client().exists(beat_lock.NAME)

@@ -4,7 +4,7 @@ import pytest
 from django.db import connection
 
 from generation.infra import session_limits
-from tests.people import make_variant
+from tests.factories import make_variant
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -27,13 +27,13 @@ def shown(name: str) -> str:
         return cursor.fetchone()[0]
 
 
-def test_new_sessions_have_the_limits_and_a_second_time_changes_nothing():
+def test_new_sessions_have_the_limits_and_a_second_call_changes_nothing():
     assert set(session_limits.set_missing()) == set(session_limits.LIMITS)
     assert {name: shown(name) for name in session_limits.LIMITS} == session_limits.LIMITS
     assert session_limits.set_missing() == []
 
 
-def test_what_an_operator_set_is_kept():
+def test_limits_set_by_an_operator_are_kept():
     with connection.cursor() as cursor:
         name = connection.ops.quote_name(connection.settings_dict["NAME"])
         cursor.execute(f"ALTER DATABASE {name} SET statement_timeout = '10s'")
@@ -45,8 +45,8 @@ def test_what_an_operator_set_is_kept():
     assert shown("lock_timeout") == "0"
 
 
-def test_a_transaction_that_does_nothing_gives_its_locks_back():
-    """As of a worker on a host that sleeps."""
+def test_an_idle_transaction_releases_its_locks():
+    """For example that of a worker on a suspended host."""
     session_limits.set_missing({"idle_in_transaction_session_timeout": "200ms"})
     variant = make_variant()
     sleeper = connection.copy()

@@ -12,15 +12,15 @@ from generation.jobs import completion
 from generation.jobs import lifecycle as jobs
 from generation.models import Image, Job
 from generation.worker import writing
-from tests import painter
-from tests.people import make_job
+from tests import fake_worker
+from tests.factories import make_job
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("redis_server")]
 
 
 def finish() -> None:
     claimed = jobs.claim("worker-1").jobs
-    assert painter.finish(claimed, device_seconds=0.25, encode_seconds=0.125) == []
+    assert fake_worker.finish(claimed, device_seconds=0.25, encode_seconds=0.125) == []
 
 
 def test_seconds_of_a_batch_that_is_committed_again_are_counted_once(monkeypatch):
@@ -43,7 +43,7 @@ def test_seconds_of_a_batch_that_is_committed_again_are_counted_once(monkeypatch
     assert (ended.status, ended.device_seconds, ended.encode_seconds) == ("succeeded", 0.75, 0.125)
 
 
-def test_the_status_is_published_to_those_who_wait(redis_server):
+def test_the_status_is_published_to_waiting_clients(redis_server):
     job = make_job()
     with redis_server.pubsub() as hearing:
         hearing.subscribe(f"{notifications.CHANNEL_PREFIX}{job.id}")
@@ -61,7 +61,7 @@ def test_many_identical_jobs_are_answered_in_small_transactions(settings):
         for _ in range(3 * completion.IDENTICAL_AT_ONCE)
     ]
     (claimed,) = jobs.claim("worker-1").jobs
-    result = painter.result_of(claimed)
+    result = fake_worker.result_of(claimed)
     answered: list[int] = []
 
     def in_one_transaction(*_: object) -> None:
@@ -85,11 +85,11 @@ def test_many_identical_jobs_are_answered_in_small_transactions(settings):
     assert Image.objects.count() == len(twins) + 1
 
 
-def test_what_a_stopping_worker_leaves_of_identical_jobs_is_claimed_as_a_repeat():
+def test_identical_jobs_left_by_a_stopping_worker_are_claimed_as_repeats():
     first = make_job(key="k")
     make_job(key="k", variant=first.variant, embedding=first.embedding)
     (claimed,) = jobs.claim("worker-1").jobs
-    result = painter.result_of(claimed)
+    result = fake_worker.result_of(claimed)
 
     completion.commit(
         [result],
@@ -100,8 +100,8 @@ def test_what_a_stopping_worker_leaves_of_identical_jobs_is_claimed_as_a_repeat(
     assert len(claim.jobs) == 1 and claim.repeats == {claim.jobs[0].id}
 
 
-def test_a_file_that_is_not_on_the_disk_gets_no_row(monkeypatch):
-    """The disk accepts a file and then refuses to sync it."""
+def test_a_file_that_was_not_synced_gets_no_row(monkeypatch):
+    """The disk accepts a file and then fails to sync it."""
     make_job()
     claimed = jobs.claim("worker-1").jobs
 
@@ -110,7 +110,7 @@ def test_a_file_that_is_not_on_the_disk_gets_no_row(monkeypatch):
 
     with monkeypatch.context() as patch:
         patch.setattr(os, "fsync", refuse)
-        painter.finish(claimed)
+        fake_worker.finish(claimed)
 
     job = Job.objects.get()
     assert (job.status, job.images.count()) == (Job.Status.QUEUED, 0)

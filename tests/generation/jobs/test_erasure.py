@@ -23,11 +23,10 @@ from generation.webhooks import endpoints as webhooks
 from generation.webhooks import outbox, payload
 from generation.webhooks.outbox import Shares
 from generation.webhooks.sender import Answer as Response
-from tests import painter
+from tests import fake_worker
 from tests.client import API, problem
 from tests.conftest import PERMANENT_TABLES
-from tests.generation.encoders import EncodeThread
-from tests.people import (
+from tests.factories import (
     make_delivery,
     make_embedding,
     make_endpoint,
@@ -36,12 +35,13 @@ from tests.people import (
     make_user,
     make_worker,
 )
+from tests.generation.encoders import EncodeThread
 
 pytestmark = pytest.mark.django_db(transaction=True)
 WORD = "zebrafinch"  # in everything that the client of these tests writes
 
 
-# --- every column is decided -------------------------------------------------------------------------
+# --- decisions for every column ----------------------------------------------------------------------
 # What purging does with each column that can hold a text: erased (client's words), digest (a client's name for the
 # job), removed (with its row), kept (not written by the client of a job, or not words).
 DECIDED: dict[str, dict[str, str]] = {
@@ -52,15 +52,15 @@ DECIDED: dict[str, dict[str, str]] = {
          "error_detail"], "kept",
     ),
     "Image": dict.fromkeys(["key", "master", "file", "format", "sha256", "failing", "detector"], "removed"),
-    # Made for nobody. The job that gets the image has an Image.
+    # Made ahead, for no client. The job that gets the image has an Image.
     "StockedImage": dict.fromkeys(["format", "file", "master", "image"], "kept"),
     "Delivery": dict.fromkeys(["event", "body", "status", "last_error"], "removed"),
     "IdempotencyKey": {"key": "digest", "route": "kept", "fingerprint": "kept"},
     "WebhookEndpoint": dict.fromkeys(["url", "disabled_reason"], "removed"),
     "Attempt": dict.fromkeys(["worker_name", "outcome", "error_code", "error_detail", "error_class"], "kept"),
 }  # fmt: skip
-# Rows that no client writes by asking for images: staff, workers and releases do, or they are keys and secrets.
-OF_OTHERS = {
+# Tables that clients do not write by requesting images: those of staff, workers and releases, keys and secrets.
+NOT_WRITTEN_BY_CLIENTS = {
     "APIKey", "AuditEntry", "Coverage", "Embedding", "Favourite", "OwnerLimits", "OwnerUsage", "PromptVariant",
     "PurgedImage", "Quality", "Queue", "Release", "Usage", "WebhookSecret", "Worker",
 }  # fmt: skip
@@ -74,17 +74,17 @@ TEXTS = (
 )
 
 
-def test_of_every_column_that_can_hold_words_it_is_decided_what_a_purge_does_with_it():
+def test_every_text_column_has_a_decision_about_purges():
     found = {
         model.__name__: {f.name for f in model._meta.concrete_fields if isinstance(f, TEXTS)}
         for model in apps.get_app_config("generation").get_models()
     }
-    assert set(found) == set(DECIDED) | OF_OTHERS, "decide about the new table"
+    assert set(found) == set(DECIDED) | NOT_WRITTEN_BY_CLIENTS, "decide about the new table"
     for name, columns in DECIDED.items():
         assert found[name] == set(columns), f"decide about the columns of {name}"
 
 
-# --- nothing is left ---------------------------------------------------------------------------------
+# --- everything is erased ----------------------------------------------------------------------------
 def places() -> set[str]:
     """Return the tables in which the client's word is readable."""
     found = set()
@@ -123,8 +123,8 @@ def api(settings) -> API:
 
 
 @pytest.fixture
-def asked(api, redis_server) -> UUID:
-    """The id of a job of which the client wrote what it can write, and has watched the previews."""
+def submitted(api, redis_server) -> UUID:
+    """The id of a job whose client used the word in every field and watched the previews."""
     variant = make_embedding().variant
     near = (Near(variant.pk, 0.99), Near(variant.pk, 0.5, f"“{WORD}” is no colour"))
     body = {"input": {"prompt": TEXT}, "webhook": f"https://example.org/{WORD}"}
@@ -148,57 +148,61 @@ STREAMED = {"generation_job", "generation_webhookendpoint", "generation_idempote
 
 
 @pytest.mark.parametrize("state", ["queued", "running", "failed", "succeeded", "delivered"])
-def test_after_delete_nothing_that_the_client_wrote_is_readable(api, asked, redis_server, state):
+def test_after_delete_nothing_that_the_client_wrote_is_readable(
+    api, submitted, redis_server, state
+):
     taken = [] if state == "queued" else jobs.claim("w").jobs
-    preview(asked)
+    preview(submitted)
     if state == "failed":
         jobs.settle(
             jobs.Claim.of(taken[0]), "failed", Failure("not_finite", "No.", retryable=False)
         )
     elif state in ("succeeded", "delivered"):
-        assert painter.finish(taken) == []
+        assert fake_worker.finish(taken) == []
     deliveries, _ = outbox.take(Shares())
     payload.render(deliveries)
     if state == "delivered":
         outbox.note([(delivery, Response(500, f"It answered {WORD}")) for delivery in deliveries])
     assert places() >= STREAMED and len(readable(redis_server)) >= 2
 
-    assert api.delete(f"/v1/jobs/{asked}").status_code == 204
+    assert api.delete(f"/v1/jobs/{submitted}").status_code == 204
 
     assert (places(), readable(redis_server)) == (set(), set())
     assert not Delivery.objects.exists() and not WebhookEndpoint.objects.exists()
 
 
-def test_a_worker_that_still_draws_previews_leaves_none(api, asked, redis_server):
+def test_a_worker_that_still_publishes_previews_leaves_none(api, submitted, redis_server):
     jobs.claim("w")
-    api.delete(f"/v1/jobs/{asked}")
-    preview(asked)
+    api.delete(f"/v1/jobs/{submitted}")
+    preview(submitted)
     assert readable(redis_server) == set()
 
 
 def test_after_retention_nothing_that_the_client_wrote_is_readable(
-    api, asked, redis_server, settings
+    api, submitted, redis_server, settings
 ):
     settings.RETENTION_DAYS = 1
-    painter.make_pictures()
+    fake_worker.make_pictures()
     retention.sweep(now=timezone.now() + timedelta(days=2))
     assert (places(), readable(redis_server)) == (set(), set())
 
 
-def test_what_code_of_before_left_in_purged_jobs_is_erased_by_the_sweep(api, asked, redis_server):
-    painter.make_pictures()
+def test_words_that_earlier_code_left_in_purged_jobs_are_erased_by_the_sweep(
+    api, submitted, redis_server
+):
+    fake_worker.make_pictures()
     Job.objects.update(purged_at=timezone.now())
     retention.sweep()
     assert places() == set() and erasure.leftovers() == []
 
 
-def test_what_other_jobs_need_stays(api, asked):
+def test_what_other_jobs_need_is_kept(api, submitted):
     endpoint = WebhookEndpoint.objects.get()
     other = make_job(
         owner=api.owner, webhook=endpoint, asked_text="another text", external_id="other"
     )
     delivery = make_delivery(endpoint=endpoint, job=other)
-    api.delete(f"/v1/jobs/{asked}")
+    api.delete(f"/v1/jobs/{submitted}")
     other.refresh_from_db()
     assert (other.webhook, other.asked_text, other.external_id) == (
         endpoint,
@@ -208,9 +212,9 @@ def test_what_other_jobs_need_stays(api, asked):
     assert [row.pk for row in Delivery.objects.all()] == [delivery.pk]
 
 
-# --- what still holds --------------------------------------------------------------------------------
-def test_a_deleted_jobs_id_and_idempotency_key_still_make_no_second_job(api, asked):
-    api.delete(f"/v1/jobs/{asked}")
+# --- what still works afterwards ---------------------------------------------------------------------
+def test_a_deleted_jobs_id_and_idempotency_key_still_make_no_second_job(api, submitted):
+    api.delete(f"/v1/jobs/{submitted}")
     body = {"input": {"prompt": TEXT}, "webhook": f"https://example.org/{WORD}"}
     again = api.put(f"/v1/predictions/id-{WORD}", body)
     assert again.json()["data_removed"] is True and Job.objects.count() == 1
@@ -223,50 +227,52 @@ def test_a_deleted_jobs_id_and_idempotency_key_still_make_no_second_job(api, ask
     assert idempotency.once(api.owner, "x", key=key, body={"a": 1}, make=pytest.fail) == job
 
 
-def test_a_name_that_was_used_again_meanwhile_is_erased_as_well(api, asked):
-    """As code of before would let a client do."""
-    api.delete(f"/v1/jobs/{asked}")
+def test_a_client_id_or_key_reused_after_a_purge_is_erased_too(api, submitted):
+    """Earlier code allowed clients to do so."""
+    api.delete(f"/v1/jobs/{submitted}")
     second = make_job(owner=api.owner, external_id=f"id-{WORD}")
     IdempotencyKey.objects.create(owner=api.owner, route="x", key=f"key-{WORD}", job=second)
     assert api.delete(f"/v1/jobs/{second.id}").status_code == 204
     assert places() == set()
 
 
-def test_a_delivery_whose_job_is_deleted_while_it_is_sent_is_noted_without_an_error(api, asked):
-    painter.make_pictures()
+def test_a_delivery_whose_job_is_deleted_while_it_is_sent_is_recorded_without_an_error(
+    api, submitted
+):
+    fake_worker.make_pictures()
     deliveries, _ = outbox.take(Shares())
-    api.delete(f"/v1/jobs/{asked}")
+    api.delete(f"/v1/jobs/{submitted}")
     outbox.note([(delivery, Response(200)) for delivery in deliveries])
     payload.render(deliveries)
     assert deliveries and places() == set()
 
 
-def test_a_job_that_is_submitted_while_its_webhook_is_forgotten_has_one(monkeypatch):
+def test_a_job_submitted_while_its_webhook_is_deleted_keeps_a_webhook(monkeypatch):
     make_embedding(encoder_fingerprint=make_release().encoder_fingerprint)
     endpoint = webhooks.endpoint
-    asked = JobRequest(variant="red-glass-vase", webhook="https://example.org/hook")
+    submitted = JobRequest(variant="red-glass-vase", webhook="https://example.org/hook")
 
-    def forgotten(*arguments: Any) -> WebhookEndpoint:
+    def delete_before_use(*arguments: Any) -> WebhookEndpoint:
         found = endpoint(*arguments)
         monkeypatch.setattr(webhooks, "endpoint", endpoint)
         assert webhooks.forget_unused() == 1
         return found
 
-    monkeypatch.setattr(webhooks, "endpoint", forgotten)
-    job = submission.submit(make_user(), asked)
+    monkeypatch.setattr(webhooks, "endpoint", delete_before_use)
+    job = submission.submit(make_user(), submitted)
     assert Job.objects.get(id=job.id).webhook.url == "https://example.org/hook"
 
 
-def test_a_webhook_is_not_forgotten_while_a_job_with_it_is_being_inserted():
+def test_a_webhook_is_not_deleted_while_a_job_with_it_is_being_inserted():
     make_embedding(encoder_fingerprint=make_release().encoder_fingerprint)
-    asked = JobRequest(variant="red-glass-vase", webhook="https://example.org/hook")
-    forgets = threading.Thread(target=lambda: (webhooks.forget_unused(), connection.close()))
+    submitted = JobRequest(variant="red-glass-vase", webhook="https://example.org/hook")
+    deletion = threading.Thread(target=lambda: (webhooks.forget_unused(), connection.close()))
     owner = make_user()
-    make_endpoint(owner=owner, url=asked.webhook)
+    make_endpoint(owner=owner, url=submitted.webhook)
     with transaction.atomic():
-        submission.submit(owner, asked)
-        forgets.start()
-        forgets.join(0.5)
-        assert forgets.is_alive()  # waits for the job
-    forgets.join(60)
+        submission.submit(owner, submitted)
+        deletion.start()
+        deletion.join(0.5)
+        assert deletion.is_alive()  # it waits for the job
+    deletion.join(60)
     assert Job.objects.get().webhook == WebhookEndpoint.objects.get()

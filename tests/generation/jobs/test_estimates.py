@@ -7,13 +7,13 @@ from django.utils import timezone
 
 from generation.jobs import claiming, estimates, pausing, throughput
 from generation.models import Job, Worker
-from tests.people import make_job, make_release, make_user, make_worker
+from tests.factories import make_job, make_release, make_user, make_worker
 
 pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("redis_server")]
 
 
 @pytest.fixture(autouse=True)
-def nothing_remembered():
+def empty_caches():
     estimates._served_by.cache_clear()
 
 
@@ -49,17 +49,17 @@ def test_the_place_is_the_order_in_which_jobs_are_claimed():
     assert places[claimed[0]] == 1 and places[claimed[-1]] == len(rows)
 
 
-def test_the_time_follows_what_the_workers_measured():
+def test_the_estimate_follows_the_measurements_of_the_workers():
     first, job = make_job(n=4), make_job(n=2)
     one = make_worker()
-    assert estimates.of(job).eta_p50 is None  # nothing was measured yet
+    assert estimates.of(job).eta_p50 is None  # there are no measurements yet
     key = throughput.key_of(job.release_id, job.width, job.height)
     one.batch_seconds = {key: {"1": [0.2, 0.3], "8": [0.8, 1.6]}}
     one.save()
     estimates._served_by.cache_clear()
 
     alone = estimates.of(job)
-    make_worker(name="worker-2")  # it has measured nothing
+    make_worker(name="worker-2")  # a worker without measurements
     estimates._served_by.cache_clear()
     shared = estimates.of(job)
 
@@ -70,7 +70,7 @@ def test_the_time_follows_what_the_workers_measured():
     assert estimates.of(first).eta_p50 == pytest.approx(0.2 + 0.6 * 3 / 7)
 
 
-def test_a_worker_that_is_silent_serves_nobody():
+def test_a_silent_worker_is_not_counted():
     make_worker(silent_seconds=600)
 
     found = estimates.of(make_job())
@@ -80,8 +80,8 @@ def test_a_worker_that_is_silent_serves_nobody():
 
 
 @pytest.mark.parametrize("status", ["queued", "running"])
-def test_a_worker_that_loads_the_model_first_is_said(status):
-    def said() -> str:
+def test_the_estimate_reports_a_worker_that_loads_the_model_first(status):
+    def current_reason() -> str:
         estimates._served_by.cache_clear()
         found = estimates.of(job)
         assert found.feasible
@@ -89,15 +89,15 @@ def test_a_worker_that_loads_the_model_first_is_said(status):
 
     job = make_job(status=status)
     worker = make_worker(loaded=[make_release(name="another")])
-    assert said() == estimates.LOADS_FIRST
+    assert current_reason() == estimates.LOADS_FIRST
     other = make_worker(name="worker-2", loaded=[job.release])
-    assert said() == ("" if status == "queued" else estimates.LOADS_FIRST)
+    assert current_reason() == ("" if status == "queued" else estimates.LOADS_FIRST)
     other.delete()
     Worker.objects.filter(pk=worker.pk).update(loaded=[job.release_id])
-    assert said() == ""
+    assert current_reason() == ""
 
 
-def test_a_paused_queue_is_said():
+def test_the_estimate_reports_a_paused_queue():
     make_worker()
     job = make_job()
     pausing.pause("generation", by="anna")
@@ -112,7 +112,7 @@ def test_a_running_job_has_no_place_and_one_that_ended_no_estimate():
     assert estimates.of(make_job(status="succeeded")) is None
 
 
-def test_jobs_of_the_other_lane_are_not_in_the_way():
+def test_jobs_of_another_queue_do_not_count():
     teacher = make_release(name="teacher-1", kind="teacher")
     student = make_release(name="student-1", kind="student")
     for _ in range(3):
@@ -126,7 +126,7 @@ def test_jobs_of_the_other_lane_are_not_in_the_way():
     assert place(job) == 1
 
 
-def test_a_place_behind_many_is_told_as_that():
+def test_a_place_behind_many_is_capped():
     release, owner = make_release(), make_user(username="busy")
     first = make_job(owner=owner, release=release)
     fields = [f.attname for f in Job._meta.concrete_fields if f.attname not in ("id", "key")]

@@ -20,8 +20,8 @@ from generation.jobs.failures import LONGEST_PAUSE_SECONDS, Failure, pause_secon
 from generation.jobs.lifecycle import Claim, Outcome
 from generation.jobs.rescue import rescue
 from generation.models import Attempt, Image, Job
-from tests import painter
-from tests.people import make_job, make_release, make_user
+from tests import fake_worker
+from tests.factories import make_job, make_release, make_user
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -42,7 +42,7 @@ def finished(claim: Claim) -> Result:
     """A result with real files."""
     job = Job.objects.get(id=claim.job_id)
     job.attempt = claim.attempt
-    return painter.result_of(job, device_seconds=0.5)
+    return fake_worker.result_of(job, device_seconds=0.5)
 
 
 def expire(job: Job) -> None:
@@ -86,14 +86,14 @@ def test_a_late_commit_with_an_old_token_is_refused_and_leaves_nothing():
     assert [a.outcome for a in Attempt.objects.all()] == [Outcome.LOST, Outcome.SUCCEEDED]
 
 
-def test_the_rescue_leaves_jobs_whose_lease_runs():
+def test_the_rescue_skips_jobs_with_a_valid_lease():
     queued()
     claimed()
 
     assert rescue() == 0
 
 
-def test_a_job_that_loses_its_worker_too_often_fails_for_good(settings):
+def test_a_job_that_loses_its_worker_too_often_fails_permanently(settings):
     settings.MAX_ATTEMPTS = 2
     job = queued()
     for _ in range(2):
@@ -106,7 +106,7 @@ def test_a_job_that_loses_its_worker_too_often_fails_for_good(settings):
     assert claimed() == []
 
 
-def test_an_error_that_a_retry_cannot_help_fails_at_once():
+def test_a_job_with_a_permanent_error_fails_at_once():
     job = queued()
     (claim,) = claimed()
 
@@ -116,7 +116,7 @@ def test_an_error_that_a_retry_cannot_help_fails_at_once():
     assert (status, job.error_code, job.error_detail) == ("failed", "embedding_invalid", "x")
 
 
-def test_a_worker_that_stops_in_good_order_costs_the_job_no_failure():
+def test_a_graceful_stop_of_the_worker_is_no_failure_of_the_job():
     job = queued()
     (claim,) = claimed()
 
@@ -126,7 +126,7 @@ def test_a_worker_that_stops_in_good_order_costs_the_job_no_failure():
     assert (job.failures, job.attempt) == (0, 1)
 
 
-def test_a_canceled_job_refuses_the_result_that_comes_later():
+def test_a_later_result_of_a_canceled_job_is_refused():
     job = queued()
     (claim,) = claimed()
 
@@ -158,7 +158,7 @@ def test_a_failed_job_can_be_queued_again_and_a_succeeded_one_cannot():
         retrying.retry(job.id)
 
 
-def test_the_heartbeat_extends_only_what_is_still_held():
+def test_the_heartbeat_extends_only_leases_that_are_still_held():
     job, other = queued(seed=1), queued(seed=2)
     claims = claimed()
     Job.objects.update(lease_expires_at=timezone.now() + timedelta(seconds=1))
@@ -186,7 +186,7 @@ def test_a_batch_holds_compatible_jobs_up_to_its_size_in_images(settings):
     assert [job.seed for job in jobs.claim("w").jobs] == [40]
 
 
-def test_owners_take_turns_however_much_one_of_them_asks_for(settings):
+def test_owners_take_turns_however_much_one_of_them_requests(settings):
     settings.BATCH_SIZE = 1
     greedy, modest = make_user(username="greedy"), make_user(username="modest")
     for seed in range(5):
@@ -204,7 +204,7 @@ def test_owners_take_turns_however_much_one_of_them_asks_for(settings):
 
 
 def served(settings, *, batch_size: int, claims: int) -> list[str]:
-    """Names of the owners in the order in which their jobs were claimed, one batch after the other."""
+    """Return the names of the owners in the order in which their jobs were claimed, batch by batch."""
     settings.BATCH_SIZE = batch_size
     names = []
     for _ in range(claims):
@@ -215,7 +215,7 @@ def served(settings, *, batch_size: int, claims: int) -> list[str]:
 
 
 def queue_for(weights: dict[str, int], *, each: int) -> None:
-    """Jobs of one image, no two alike."""
+    """Queue jobs of one image, all of them different."""
     seeds = itertools.count()
     for name, weight in weights.items():
         for _ in range(each):
@@ -233,7 +233,7 @@ def test_an_owner_of_weight_two_gets_two_turns_where_others_get_one(settings):
     assert Counter(in_a_batch) == {"double": 4, "single": 2, "other": 2}
 
 
-def test_what_an_owner_has_running_counts_by_its_weight(settings):
+def test_running_jobs_of_an_owner_count_by_its_weight(settings):
     settings.BATCH_SIZE = 2
     queue_for({"double": 2, "single": 1}, each=8)
 
@@ -301,11 +301,11 @@ def test_when_the_computing_job_is_canceled_the_identical_one_takes_over():
     assert claim.job_id == second.id
 
 
-def test_workers_that_claim_at_once_never_share_a_job(settings):
+def test_workers_that_claim_concurrently_never_share_a_job(settings):
     settings.BATCH_SIZE = 3
     release = make_release()
     for seed in range(40):
-        queued(release=release, seed=seed // 2)  # every job has an identical twin
+        queued(release=release, seed=seed // 2)  # every job has an identical one
     taken: list[Claim] = []
     errors: list[Exception] = []
 
@@ -331,7 +331,7 @@ def test_workers_that_claim_at_once_never_share_a_job(settings):
     assert Image.objects.count() == 40
 
 
-def test_plans_that_are_kept_outlive_a_migration_that_adds_columns():
+def test_cached_plans_survive_a_migration_that_adds_columns():
     make_job()
     (first,) = claimed()
     completion.commit([finished(first)])
@@ -370,7 +370,7 @@ def test_pauses_of_many_jobs_end_at_different_times():
     assert len({pause_seconds(1) for _ in range(50)}) == 50
 
 
-def test_a_failed_job_holds_up_no_other_of_its_owner():
+def test_a_failed_job_does_not_delay_other_jobs_of_its_owner():
     first = queued(seed=1)
     (claim,) = claimed()
     jobs.settle(claim, Outcome.FAILED, Failure("internal_error", "x"))
@@ -383,20 +383,20 @@ def test_a_failed_job_holds_up_no_other_of_its_owner():
 @contextmanager
 def another_transaction(sql: str, *parameters: object) -> Iterator[None]:
     """Hold the locks of a statement in a connection of its own."""
-    begun, end = threading.Event(), threading.Event()
+    locked_rows, end = threading.Event(), threading.Event()
 
     def hold() -> None:
         try:
             with transaction.atomic(), connection.cursor() as cursor:
                 cursor.execute(sql, parameters)
-                begun.set()
+                locked_rows.set()
                 end.wait(60)
         finally:
             connection.close()
 
     thread = threading.Thread(target=hold)
     thread.start()
-    assert begun.wait(60)
+    assert locked_rows.wait(60)
     yield
     end.set()
     thread.join()
@@ -405,7 +405,7 @@ def another_transaction(sql: str, *parameters: object) -> Iterator[None]:
 REFERENCE = "SELECT 1 FROM generation_job WHERE id = %s FOR KEY SHARE"  # as by the insert of a row
 
 
-def test_a_row_that_refers_to_a_job_keeps_nobody_from_its_end():
+def test_inserting_a_row_that_refers_to_a_job_does_not_block_its_end():
     job = queued()
     with another_transaction(REFERENCE, job.id):
         (claim,) = claimed()
@@ -437,7 +437,7 @@ def test_a_worker_that_gives_a_job_back_waits_for_another_change_of_it():
     assert Attempt.objects.get().outcome == Outcome.RELEASED
 
 
-def test_a_locked_job_does_not_keep_the_others_of_a_batch_from_being_renewed():
+def test_a_locked_job_does_not_prevent_the_renewal_of_the_others_of_its_batch():
     locked, free = queued(seed=1), queued(seed=2)
     claims = claimed()
     soon = timezone.now() + timedelta(seconds=1)

@@ -12,9 +12,9 @@ from generation.jobs import lifecycle as jobs
 from generation.jobs import pausing
 from generation.models import AuditEntry, Job, Queue
 from generation.worker.loop import GenerationWorker
-from tests import painter
+from tests import fake_worker
 from tests.client import API, problem
-from tests.people import make_embedding, make_job, make_release, make_worker
+from tests.factories import make_embedding, make_job, make_release, make_worker
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("redis_server")]
 
@@ -38,12 +38,12 @@ def test_jobs_of_a_paused_queue_are_accepted_and_wait_until_it_is_resumed(redis_
 
     assert api.post("/v1/jobs", {"variant": "red-glass-vase"}).status_code == 202
     assert jobs.claim("worker-1").jobs == ()
-    assert not GenerationWorker().is_work_waiting()  # so nobody takes it for deaf
+    assert not GenerationWorker().is_work_waiting()  # so the watchdog does not end it
     assert api.get("/v1/queues/generation").json()["queued"] == 1
 
     redis_server.flushdb()
     assert api.post("/v1/queues/generation/resume").json()["status"] == "running"
-    assert redis_server.llen("generation") == 1  # a worker is called at once
+    assert redis_server.llen("generation") == 1  # a worker is notified at once
     assert len(jobs.claim("worker-1").jobs) == 1
     actions = AuditEntry.objects.order_by("id").values_list("action", "subject", "via")
     assert list(actions)[-2:] == [
@@ -60,25 +60,27 @@ def test_a_paused_queue_drains(redis_server):
     with pytest.raises(CommandError, match="1 job still runs"):
         command("drain", "generation", "--timeout", "0")
 
-    said: list[str] = []
+    printed: list[str] = []
 
     def drain() -> None:
         try:
-            said.append(command("drain", "generation"))
+            printed.append(command("drain", "generation"))
         finally:
             connection.close()
 
     draining = threading.Thread(target=drain)
     draining.start()
-    assert painter.finish([claimed]) == []
+    assert fake_worker.finish([claimed]) == []
     draining.join()
 
-    assert "generation: paused" in said[0] and "by anna" in said[0] and "1 queued" in said[0]
+    assert (
+        "generation: paused" in printed[0] and "by anna" in printed[0] and "1 queued" in printed[0]
+    )
     assert Job.objects.get(id=late.id).status == "queued"
     assert "running" in command("resume", "generation")
 
 
-def test_the_queue_of_the_teacher_is_paused_alone():
+def test_the_queue_of_the_teacher_can_be_paused_separately():
     make_worker(name="reference-1", queue=queues.REFERENCE)
     teacher = make_job(release=make_release(name="big", kind="teacher"))
     student = make_job()
@@ -111,7 +113,7 @@ def test_an_unknown_queue_is_not_found_and_a_key_without_the_scope_is_refused():
     assert not Queue.objects.filter(paused_at__isnull=False).exists()
 
 
-def test_the_commands_show_what_they_did():
+def test_the_commands_print_their_results():
     assert command("list").count("running") >= 2
     assert "generation: paused" in command("pause", "generation", "--reason", "new driver")
     assert "(new driver)" in command("list")

@@ -12,8 +12,8 @@ from generation.jobs import submission
 from generation.jobs.job_request import JobRequest
 from generation.models import Image, Job, PromptVariant, Release
 from generation.releases import lifecycle as releases
+from tests.factories import make_user, make_variant
 from tests.generation import judges
-from tests.people import make_user, make_variant
 from tests.tiny import make_tiny_release
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -23,7 +23,7 @@ ALWAYS, NEVER = "-1", "256"  # tags of variants: limits of the brightness
 
 @pytest.fixture
 def served(tmp_path: Path, settings, monkeypatch):
-    """A toy release in service, and a judge that goes by brightness."""
+    """A toy release in service, and a judge that accepts by brightness."""
     settings.TORCH_THREADS = 1
     settings.BATCH_SIZE = 4
     settings.RESULT_JUDGE = f"{judges.__name__}.by_brightness"
@@ -37,7 +37,7 @@ def served(tmp_path: Path, settings, monkeypatch):
 
 
 def made(worker, *, tag: str = NEVER, tries: int | None = None, **fields) -> list[Image]:
-    """The images of a job of the variant with this tag and this many tries."""
+    """Return the images of a job of the variant with this tag and this number of tries."""
     PromptVariant.objects.update(tags=[tag], max_tries=tries)
     job = submission.submit(make_user(), JobRequest(variant="mug", **fields))
     worker.run()
@@ -58,20 +58,22 @@ def brightness_of(images: list[Image]) -> list[float]:
     ]
 
 
-def test_without_control_nobody_looks_at_a_picture(served, worker):
+def test_without_quality_control_no_picture_is_judged(served, worker):
     (image,) = made(worker)
 
     assert (image.is_accepted, image.tries, image.failing) == (None, 1, [])
 
 
-def test_a_picture_that_passes_is_delivered_as_it_is(served, worker):
+def test_a_picture_that_passes_is_delivered_unchanged(served, worker):
     (image,) = made(worker, tag=ALWAYS, tries=5)
 
     assert (image.is_accepted, image.tries, image.detector) == (True, 1, judges.NAME)
     assert image.seed == image.job.seed
 
 
-def test_what_fails_is_made_again_with_the_next_seed_until_it_passes(served, monkeypatch, worker):
+def test_a_failing_picture_is_made_again_with_the_next_seed_until_it_passes(
+    served, monkeypatch, worker
+):
     monkeypatch.setattr(submission.secrets, "randbelow", lambda _: 100)
     levels = brightness_of([image for seed in range(100, 106) for image in made(worker, seed=seed)])
     first = levels[0]
@@ -94,7 +96,7 @@ def test_if_every_try_fails_the_best_is_delivered_and_flagged(served, monkeypatc
     assert image.seed == 100 + levels.index(max(levels))
 
 
-def test_the_images_of_a_job_are_tried_apart_and_their_seeds_never_meet(served, worker):
+def test_the_images_of_a_job_are_tried_separately_with_disjoint_seeds(served, worker):
     images = made(worker, tag=NEVER, tries=3, n=6)
 
     assert [image.tries for image in images] == [3] * 6
@@ -102,13 +104,13 @@ def test_the_images_of_a_job_are_tried_apart_and_their_seeds_never_meet(served, 
     assert all((image.seed - image.job.seed) % 6 == image.index for image in images)
 
 
-def test_a_seed_that_was_asked_for_is_kept_and_the_picture_flagged(served, worker):
+def test_a_requested_seed_is_kept_and_the_picture_flagged(served, worker):
     (image,) = made(worker, tag=NEVER, tries=5, seed=7)
 
     assert (image.seed, image.tries, image.is_accepted) == (7, 1, False)
 
 
-def test_who_asks_for_the_seed_of_an_improved_image_gets_the_same_picture(served, worker):
+def test_requesting_the_seed_of_an_improved_image_gives_the_same_picture(served, worker):
     (image,) = made(worker, tag=NEVER, tries=4)
 
     (again,) = made(worker, tag=NEVER, tries=4, seed=image.seed)
@@ -117,7 +119,7 @@ def test_who_asks_for_the_seed_of_an_improved_image_gets_the_same_picture(served
     assert (again.sha256, again.tries, again.is_accepted) == (image.sha256, 1, False)
 
 
-def test_a_picture_that_nobody_judged_does_not_answer_a_job_that_wants_it_judged(served, worker):
+def test_an_unjudged_picture_does_not_answer_a_job_with_quality_control(served, worker):
     made(worker, seed=7)
 
     (image,) = made(worker, tries=1, seed=7)
@@ -125,9 +127,7 @@ def test_a_picture_that_nobody_judged_does_not_answer_a_job_that_wants_it_judged
     assert (image.job.cache, image.is_accepted) == (Job.Cache.MISS, False)
 
 
-def test_the_variant_decides_before_the_release_and_the_release_before_the_setting(
-    served, settings, worker
-):
+def test_the_variant_overrides_the_release_and_the_release_the_setting(served, settings, worker):
     settings.MAX_TRIES = 2
     assert made(worker)[0].tries == 2
     Release.objects.update(max_tries=3)
@@ -148,7 +148,7 @@ def test_a_share_of_the_other_images_is_judged_and_all_of_a_canarys(served, sett
 
 
 @pytest.mark.parametrize("judge", ["none", "broken"])
-def test_without_a_judge_that_works_jobs_succeed_unjudged(served, settings, judge, worker):
+def test_without_a_working_judge_jobs_succeed_unjudged(served, settings, judge, worker):
     settings.RESULT_JUDGE = f"{judges.__name__}.{judge}"
 
     (image,) = made(worker, tries=5)
@@ -157,7 +157,7 @@ def test_without_a_judge_that_works_jobs_succeed_unjudged(served, settings, judg
 
 
 def test_a_job_that_is_canceled_between_two_tries_is_not_delivered(served, worker):
-    """The picture fails; before the next try the job is canceled, as the heartbeat finds out."""
+    """The picture fails; the job is canceled before the next try, which the heartbeat detects."""
     PromptVariant.objects.update(tags=[NEVER], max_tries=5)
     job = submission.submit(make_user(), JobRequest(variant="mug"))
     loaded = worker.loaded.get(served)

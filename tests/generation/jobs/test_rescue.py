@@ -8,7 +8,7 @@ from django.utils import timezone
 
 from generation.jobs.rescue import Rescuer
 from generation.models import Job
-from tests.people import make_job
+from tests.factories import make_job
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -27,7 +27,7 @@ def test_after_an_outage_the_workers_get_time_to_renew_their_leases(lost, settin
     assert rescuer.rescue() == 1
     Job.objects.update(status="running", lease_expires_at=timezone.now() - timedelta(seconds=1))
 
-    now = 60.0  # the sweeps between failed
+    now = 60.0  # the sweeps in between failed
     assert rescuer.rescue() == 0
     now = 65.0
     assert rescuer.rescue() == 0
@@ -35,7 +35,7 @@ def test_after_an_outage_the_workers_get_time_to_renew_their_leases(lost, settin
     assert rescuer.rescue() == 1
 
 
-def test_a_time_in_which_postgresql_took_no_writes_is_an_outage_too(lost, settings):
+def test_a_time_in_which_postgresql_accepted_no_writes_is_an_outage_too(lost, settings):
     settings.LEASE_SECONDS = 20
     now = 0.0
     rescuer = Rescuer(clock=lambda: now)
@@ -65,7 +65,7 @@ def test_a_full_disk_is_an_outage_too(lost, settings):
             "CREATE TRIGGER refuse BEFORE UPDATE ON generation_job EXECUTE FUNCTION refuse()"
         )
         try:
-            for seconds in (0, 5, 10):  # in which workers cannot renew their leases
+            for seconds in (0, 5, 10):  # workers cannot renew their leases meanwhile
                 now = float(seconds)
                 with pytest.raises(OperationalError):
                     rescuer.rescue()

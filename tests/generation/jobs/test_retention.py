@@ -1,4 +1,4 @@
-"""Removal of images: with their job, by age, and files without a row. What is in use stays."""
+"""Removal of images: with their job, by age, and files without a row. Files in use are kept."""
 
 import os
 import threading
@@ -21,8 +21,8 @@ from generation.jobs import lifecycle as jobs
 from generation.jobs.job_request import JobRequest
 from generation.models import IdempotencyKey, Image, Job, PurgedImage
 from generation.webhooks import endpoints as webhooks
-from tests import painter
-from tests.people import (
+from tests import fake_worker
+from tests.factories import (
     make_delivery,
     make_embedding,
     make_image,
@@ -41,7 +41,7 @@ def stored_names() -> set[str]:
 
 
 def in_another_process(action) -> None:
-    """As far as the database can tell: on a connection of its own."""
+    """Run the action in a thread with its own connection: for the database, another process."""
 
     def run() -> None:
         action()
@@ -66,7 +66,7 @@ def submit(**fields) -> Job:
 
 
 # --- one job --------------------------------------------------------------------------------------
-def test_the_images_of_a_job_go_with_rows_files_and_thumbnails():
+def test_a_purge_of_a_job_removes_rows_files_and_thumbnails():
     job = make_job(status="succeeded", n=2)
     rows = [make_image(job=job, index=index, color=(index, 9, 9)) for index in range(2)]
     for row in rows:
@@ -84,7 +84,7 @@ def test_the_images_of_a_job_go_with_rows_files_and_thumbnails():
     }
 
 
-def test_it_may_be_repeated():
+def test_a_purge_may_be_repeated():
     job = make_job(status="succeeded")
     make_image(job=job)
 
@@ -105,12 +105,12 @@ def test_a_job_that_has_not_ended_is_canceled(status: str):
     assert (job.status, job.purged_at is not None) == ("canceled", True)
 
 
-def test_a_result_that_comes_after_is_refused(variant):
+def test_a_result_after_a_purge_is_refused(variant):
     job = submit()
     (claimed,) = jobs.claim("worker").jobs
     retention.purge(job.id)
 
-    assert painter.finish([claimed]) == [jobs.Claim.of(claimed)]
+    assert fake_worker.finish([claimed]) == [jobs.Claim.of(claimed)]
     assert not Image.objects.exists()
 
 
@@ -124,9 +124,9 @@ def test_a_purged_job_is_not_retried():
     assert Job.objects.get(id=job.id).status == "canceled"
 
 
-def test_a_file_that_another_job_shares_stays(variant):
+def test_a_file_that_another_job_shares_is_kept(variant):
     first, other = submit(), submit(output_format="png")
-    painter.make_pictures()
+    fake_worker.make_pictures()
     other.refresh_from_db()
     assert other.cache == "shared"
 
@@ -139,12 +139,12 @@ def test_a_file_that_another_job_shares_stays(variant):
     assert stored_names() == set()
 
 
-def test_renderings_that_only_the_cache_knows_go_too(variant, monkeypatch):
+def test_renderings_that_are_only_in_the_cache_are_removed_too(variant, monkeypatch):
     first = submit()
-    painter.make_pictures()
+    fake_worker.make_pictures()
 
     def refuse(*arguments, **options):
-        raise JobPurged  # whatever: after the file was made, and before a row
+        raise JobPurged  # any error after the file was made and before its row
 
     with monkeypatch.context() as patch:
         patch.setattr(submission.jobs, "image_rows", refuse)
@@ -157,9 +157,9 @@ def test_renderings_that_only_the_cache_knows_go_too(variant, monkeypatch):
     assert stored_names() == set()
 
 
-def test_the_same_request_is_computed_again(variant):
+def test_the_same_request_is_computed_again_after_a_purge(variant):
     submit()
-    painter.make_pictures()
+    fake_worker.make_pictures()
     assert submit().cache == "hit"
     for job in Job.objects.all():
         retention.purge(job.id)
@@ -167,14 +167,14 @@ def test_the_same_request_is_computed_again(variant):
     again = submit()
 
     assert again.status == "queued"
-    painter.make_pictures()
+    fake_worker.make_pictures()
     assert storage.exists(again.images.get().file)
 
 
-def test_what_was_found_just_before_is_not_answered_with_after(variant, monkeypatch):
-    """A request looks, the images go, the request writes: it must not promise files that are gone."""
+def test_images_found_just_before_a_purge_are_not_used_after_it(variant, monkeypatch):
+    """A request looks up images, a purge removes them, the request writes: it must not refer to removed files."""
     first = submit()
-    painter.make_pictures()
+    fake_worker.make_pictures()
     found = images._cached
 
     def and_then_they_go(*arguments):
@@ -193,7 +193,7 @@ def test_what_was_found_just_before_is_not_answered_with_after(variant, monkeypa
 
 def test_files_that_a_request_found_stay_until_it_has_written(variant, monkeypatch):
     first = submit()
-    painter.make_pictures()
+    fake_worker.make_pictures()
     rows = submission.jobs.image_rows
 
     def while_they_go(*arguments, **options):
@@ -212,10 +212,10 @@ def test_files_that_a_request_found_stay_until_it_has_written(variant, monkeypat
 
 def test_files_of_a_result_stay_while_it_is_accepted(variant, monkeypatch):
     older = submit()
-    painter.make_pictures()
-    job = submit(n=2)  # its first image is the one that there is
+    fake_worker.make_pictures()
+    job = submit(n=2)  # its first image exists already
     (claimed,) = jobs.claim("worker").jobs
-    result = painter.result_of(claimed)
+    result = fake_worker.result_of(claimed)
     lost = completion._lost
 
     def while_they_go(*arguments):
@@ -230,7 +230,7 @@ def test_files_of_a_result_stay_while_it_is_accepted(variant, monkeypatch):
     assert all(storage.exists(image.file) for image in job.images.all())
 
 
-def test_a_result_whose_file_went_before_it_was_accepted_is_made_again(variant):
+def test_a_result_whose_file_was_removed_before_it_was_accepted_is_made_again(variant):
     """The worker found the file there and did not write it; then the last image that referred to it was removed."""
     older = make_job(status="succeeded")
     make_image(job=older)
@@ -248,7 +248,7 @@ def test_a_result_whose_file_went_before_it_was_accepted_is_made_again(variant):
     job.refresh_from_db()
     assert (job.status, job.failures) == ("queued", 0)
     assert job.attempts.get().outcome == "released"
-    painter.make_pictures()
+    fake_worker.make_pictures()
     assert storage.exists(job.images.get().file)
 
 
@@ -287,7 +287,7 @@ def test_a_host_whose_clock_is_years_ahead_removes_nothing(settings, monkeypatch
     assert webhooks.forget_old() == 0
 
 
-def test_images_go_so_many_days_after_their_job_ended(settings):
+def test_images_are_removed_a_number_of_days_after_their_job_ended(settings):
     settings.RETENTION_DAYS = 30
     old, young = ended(30.1, color=1), ended(29.9, color=2)
     failed = make_job(status="failed", finished_at=timezone.now() - timedelta(days=31))
@@ -301,7 +301,7 @@ def test_images_go_so_many_days_after_their_job_ended(settings):
     assert waiting.status == "queued"
 
 
-def test_a_key_has_its_own_days(settings):
+def test_a_key_has_its_own_retention(settings):
     settings.RETENTION_DAYS = 30
     keys = {days: make_key(name=str(days))[0] for days in (None, 0, 5, 60, 2**31 - 1)}
     for days, key in keys.items():
@@ -324,7 +324,7 @@ def test_a_key_has_its_own_days(settings):
     }
 
 
-def test_a_key_may_have_days_where_all_else_is_kept():
+def test_a_key_may_have_a_retention_while_everything_else_is_kept():
     key, _ = make_key()
     key.retention_days = 1
     key.save()
@@ -336,7 +336,7 @@ def test_a_key_may_have_days_where_all_else_is_kept():
     assert other.images.exists()
 
 
-def test_a_dry_run_says_what_a_real_one_does_and_changes_nothing(settings, monkeypatch):
+def test_a_dry_run_reports_what_a_real_one_removes_and_changes_nothing(settings, monkeypatch):
     settings.RETENTION_DAYS = 30
     monkeypatch.setattr(retention, "BATCH", 2)
     ann, bob = make_user(username="ann"), make_user(username="bob")
@@ -364,7 +364,7 @@ def test_a_dry_run_says_what_a_real_one_does_and_changes_nothing(settings, monke
     assert retention.sweep().total == retention.Tally()
 
 
-def test_old_idempotency_keys_go(settings):
+def test_old_idempotency_keys_are_removed(settings):
     job = make_job()
     for key, hours in (("old", 49), ("young", 47)):
         IdempotencyKey.objects.create(
@@ -383,7 +383,7 @@ def age(name: str, days: float, settings) -> None:
     os.utime(Path(settings.MEDIA_ROOT) / name, (moment, moment))
 
 
-def test_files_that_nobody_refers_to_go_when_they_are_a_day_old(settings):
+def test_unreferenced_files_are_removed_when_they_are_a_day_old(settings):
     image = make_image()
     small = images.thumbnail(image.master)
     lost, fresh = storage.save(b"lost", "webp").name, storage.save(b"fresh", "webp").name
@@ -404,8 +404,8 @@ def test_files_that_nobody_refers_to_go_when_they_are_a_day_old(settings):
     assert stored_names() == {image.file, image.master, small, fresh}
 
 
-def test_files_of_another_database_are_kept_until_somebody_insists(settings):
-    """Two installations that share a place by mistake, or a database that was made anew."""
+def test_files_of_another_database_are_kept_unless_all_files_is_given(settings):
+    """Two installations share a storage by mistake, or the database was created anew."""
     image = make_image()
     names = [storage.save(str(number).encode(), "webp").name for number in range(21)]
     for name in (image.file, image.master, *names):
@@ -422,7 +422,7 @@ def test_files_of_another_database_are_kept_until_somebody_insists(settings):
     assert stored_names() == {image.file, image.master}
 
 
-def test_in_an_object_store_as_well(bucket, settings):
+def test_unreferenced_files_in_an_object_store_are_removed_too(bucket, settings):
     settings.RETENTION_DAYS = 1
     old, kept = ended(2, color=1), ended(0, color=2)
     lost = storage.save(b"lost", "webp").name
@@ -432,7 +432,7 @@ def test_in_an_object_store_as_well(bucket, settings):
     real = retention.sweep(now=timezone.now())
 
     assert lost in {one.name for one in dry.orphans}
-    assert real.orphans == []  # it is not a day old
+    assert real.orphans == []  # the file is not a day old
     assert purged() == {old.id}
     retention.sweep(now=timezone.now() + timedelta(days=0.9))
     image = kept.images.get()
@@ -440,7 +440,7 @@ def test_in_an_object_store_as_well(bucket, settings):
 
 
 # --- the command ----------------------------------------------------------------------------------
-def test_the_command_lists_what_would_go_and_removes_it_when_told(settings):
+def test_the_command_lists_what_it_would_remove_and_removes_it_without_dry_run(settings):
     settings.RETENTION_DAYS = 30
     ended(31, color=1, owner=make_user(username="ann"))
     lost = storage.save(b"lost", "webp").name

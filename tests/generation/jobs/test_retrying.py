@@ -7,7 +7,7 @@ from django.utils import timezone
 
 from generation.jobs import retrying
 from generation.models import Job
-from tests.people import make_job, make_release, make_user
+from tests.factories import make_job, make_release, make_user
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -17,7 +17,7 @@ def failed(code: str = "internal_error", *, hours_ago: float = 0, **fields) -> J
     return make_job(status="failed", error_code=code, finished_at=at, failures=3, **fields)
 
 
-def test_all_that_failed_for_a_reason_in_a_period_is_queued_again(monkeypatch):
+def test_jobs_that_failed_with_one_code_in_a_period_are_queued_again(monkeypatch):
     monkeypatch.setattr(retrying, "AT_ONCE", 2)
     wanted = [failed("worker_lost", hours_ago=2) for _ in range(5)]
     failed("worker_lost", hours_ago=9)
@@ -38,7 +38,7 @@ def test_all_that_failed_for_a_reason_in_a_period_is_queued_again(monkeypatch):
     assert retrying.retry_failed(code="worker_lost", **period) == 0
 
 
-def test_they_can_be_chosen_by_release_and_owner():
+def test_failed_jobs_can_be_chosen_by_release_and_owner():
     other, user = make_release(name="other"), make_user(username="other")
     failed()
     failed(release=other)

@@ -16,7 +16,7 @@ from generation.jobs import routing
 from generation.models import PromptVariant, Release
 from generation.releases import lifecycle as releases
 from generation.releases.default_release import Serving
-from tests.people import cover, make_embedding, make_quality, make_release, make_variant
+from tests.factories import cover, make_embedding, make_quality, make_release, make_variant
 
 pytestmark = pytest.mark.django_db
 
@@ -39,7 +39,7 @@ def rewrite(slug: str, text: str) -> None:
     make_embedding(variant=variant)
 
 
-def test_without_a_model_the_student_is_meant_and_without_one_the_teacher() -> None:
+def test_without_a_model_the_student_serves_and_without_a_student_the_teacher() -> None:
     make_release(name="t", kind="teacher")
     assert served_by(None, "red-vase") == "t"
     make_release(name="s")
@@ -49,7 +49,7 @@ def test_without_a_model_the_student_is_meant_and_without_one_the_teacher() -> N
 
 
 @pytest.mark.parametrize(("policy", "name"), [("teacher", "t"), ("student", "s"), ("refuse", None)])
-def test_who_makes_what_the_student_does_not_cover_is_a_setting(settings, policy, name):
+def test_a_setting_decides_which_release_serves_uncovered_variants(settings, policy, name):
     settings.UNCOVERED = policy
     make_release(name="t", kind="teacher")
     make_release(name="s", covered_variants=["red-vase"])
@@ -73,7 +73,7 @@ def test_a_release_is_found_by_name_unless_it_was_rejected() -> None:
 
 
 @pytest.mark.parametrize("model", [None, "student", "teacher", "nobody", "no\0body"])
-def test_what_is_not_served_is_refused(model: str | None) -> None:
+def test_a_model_that_is_not_in_service_is_refused(model: str | None) -> None:
     with pytest.raises(ReleaseNotAvailable):
         served_by(model, "red-vase")
 
@@ -89,7 +89,7 @@ def test_a_variant_that_is_not_active_is_refused(slug: str, words: str) -> None:
         served_by(None, slug)
 
 
-def test_the_embedding_is_that_of_the_present_text_under_the_releases_encoder():
+def test_the_embedding_is_that_of_the_current_text_under_the_releases_encoder():
     make_release()
     make_release(name="t", kind="teacher", encoder_fingerprint="f" * 64)
     variant = PromptVariant.objects.get(slug="red-vase")
@@ -116,17 +116,17 @@ def test_the_embedding_is_that_of_the_present_text_under_the_releases_encoder():
         served_by(None, "red-vase")
 
 
-# --- what it was made for -------------------------------------------------------------------------
+# --- coverage -------------------------------------------------------------------------------------
 @pytest.fixture
 def student() -> Release:
-    """A student of two texts, next to a teacher for everything else."""
+    """A student of two texts, and a teacher for everything else."""
     make_release(name="t", kind="teacher")
     student = make_release(name="s")
     cover(student, {"red-vase": "red vase", "blue-bowl": "blue bowl"})
     return student
 
 
-def test_a_variant_with_another_text_than_the_student_knows_goes_to_the_teacher(student):
+def test_a_variant_with_another_text_than_the_student_covers_goes_to_the_teacher(student):
     assert served_by(None, "blue-bowl") == "s"
     rewrite("blue-bowl", "a big blue bowl")
 
@@ -152,9 +152,9 @@ def test_a_release_without_texts_covers_its_slugs_whatever_their_text(student):
     assert served_by(None, "blue-bowl") == "s"
 
 
-# --- how good it is -------------------------------------------------------------------------------
+# --- quality --------------------------------------------------------------------------------------
 def served_at(student_right: int | None, teacher_right: int | None) -> str:
-    """The release for a variant of which they make so many of four pictures right; None: not judged."""
+    """Return the serving release if student and teacher make so many of four pictures right; None: not judged."""
     for name, right in (("s", student_right), ("t", teacher_right)):
         if right is not None:
             make_quality(Release.objects.get(name=name), "red vase", right)
@@ -173,15 +173,15 @@ def served_at(student_right: int | None, teacher_right: int | None) -> str:
         (None, 4, "s"),
     ],
 )
-def test_a_prompt_that_the_student_makes_badly_goes_to_a_teacher_that_is_better(
+def test_a_prompt_that_the_student_makes_badly_is_served_by_a_better_teacher(
     settings, student, student_right, teacher_right, name
 ):
     settings.QUALITY_FLOOR = 0.5
     assert served_at(student_right, teacher_right) == name
     variant = Serving.now().annotated(PromptVariant.objects.filter(slug="red-vase")).get()
     found = Serving.now().release(variant)
-    assert found is not None and found.name == name  # lists say the same
-    assert served_by("student", "red-vase") == "s"  # who names a kind gets it
+    assert found is not None and found.name == name  # lists show the same
+    assert served_by("student", "red-vase") == "s"  # a request that names a kind gets it
     assert served_by(None, "blue-bowl") == "s"
 
 
@@ -211,7 +211,7 @@ def test_a_canary_serves_no_prompt_that_it_makes_badly(settings, canary):
     assert {served_by(None, "blue-bowl", str(key)) for key in range(50)} == {"active", "canary"}
 
 
-def test_the_quality_is_of_the_present_text(settings, student):
+def test_the_quality_is_of_the_current_text(settings, student):
     settings.QUALITY_FLOOR = 0.5
     make_quality(student, "red vase", 0)
     cover(student, {"red-vase": ""})
@@ -244,7 +244,7 @@ def specialist(student: Release) -> Release:
     ],
 )
 @pytest.mark.parametrize("model", [None, "student"])
-def test_of_two_students_the_one_that_is_known_to_be_better_serves(
+def test_of_two_students_the_one_with_the_better_quality_serves(
     student, specialist, of_student, of_specialist, name, model
 ):
     for release, right in ((student, of_student), (specialist, of_specialist)):
@@ -256,7 +256,7 @@ def test_of_two_students_the_one_that_is_known_to_be_better_serves(
 
 
 def listed(slug: str) -> str | None:
-    """Who serves the variant by the list of the catalogue."""
+    """Return the serving release of the variant by the list of the catalogue."""
     serving = Serving.now()
     found = serving.release(serving.annotated(PromptVariant.objects.filter(slug=slug)).get())
     return found and found.name
@@ -297,7 +297,7 @@ def test_a_specialist_without_an_embedding_of_the_text_serves_nothing(student, s
     assert served_by(None, "red-vase") == "s"
 
 
-def test_a_canary_takes_nothing_from_a_specialist(canary):
+def test_a_canary_serves_nothing_that_a_specialist_serves(canary):
     make_quality(Release.objects.get(name="active"), "red vase", 1)
     specialist = make_release(name="v", status="specialist", covered_variants=["red-vase"])
     make_quality(specialist, "red vase", 4)
@@ -337,7 +337,7 @@ def test_a_request_that_names_a_release_gets_that_one(canary):
     assert {served_by("active", "red-vase", str(key)) for key in range(100)} == {"active"}
 
 
-def test_a_canary_serves_a_share_of_its_own_kind_alone(canary):
+def test_a_canary_serves_a_share_of_its_own_kind_only(canary):
     make_release(name="t", kind="teacher")
 
     assert {served_by("student", "red-vase", str(key)) for key in range(50)} == {"active", "canary"}

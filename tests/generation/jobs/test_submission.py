@@ -18,8 +18,8 @@ from generation.errors import (
 from generation.jobs import submission
 from generation.jobs.job_request import JobRequest
 from generation.models import Job, PromptVariant, Release
-from tests import painter
-from tests.people import cover, make_embedding, make_key, make_release, make_user, make_variant
+from tests import fake_worker
+from tests.factories import cover, make_embedding, make_key, make_release, make_user, make_variant
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -41,7 +41,7 @@ def test_a_variant_or_its_text_in_any_spelling_makes_the_same_job(owner):
     assert by_slug.key == by_text.key
 
 
-def test_without_a_seed_a_fresh_one_is_kept(owner):
+def test_without_a_seed_a_new_one_is_stored(owner):
     seeds = {submission.submit(owner, JobRequest(variant="vase")).seed for _ in range(5)}
 
     assert len(seeds) == 5
@@ -64,7 +64,7 @@ def test_without_a_seed_a_fresh_one_is_kept(owner):
         ({"variant": "vase", "model": "nothing"}, ReleaseNotAvailable, "nothing"),
     ],
 )
-def test_what_cannot_be_done_is_refused_with_words_that_help(owner, fields, error, words):
+def test_an_invalid_request_is_refused_with_advice(owner, fields, error, words):
     with pytest.raises(error, match=words):
         submission.submit(owner, JobRequest(**fields))
     assert not Job.objects.exists()
@@ -93,7 +93,7 @@ def test_without_a_model_the_student_serves_what_it_covers_and_the_teacher_the_r
     student = Release.objects.get(kind="student")
     assert (
         submission.submit(owner, JobRequest(variant="new")).release == student
-    )  # it covers everything
+    )  # the teacher covers everything
     cover(student, {"vase": ""})
 
     assert submission.submit(owner, JobRequest(variant="vase")).release == student
@@ -102,7 +102,7 @@ def test_without_a_model_the_student_serves_what_it_covers_and_the_teacher_the_r
         submission.submit(owner, JobRequest(variant="new", model="student"))
 
 
-def test_what_no_active_release_covers_is_refused(owner):
+def test_a_variant_that_no_active_release_covers_is_refused(owner):
     cover(make_release(name="student-1"), {"bowl": ""})
 
     with pytest.raises(VariantNotCovered, match="student-1"):
@@ -112,7 +112,7 @@ def test_what_no_active_release_covers_is_refused(owner):
 
 def test_a_repeat_succeeds_at_once_with_the_same_file(owner, redis_server):
     first = submission.submit(owner, JobRequest(variant="vase", seed=7, n=2))
-    painter.make_pictures()
+    fake_worker.make_pictures()
 
     repeat = submission.submit(owner, JobRequest(variant="vase", seed=7, n=2))
 
@@ -122,16 +122,16 @@ def test_a_repeat_succeeds_at_once_with_the_same_file(owner, redis_server):
 
 def test_a_repeat_in_another_format_is_a_rendering_of_the_same_image(owner, redis_server):
     submission.submit(owner, JobRequest(variant="vase", seed=7))
-    painter.make_pictures()
+    fake_worker.make_pictures()
 
     repeat = submission.submit(owner, JobRequest(variant="vase", seed=7, output_format="jpeg"))
 
     assert (repeat.status, repeat.images.get().format) == ("succeeded", "jpeg")
 
 
-def test_postgresql_answers_what_redis_forgot(owner, redis_server):
+def test_without_a_cache_entry_a_repeat_is_answered_from_postgresql(owner, redis_server):
     submission.submit(owner, JobRequest(variant="vase", seed=7))
-    painter.make_pictures()
+    fake_worker.make_pictures()
     redis_server.flushdb()
 
     assert submission.submit(owner, JobRequest(variant="vase", seed=7)).cache == "hit"
@@ -139,7 +139,7 @@ def test_postgresql_answers_what_redis_forgot(owner, redis_server):
 
 def test_an_image_whose_file_is_gone_is_computed_again(owner, redis_server, settings):
     first = submission.submit(owner, JobRequest(variant="vase", seed=7))
-    painter.make_pictures()
+    fake_worker.make_pictures()
     image = first.images.get()
     for name in (image.file, image.master):
         (settings.MEDIA_ROOT / name).unlink()
@@ -147,13 +147,13 @@ def test_an_image_whose_file_is_gone_is_computed_again(owner, redis_server, sett
     repeat = submission.submit(owner, JobRequest(variant="vase", seed=7))
 
     assert repeat.status == "queued"
-    painter.make_pictures()
+    fake_worker.make_pictures()
     assert (settings.MEDIA_ROOT / image.file).is_file()
 
 
 def test_an_image_whose_master_is_damaged_is_computed_again(owner, redis_server, settings):
     first = submission.submit(owner, JobRequest(variant="vase", seed=7))
-    painter.make_pictures()
+    fake_worker.make_pictures()
     (settings.MEDIA_ROOT / first.images.get().master).write_bytes(b"no picture")
 
     assert (
@@ -174,22 +174,24 @@ def test_another_seed_size_or_release_is_another_image(owner):
     assert len({job.key for job in jobs_made}) == 4
 
 
-# --- nothing is remembered between requests ---------------------------------------------------------------------
+# --- requests use no cached state -------------------------------------------------------------------------------
 def queries(work) -> list[str]:
-    with CaptureQueriesContext(connection) as asked:
+    with CaptureQueriesContext(connection) as sent:
         work()
-    return [query["sql"] for query in asked]
+    return [query["sql"] for query in sent]
 
 
 def test_a_request_is_resolved_by_one_query_and_its_job_inserted_by_another(owner):
-    submission.submit(owner, JobRequest(variant="vase"))  # counts the waiting jobs, for a moment
+    submission.submit(
+        owner, JobRequest(variant="vase")
+    )  # the count of waiting jobs is cached for a moment
 
-    asked = queries(lambda: submission.submit(owner, JobRequest(variant="vase")))
+    sent = queries(lambda: submission.submit(owner, JobRequest(variant="vase")))
 
-    assert [sql.split()[0] for sql in asked] == ["SELECT", "INSERT"], asked
+    assert [sql.split()[0] for sql in sent] == ["SELECT", "INSERT"], sent
 
 
-def test_another_text_is_what_its_variant_means_at_once(owner):
+def test_a_changed_text_of_a_variant_applies_at_once(owner):
     submission.submit(owner, JobRequest(variant="vase"))
     variant = PromptVariant.objects.get(slug="vase")
     variant.text, variant.normalized_text, variant.revision = "a blue vase", "a blue vase", 2
@@ -224,7 +226,7 @@ def test_another_release_in_service_serves_at_once(owner):
     assert submission.submit(owner, JobRequest(variant="vase")).release == canary
 
 
-def test_the_limits_of_a_key_hold_for_what_was_asked_for_before(owner):
+def test_the_limits_of_a_key_apply_to_repeated_requests(owner):
     key, _ = make_key(owner=owner, images_per_day=2)
     for _ in range(2):
         submission.submit(owner, JobRequest(variant="vase", api_key=key))
@@ -233,7 +235,7 @@ def test_the_limits_of_a_key_hold_for_what_was_asked_for_before(owner):
         submission.submit(owner, JobRequest(variant="vase", api_key=key))
 
 
-def test_in_a_transaction_of_the_caller_nothing_is_done_before_its_end(owner, monkeypatch):
+def test_in_a_transaction_of_the_caller_no_worker_is_notified_before_its_commit(owner, monkeypatch):
     submission.submit(owner, JobRequest(variant="vase"))
     called: list[str] = []
     monkeypatch.setattr(submission.notifications, "wake", called.append)
@@ -245,7 +247,7 @@ def test_in_a_transaction_of_the_caller_nothing_is_done_before_its_end(owner, mo
     assert (Job.objects.count(), called) == (1, [])
 
 
-def test_with_redis_away_a_job_is_still_accepted(owner, settings, monkeypatch):
+def test_without_redis_a_job_is_still_accepted(owner, settings, monkeypatch):
     from generation.infra import redis_client
 
     settings.REDIS_URL = "redis://127.0.0.1:1/0"

@@ -1,4 +1,4 @@
-"""Curves of batches: what is measured, and how many images a batch gets for it."""
+"""Measured times by batch size, and the batch size that is derived from them."""
 
 import pytest
 
@@ -14,11 +14,11 @@ def curve(**seconds: float) -> dict[int, Seconds]:
 @pytest.mark.parametrize(
     ("measured", "size"),
     [
-        ({"n1": 0.040, "n8": 0.320}, 1),  # no gain: nobody waits for others
+        ({"n1": 0.040, "n8": 0.320}, 1),  # no gain: a batch has one image
         ({"n1": 0.010, "n4": 0.101, "n8": 0.111}, 1),  # batches are slower
-        ({"n1": 0.050, "n8": 0.064}, 8),  # a device with room
-        ({"n1": 0.100, "n2": 0.104, "n4": 0.150, "n8": 0.290}, 4),  # full at four
-        ({"n4": 0.100}, 1),  # a single one was never measured
+        ({"n1": 0.050, "n8": 0.064}, 8),  # a device with free capacity
+        ({"n1": 0.100, "n2": 0.104, "n4": 0.150, "n8": 0.290}, 4),  # fully used at four
+        ({"n4": 0.100}, 1),  # a batch of one was never measured
         ({}, 8),
     ],
     ids=["flat", "slower", "room", "full", "unknown-one", "nothing"],
@@ -31,7 +31,7 @@ def test_a_size_that_is_no_power_of_two_is_used_too():
     assert throughput.best(curve(n1=1.0, n6=1.2), 6) == 6
 
 
-def test_the_time_between_two_measured_numbers_is_interpolated_and_outside_in_proportion():
+def test_the_time_is_interpolated_between_measured_sizes_and_proportional_outside():
     measured = curve(n2=0.2, n6=0.4)
 
     assert throughput.at(measured, 4) == Seconds(pytest.approx(0.3), pytest.approx(0.6))
@@ -55,7 +55,7 @@ def test_the_largest_batch_is_tried_until_it_is_measured_and_again_after_a_time(
     assert measured.limit("1:64x64", 4) == 4
 
 
-def test_what_a_worker_stores_is_read_as_it_was():
+def test_a_stored_measurement_is_read_unchanged():
     measured = Measurements()
     for seconds in (0.1, 0.1, 0.9):
         measured.record("1:64x64", 2, seconds)

@@ -9,7 +9,7 @@ from django.test import Client
 from django.utils import timezone
 
 from generation.models import APIKey
-from tests.people import make_key, make_user, permit
+from tests.factories import make_key, make_user, permit
 
 pytestmark = pytest.mark.django_db
 
@@ -54,11 +54,11 @@ def test_a_key_gets_no_scope_beyond_the_permissions_of_its_owner():
     run("create", "--owner", "shop", "--name", "x")
     assert APIKey.objects.get().scopes == ["jobs:write", "jobs:read", "variants:read"]
 
-    asked = ("create", "--owner", "shop", "--name", "y", "--scopes", "releases:read")
+    command = ("create", "--owner", "shop", "--name", "y", "--scopes", "releases:read")
     with pytest.raises(CommandError, match=r"releases:read needs generation\.view_release and"):
-        run(*asked)
+        run(*command)
     permit(owner, ["releases:read"])
-    run(*asked)
+    run(*command)
     assert APIKey.objects.get(name="y").scopes == ["releases:read"]
 
 
@@ -68,11 +68,11 @@ def test_limits_are_given_changed_and_listed():
     key = APIKey.objects.get()
     assert (key.weight, key.images_per_day, key.requests_per_minute) == (2, 500, None)
 
-    said = run("limit", key.prefix, "--images-per-day", "none", "--requests-per-minute", "60")
+    printed = run("limit", key.prefix, "--images-per-day", "none", "--requests-per-minute", "60")
 
     key.refresh_from_db()
     assert (key.weight, key.images_per_day, key.requests_per_minute) == (2, None, 60)
-    assert said == f"{key.prefix}: weight 2, 60 requests per minute."
+    assert printed == f"{key.prefix}: weight 2, 60 requests per minute."
     assert "active" in run("list") and "60 requests per minute" in run("list")
 
 
@@ -105,14 +105,14 @@ def test_a_rotated_key_is_replaced_and_ends_after_the_grace():
         ("--retention-days", "99999999999"),
     ],
 )
-def test_a_limit_that_is_none_is_refused(arguments):
+def test_an_invalid_limit_is_refused(arguments):
     make_user(username="shop")
     with pytest.raises(CommandError, match=arguments[0]):
         run("create", "--owner", "shop", "--name", "x", *arguments)
     assert not APIKey.objects.exists()
 
 
-def test_mistakes_are_said():
+def test_wrong_arguments_are_reported():
     with pytest.raises(CommandError, match="no user nobody"):
         run("create", "--owner", "nobody", "--name", "x")
     with pytest.raises(CommandError, match="no key rt_0"):

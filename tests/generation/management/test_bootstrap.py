@@ -44,7 +44,7 @@ def bootstrap() -> dict:
     return json.loads(out.getvalue())
 
 
-def test_an_empty_database_is_made_ready() -> None:
+def test_an_empty_database_is_prepared() -> None:
     done = bootstrap()
     assert authenticate(username="admin", password=done["admin_password"]).is_superuser
     active = Release.objects.filter(status="active").values_list("name", flat=True)
@@ -57,7 +57,7 @@ def test_an_empty_database_is_made_ready() -> None:
     assert set(key.scopes) == set(APIKey.Scope.values)
 
 
-def test_a_second_time_changes_nothing() -> None:
+def test_a_second_bootstrap_changes_nothing() -> None:
     first = bootstrap()
     again = bootstrap()
     assert again == first | {
@@ -72,7 +72,7 @@ def test_a_second_time_changes_nothing() -> None:
     assert Release.objects.count() == len(first["releases"])
 
 
-def test_what_an_operator_decided_stays() -> None:
+def test_decisions_of_an_operator_are_kept() -> None:
     bootstrap()
     Release.objects.update(status="retired")
     PromptVariant.objects.exclude(pk=PromptVariant.objects.first().pk).delete()
@@ -102,19 +102,19 @@ def test_a_shipped_student_is_served_at_once_without_any_encoding(shipped: Path)
     owner = get_user_model().objects.get()
     for slug in ("red-vase", "blue-mug"):
         assert submission.submit(owner, JobRequest(variant=slug)).release.name == "toy-student"
-    with pytest.raises(VariantNotEncoded, match="toy-teacher"):  # what it does not cover
+    with pytest.raises(VariantNotEncoded, match="toy-teacher"):  # a variant that it does not cover
         submission.submit(owner, JobRequest(variant="new"))
     assert bootstrap()["stored_embeddings"] == 0
 
 
-def test_a_student_that_an_operator_rolled_back_from_stays_so(shipped: Path) -> None:
+def test_a_student_rolled_back_by_an_operator_stays_rolled_back(shipped: Path) -> None:
     bootstrap()
     Release.objects.filter(name="toy-student").update(status="retired")
     bootstrap()
     assert Release.objects.get(name="toy-student").status == "retired"
 
 
-def test_an_included_release_that_an_upgrade_removed_gives_way_to_the_one_of_today(
+def test_an_included_release_removed_by_an_upgrade_is_replaced_by_the_current_one(
     shipped: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bootstrap()
@@ -126,7 +126,7 @@ def test_an_included_release_that_an_upgrade_removed_gives_way_to_the_one_of_tod
         path.write_text(json.dumps(manifest | {"name": f"toy-{kind}-of-today"}))
     monkeypatch.setattr(command, "STARTER", new)
 
-    bootstrap()  # the files of before are there
+    bootstrap()  # the earlier files are still there
     assert active() == {"toy-teacher", "toy-student"}
     Release.objects.filter(name="toy-student").update(path=f"{command.IN_STARTER}gone")
     bootstrap()
@@ -137,21 +137,21 @@ def active() -> set[str]:
     return set(Release.objects.filter(status="active").values_list("name", flat=True))
 
 
-def test_a_damaged_student_is_said(shipped: Path) -> None:
+def test_a_damaged_student_is_reported(shipped: Path) -> None:
     with (shipped / "student-3/prompt_embeds.safetensors").open("ab") as file:
         file.write(b"x")
     with pytest.raises(CommandError, match="starter release is damaged"):
         bootstrap()
 
 
-def test_a_revoked_key_is_said_and_not_revived() -> None:
+def test_a_revoked_key_is_reported_and_not_reactivated() -> None:
     bootstrap()
     APIKey.objects.update(revoked_at=timezone.now())
     with pytest.raises(CommandError, match="revoked"):
         bootstrap()
 
 
-def test_it_loads_no_tensor_library() -> None:
+def test_bootstrap_loads_no_tensor_library() -> None:
     code = (
         "import sys, django; django.setup(); import generation.management.commands.bootstrap;"
         "sys.exit(bool({'torch', 'numpy', 'safetensors'} & set(sys.modules)))"
@@ -162,7 +162,7 @@ def test_it_loads_no_tensor_library() -> None:
 
 # --- upgrades while Retort serves ------------------------------------------------------------------
 @pytest.mark.django_db(transaction=True)
-def test_a_bootstrap_that_waits_does_not_hold_up_an_index_that_is_made_concurrently() -> None:
+def test_a_waiting_bootstrap_does_not_block_an_index_that_is_created_concurrently() -> None:
     seen = threading.Event()
 
     def wait() -> None:
@@ -189,7 +189,7 @@ def test_migrations_are_run_again_while_a_long_transaction_holds_a_table(monkeyp
     def migrate(*_, **__) -> None:
         tries.append(True)
         if len(tries) < 3:
-            with connection.cursor() as cursor:  # as PostgreSQL reports it
+            with connection.cursor() as cursor:  # the error as PostgreSQL reports it
                 cursor.execute("DO $$ BEGIN RAISE lock_not_available; END $$")
 
     monkeypatch.setattr(command, "call_command", migrate)
@@ -197,14 +197,14 @@ def test_migrations_are_run_again_while_a_long_transaction_holds_a_table(monkeyp
     assert len(tries) == 3
 
 
-def test_a_restoration_that_was_interrupted_is_said_and_not_built_over() -> None:
+def test_an_interrupted_restoration_is_reported_and_nothing_is_created() -> None:
     with connection.cursor() as cursor:
         cursor.execute("CREATE SCHEMA before_restore")
     with pytest.raises(CommandError, match=r"was interrupted\. Wait for its end, or repeat it"):
         call_command("bootstrap")
 
 
-def test_an_account_that_may_not_make_tables_is_said(db) -> None:
+def test_a_database_account_that_may_not_create_tables_is_reported(db) -> None:
     facts = urlsplit(database_url())
     name = f"of_this_test_{uuid.uuid4().hex[:12]}"
     server = psycopg2.connect(database_url())

@@ -7,7 +7,7 @@ from django.core.management import CommandError, call_command
 
 from generation.catalogue import variants as catalogue
 from generation.models import PromptVariant
-from tests.people import make_embedding, make_release, make_variant
+from tests.factories import make_embedding, make_release, make_variant
 
 pytestmark = pytest.mark.django_db
 
@@ -19,7 +19,7 @@ def file(tmp_path: Path) -> Path:
     return path
 
 
-def test_an_import_shows_a_bar_and_says_what_it_did(file, capsys):
+def test_an_import_shows_a_progress_bar_and_its_result(file, capsys):
     call_command("catalogue", "import", str(file))
     printed = capsys.readouterr()
     assert "2 new, 0 updated, 0 unchanged" in printed.out
@@ -27,7 +27,7 @@ def test_an_import_shows_a_bar_and_says_what_it_did(file, capsys):
     assert PromptVariant.objects.count() == 2
 
 
-def test_a_dry_run_says_what_would_be(file, capsys):
+def test_a_dry_run_reports_the_planned_changes(file, capsys):
     call_command("catalogue", "import", str(file), "--dry-run")
     assert "Dry run: 2 new" in capsys.readouterr().out
     assert not PromptVariant.objects.exists()
@@ -60,7 +60,7 @@ def test_encode_can_be_left_to_the_worker(redis_server, capsys):
     assert "worker was notified" in capsys.readouterr().out
 
 
-def test_again_marks_what_failed(redis_server, capsys):
+def test_again_marks_failed_embeddings(redis_server, capsys):
     make_release(has_encoder=True)
     row = make_embedding(error="It has 99 tokens.")
     call_command("catalogue", "encode", "--again", "--publish")

@@ -1,4 +1,4 @@
-"""`manage.py generate`: images without servers and jobs."""
+"""`manage.py generate`: images without servers or jobs."""
 
 import json
 from io import StringIO
@@ -12,7 +12,7 @@ from PIL import Image
 from generation.engine.prompts import encoder
 from generation.models import Embedding, Release
 from generation.releases import lifecycle as releases
-from tests import people, tiny
+from tests import factories, tiny
 
 pytestmark = pytest.mark.django_db
 
@@ -27,8 +27,8 @@ def release(tmp_path: Path, settings) -> Release:
 
 @pytest.fixture
 def slug(release: Release) -> str:
-    """Of a variant that is encoded for the release."""
-    variant = people.make_variant(slug="red-vase", text="a red vase")
+    """The slug of a variant that is encoded for the release."""
+    variant = factories.make_variant(slug="red-vase", text="a red vase")
     stored = encoder.load(releases.folder(release)).encode([variant.text])[0]
     Embedding.objects.create(
         variant=variant,
@@ -49,14 +49,14 @@ def run(*arguments: str) -> str:
     return output.getvalue()
 
 
-def test_it_reports_times_memory_and_files(slug: str, tmp_path: Path) -> None:
+def test_the_json_output_has_times_memory_and_files(slug: str, tmp_path: Path) -> None:
     arguments = ("--release", "tiny", "--variant", slug, "--seed", "7", "--count", "3")
     report = json.loads(run(*arguments, "--batch", "2", "--out", str(tmp_path / "out"), "--json"))
     assert (report["release"], report["variant"], report["text"]) == ("tiny", slug, "a red vase")
     assert (report["seed"], report["count"], report["batches"]) == (7, 3, [2, 1])
     assert report["num_inference_steps"] == 4
     assert report["device"].startswith("cpu")
-    assert report["runtime"] == "torch"  # a teacher's
+    assert report["runtime"] == "torch"  # the runtime of a teacher
     for part in ("unet", "decoder", "file"):
         assert 0 < report[f"{part}_seconds_per_image"] < 10
     assert report["load_seconds"] > 0
@@ -68,7 +68,7 @@ def test_it_reports_times_memory_and_files(slug: str, tmp_path: Path) -> None:
             assert (image.format, image.size) == ("WEBP", (64, 64))
 
 
-def test_people_get_a_text_with_the_path_on_the_last_line(slug: str, tmp_path: Path) -> None:
+def test_the_text_output_has_the_path_on_the_last_line(slug: str, tmp_path: Path) -> None:
     output = run("--variant", slug, "--seed", "7", "--out", str(tmp_path / "out"))
     for part in ("a red vase", "tiny", "load", "U-Net", "decoder", "peak memory"):
         assert part in output
@@ -87,19 +87,19 @@ def test_a_seed_gives_the_same_picture_in_any_batch(slug: str, tmp_path: Path) -
     assert np.abs(pictures[0] - pictures[1]).max() <= 8
 
 
-def test_without_a_seed_a_fresh_one_is_drawn_and_said(slug: str, tmp_path: Path) -> None:
+def test_without_a_seed_a_new_one_is_drawn_and_reported(slug: str, tmp_path: Path) -> None:
     out = ("--out", str(tmp_path / "out"))
     seeds = {json.loads(run("--variant", slug, *out, "--json"))["seed"] for _ in range(2)}
     assert len(seeds) == 2
 
 
-def test_a_variant_that_is_not_encoded_is_said(release: Release) -> None:
-    people.make_variant(slug="blue-mug", text="a blue mug")
+def test_an_unencoded_variant_is_an_error(release: Release) -> None:
+    factories.make_variant(slug="blue-mug", text="a blue mug")
     with pytest.raises(CommandError, match="not encoded"):
         run("--variant", "blue-mug")
 
 
-def test_an_unknown_variant_or_release_is_said(slug: str) -> None:
+def test_an_unknown_variant_or_release_is_an_error(slug: str) -> None:
     with pytest.raises(CommandError, match="nobody"):
         run("--variant", "nobody")
     with pytest.raises(CommandError, match="no release 'other'"):
@@ -115,7 +115,7 @@ def test_numbers_out_of_range_are_refused(slug: str, option: str, value: str) ->
         run("--variant", slug, option, value)
 
 
-def test_an_output_that_is_a_file_is_said(slug: str, tmp_path: Path) -> None:
+def test_an_output_folder_that_is_a_file_is_an_error(slug: str, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x")
     with pytest.raises(CommandError, match="Give another --out"):
         run("--variant", slug, "--out", str(tmp_path / "file"))

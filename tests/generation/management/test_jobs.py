@@ -6,7 +6,7 @@ import pytest
 from django.core.management import CommandError, call_command
 
 from generation.models import Job
-from tests.people import make_job
+from tests.factories import make_job
 
 pytestmark = pytest.mark.django_db
 
@@ -17,7 +17,7 @@ def run(*arguments: str) -> str:
     return out.getvalue().strip()
 
 
-def test_jobs_that_failed_for_a_reason_are_counted_then_queued_again():
+def test_jobs_that_failed_with_one_code_are_counted_then_queued_again():
     wanted = [make_job(status="failed", error_code="worker_lost").id for _ in range(3)]
     make_job(status="failed")
 
@@ -27,7 +27,7 @@ def test_jobs_that_failed_for_a_reason_are_counted_then_queued_again():
     assert set(Job.objects.filter(status="queued").values_list("id", flat=True)) == set(wanted)
 
 
-def test_all_of_them_only_by_name():
+def test_all_jobs_are_retried_only_with_the_option_all():
     make_job(status="failed")
     with pytest.raises(CommandError, match="--all"):
         run()

@@ -27,13 +27,13 @@ def statuses() -> dict[str, str]:
 
 
 @pytest.fixture
-def two(tmp_path: Path) -> None:
+def two_releases(tmp_path: Path) -> None:
     for name in ("first", "second"):
         tiny.make_tiny_release(tmp_path / name, name=name)
         run("register", str(tmp_path / name))
 
 
-def test_a_release_goes_through_its_whole_life(two: None) -> None:
+def test_a_release_goes_through_its_whole_lifecycle(two_releases: None) -> None:
     assert "is first." in run("activate", "first")
     assert "is second, which replaces first." in run("activate", "second")
     assert "is first again" in run("rollback", "teacher")
@@ -59,7 +59,7 @@ print(sorted({{"torch", "diffusers", "transformers"}} & set(sys.modules)))
     assert statuses() == {"made": "candidate"}
 
 
-def test_a_canary_is_begun_shown_and_ended(two: None) -> None:
+def test_a_canary_is_started_shown_and_ended(two_releases: None) -> None:
     run("activate", "first")
     assert "second serves 5 % of the jobs" in run("canary", "second", "--percent", "5")
     assert "canary 5 %" in run("list")
@@ -82,14 +82,14 @@ def test_a_specialist_is_activated_and_retired(tmp_path: Path) -> None:
     assert statuses() == {"main": "active", "vases": "retired"}
 
 
-def test_how_often_an_image_may_be_made_is_the_releases_own(two: None) -> None:
+def test_a_release_has_its_own_number_of_tries(two_releases: None) -> None:
     assert "at most 4 tries" in run("tries", "first", "4")
     assert dict(Release.objects.values_list("name", "max_tries")) == {"first": 4, "second": None}
     with pytest.raises(CommandError, match=r"invalid choice: .?11"):
         run("tries", "first", "11")
 
 
-def test_registering_says_how_to_go_on(tmp_path: Path) -> None:
+def test_registering_prints_the_next_command(tmp_path: Path) -> None:
     tiny.make_tiny_release(tmp_path / "made", name="tiny")
     output = run("register", str(tmp_path / "made"))
     assert "Registered tiny (teacher, " in output
@@ -108,7 +108,7 @@ def test_a_stable_diffusion_folder_is_registered_with_options(tmp_path: Path) ->
     assert release.image_sizes == [(96, 64), (64, 64)]
 
 
-def test_the_list_names_every_release_with_its_facts(two: None) -> None:
+def test_the_list_names_every_release_with_its_facts(two_releases: None) -> None:
     run("activate", "first")
     lines = run("list").splitlines()
     assert len(lines) == 2
@@ -117,11 +117,11 @@ def test_the_list_names_every_release_with_its_facts(two: None) -> None:
         assert fact in line
 
 
-def test_an_empty_list_says_what_to_do() -> None:
+def test_an_empty_list_prints_advice() -> None:
     assert "release register DIR" in run("list")
 
 
-def test_verifying_counts_the_files_or_names_the_changed_one(two: None) -> None:
+def test_verifying_counts_the_files_or_names_the_changed_one(two_releases: None) -> None:
     assert "files match the manifest" in run("verify", "first")
     path = Path(Release.objects.get(name="first").path) / "unet/config.json"
     path.write_text(path.read_text().replace("silu", "gelu"))
@@ -132,13 +132,13 @@ def test_verifying_counts_the_files_or_names_the_changed_one(two: None) -> None:
 
 
 @pytest.mark.parametrize("action", ["verify", "activate", "reject"])
-def test_an_unknown_name_lists_the_known_ones(two: None, action: str) -> None:
+def test_an_unknown_name_lists_the_known_ones(two_releases: None, action: str) -> None:
     with pytest.raises(CommandError, match=r"no release 'third'. Registered: .*first"):
         run(action, "third")
 
 
 @pytest.mark.parametrize("size", ["64", "64x", "63x64", "0x64", "64x64x3"])
-def test_a_size_that_no_latent_has_is_refused(tmp_path: Path, size: str) -> None:
+def test_an_invalid_size_is_refused(tmp_path: Path, size: str) -> None:
     with pytest.raises(CommandError, match="image-size"):
         run("register", str(tmp_path), "--image-size", size)
 

@@ -1,4 +1,4 @@
-"""What happens in a browser: trying the API out, the search, the gallery, on the web process as deployed."""
+"""Pages in a real browser: trying out the API, the search, the gallery, on the web process as deployed."""
 
 import zipfile
 from collections.abc import Iterator
@@ -10,7 +10,7 @@ from playwright.sync_api import expect
 from generation.models import Favourite, Image, Job
 from tests.acceptance import browser
 from tests.acceptance.browser import Visitor
-from tests.people import (
+from tests.factories import (
     make_embedding,
     make_image,
     make_job,
@@ -31,7 +31,7 @@ PASSWORD = "a good password"
 def visitor(
     request: pytest.FixtureRequest, web: Web, monkeypatch: pytest.MonkeyPatch, settings
 ) -> Iterator[Visitor]:
-    """A window, with the options of the test's parameter."""
+    """A browser window with the options of the test's parameter."""
     settings.MEDIA_ROOT = web.log.parent / "media"
     make_release()
     for text in ("a blue bowl", "a red clay vase", "a red glass vase"):
@@ -55,7 +55,7 @@ def test_a_job_is_tried_out_in_the_reference_with_one_click(visitor: Visitor):
     assert Job.objects.get().variant.text == "a blue bowl"
 
 
-def test_enter_takes_the_first_prompt_that_the_search_found(visitor: Visitor):
+def test_enter_selects_the_first_prompt_that_the_search_found(visitor: Visitor):
     make_user(username="admin", password="a good password")
     visitor.log_in("a good password")
     page = visitor.page
@@ -69,7 +69,7 @@ def test_enter_takes_the_first_prompt_that_the_search_found(visitor: Visitor):
 
 @pytest.fixture
 def pictures() -> list[Image]:
-    """Of a job of three and one of one, as the gallery shows them."""
+    """Images of a job of three and a job of one, in the order of the gallery."""
     user = make_user(username="admin", password=PASSWORD, is_superuser=True)
     single = make_job(owner=user, status="succeeded", seed=7)
     three = make_job(owner=user, status="succeeded", n=3, seed=41)
@@ -77,7 +77,7 @@ def pictures() -> list[Image]:
     return [*made, make_image(job=single)]
 
 
-def test_pictures_are_looked_through_and_marked_by_keyboard(visitor: Visitor, pictures):
+def test_pictures_are_browsed_and_marked_by_keyboard(visitor: Visitor, pictures):
     visitor.log_in(PASSWORD)
     page, keys = visitor.page, visitor.page.keyboard
     page.goto("/gallery")
@@ -102,7 +102,7 @@ def test_pictures_are_looked_through_and_marked_by_keyboard(visitor: Visitor, pi
 
 
 @pytest.mark.parametrize("visitor", [{}, {"java_script_enabled": False}], indirect=True)
-def test_several_are_chosen_saved_and_deleted(visitor: Visitor, pictures):
+def test_several_pictures_are_chosen_saved_and_deleted(visitor: Visitor, pictures):
     visitor.log_in(PASSWORD)
     page = visitor.page
     page.goto("/gallery")
@@ -129,7 +129,7 @@ WINDOWS = [
 
 
 @pytest.mark.parametrize("visitor", WINDOWS, indirect=True)
-def test_everybody_can_use_the_pages(visitor: Visitor, pictures):
+def test_the_pages_are_accessible_and_fit_the_window(visitor: Visitor, pictures):
     page = visitor.page
 
     def look(where: str) -> None:

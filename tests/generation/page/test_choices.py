@@ -1,11 +1,11 @@
-"""Search of the catalogue, and the releases to choose from."""
+"""Search of the catalogue, and the offered releases."""
 
 import pytest
 
 from generation.models import PromptVariant, Release
 from generation.page import choices
 from generation.page.choices import MOST_RELEASES, MOST_TAGS, MOST_VARIANTS
-from tests.people import make_image, make_job, make_release, make_user, make_variant
+from tests.factories import make_image, make_job, make_release, make_user, make_variant
 
 pytestmark = pytest.mark.django_db
 
@@ -32,7 +32,7 @@ def test_words_are_found_in_any_order_whatever_their_case(catalogue):
     assert texts(choices.search("%", ())) == texts(choices.search("_", ())) == []
 
 
-def test_without_words_it_is_the_active_catalogue_by_slug(catalogue):
+def test_without_words_the_active_catalogue_is_listed_by_slug(catalogue):
     found = choices.search("", ())
     assert [variant.slug for variant in found.variants] == sorted(
         PromptVariant.objects.filter(status="active").values_list("slug", flat=True)
@@ -40,19 +40,21 @@ def test_without_words_it_is_the_active_catalogue_by_slug(catalogue):
     assert (found.chosen, found.is_wording, found.has_more) == (None, False, False)
 
 
-def test_all_tags_must_be_there_and_those_that_would_narrow_it_down_are_counted(catalogue):
+def test_all_chosen_tags_must_match_and_tags_that_narrow_the_result_are_counted(catalogue):
     found = choices.search("", ["bowl", "glass"])
     assert texts(found) == ["a blue glass bowl on a marble slab"]
     assert [(tag.name, tag.count) for tag in found.tags if tag.is_chosen] == [
         ("bowl", 1),
         ("glass", 1),
     ]
-    assert [tag.name for tag in found.tags if not tag.is_chosen] == []  # blue would change nothing
+    assert [
+        tag.name for tag in found.tags if not tag.is_chosen
+    ] == []  # blue would not narrow the result
     counts = {tag.name: tag.count for tag in choices.search("", ()).tags}
     assert (counts["red"], counts["glass"], counts["cube"]) == (2, 2, 1)
 
 
-def test_a_tag_that_nothing_has_can_still_be_taken_back(catalogue):
+def test_a_chosen_tag_without_matches_can_still_be_removed(catalogue):
     found = choices.search("", ["nothing"])
     assert (texts(found), [(tag.name, tag.count, tag.is_chosen) for tag in found.tags]) == (
         [],
@@ -66,7 +68,7 @@ def test_the_text_of_a_variant_chooses_it(catalogue):
     assert not found.is_wording
 
 
-def test_a_choice_stays_while_it_fits_the_search(catalogue):
+def test_a_choice_is_kept_while_it_matches_the_search(catalogue):
     slug = PromptVariant.objects.get(text__startswith="a red clay").slug
     kept = choices.search("red", ["clay"], slug=slug)
     assert kept.chosen and kept.chosen.slug == slug
@@ -83,13 +85,13 @@ def test_the_first_variant_that_is_found_is_chosen_unless_the_text_itself_is(cat
     assert choices.search("", ["red"]).chosen is None
 
 
-def test_an_archived_choice_is_none(catalogue):
+def test_an_archived_choice_is_dropped(catalogue):
     slug = PromptVariant.objects.get(status="archived").slug
     found = choices.search("a red glass ring", (), slug=slug)
     assert (found.chosen, found.is_wording) == (None, True)
 
 
-def test_a_large_catalogue_is_cut_and_the_choice_is_among_what_is_shown(django_assert_num_queries):
+def test_a_large_catalogue_is_truncated_and_the_choice_is_shown(django_assert_num_queries):
     rows = [
         PromptVariant(
             slug=f"v-{n:05}",
@@ -114,7 +116,7 @@ def test_the_list_shows_the_newest_picture_of_the_person(catalogue):
     person = make_user(username="person")
     found = choices.search("red", ()).variants
     image = make_image(job=make_job(owner=person, variant=found[0], status="succeeded"))
-    make_image(job=make_job(variant=found[1], status="succeeded"))  # of somebody else
+    make_image(job=make_job(variant=found[1], status="succeeded"))  # of another owner
     shown = choices.listed(found, owner=person)
     assert [choice.variant for choice in shown] == list(found)
     assert str(image.id) in shown[0].thumbnail
@@ -129,12 +131,14 @@ def test_the_list_shows_the_newest_picture_of_the_person(catalogue):
         ("refuse", "not available yet"),
     ],
 )
-def test_the_list_says_what_the_student_does_not_cover(catalogue, settings, uncovered, note):
+def test_the_list_marks_variants_that_the_student_does_not_cover(
+    catalogue, settings, uncovered, note
+):
     settings.UNCOVERED = uncovered
     person = make_user()
     found = choices.search("red", ()).variants
     make_release(name="teacher-1", kind=Release.Kind.TEACHER)
-    # Without a student there is no faster way.
+    # Without a student no release is faster.
     assert {choice.note for choice in choices.listed(found, owner=person)} == {""}
     make_release(covered_variants=[found[0].slug])
     notes = [choice.note for choice in choices.listed(found, owner=person)]
@@ -169,11 +173,11 @@ def test_releases_are_offered_the_active_ones_first_with_their_sizes(django_asse
     ]
     assert [offer.name for offer in found.active] == ["student", "teacher"]
     assert found.sizes == [("64x64", "student, teacher"), ("128x64", "teacher"), ("32x32", "old")]
-    with django_assert_num_queries(1):  # what never changes is known
+    with django_assert_num_queries(1):  # constant data is cached
         choices.offers()
 
 
-def test_not_every_release_that_ever_was_is_offered():
+def test_the_number_of_offered_releases_is_limited():
     for number in range(MOST_RELEASES + 3):
         make_release(name=f"student-{number}")
     found = choices.offers()

@@ -8,8 +8,8 @@ import pytest
 
 from generation.models import Job
 from tests.client import API
-from tests.people import make_image, make_job, make_release
-from tests.person import Person, html
+from tests.factories import make_image, make_job, make_release
+from tests.page_client import Person, html
 
 pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("redis_server")]
 

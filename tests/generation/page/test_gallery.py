@@ -7,8 +7,8 @@ import pytest
 from django.utils import timezone
 
 from generation.models import Job
-from tests.people import make_image, make_job, make_user, make_variant
-from tests.person import Person, html, words
+from tests.factories import make_image, make_job, make_user, make_variant
+from tests.page_client import Person, html, words
 
 pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("redis_server")]
 
@@ -20,7 +20,7 @@ def ended(person: Person, **fields) -> Job:
 
 
 def shown(answer) -> list[str]:
-    """Ids of the jobs, in order."""
+    """Return the ids of the jobs, in order."""
     return list(dict.fromkeys(re.findall(r'href="/jobs/([^"]+)"', html(answer))))
 
 
@@ -29,7 +29,7 @@ def more(answer) -> str:
     return found[1] if found else ""
 
 
-def test_pictures_are_shown_the_newest_first_and_each_leads_to_its_job():
+def test_pictures_are_shown_newest_first_and_each_links_to_its_job():
     person = Person()
     first, second = ended(person), ended(person, via="jobs", n=2)
     make_image(job=second, index=1)
@@ -41,7 +41,7 @@ def test_pictures_are_shown_the_newest_first_and_each_leads_to_its_job():
     assert 'alt="a red glass vase on a wooden table, seed 1"' in html(page)
 
 
-def test_what_failed_says_so_and_what_was_canceled_or_removed_is_not_there():
+def test_failed_jobs_are_marked_and_canceled_or_purged_jobs_are_not_shown():
     person = Person()
     failed = make_job(owner=person.user, status="failed")
     make_job(owner=person.user, status="canceled")
@@ -52,10 +52,10 @@ def test_what_failed_says_so_and_what_was_canceled_or_removed_is_not_there():
     assert shown(page) == [str(failed.id)] and "Failed It broke." in words(page)
 
 
-def test_parts_follow_each_other_without_a_gap_or_a_repetition():
+def test_the_gallery_is_loaded_in_parts_without_a_gap_or_a_repetition():
     person = Person()
     now = timezone.now()
-    # Several of the same moment.
+    # Several jobs ended at the same moment.
     jobs = [ended(person, created_at=now - timedelta(seconds=n // 3)) for n in range(60)]
     seen: list[str] = []
     answer = person.get("/gallery")
@@ -67,12 +67,12 @@ def test_parts_follow_each_other_without_a_gap_or_a_repetition():
             break
         answer = person.get(more(answer), htmx=True)
         assert "<html" not in html(answer) and html(answer).count("autofocus") == 1
-        ended(person)  # new ones do not shift what is seen
+        ended(person)  # new jobs do not shift the following parts
     expected = sorted(jobs, key=lambda job: (job.created_at, job.id), reverse=True)
     assert seen == [str(job.id) for job in expected]
 
 
-def test_without_a_script_a_part_is_a_page():
+def test_without_javascript_a_part_is_a_page():
     person = Person()
     for _ in range(25):
         ended(person)
@@ -82,7 +82,7 @@ def test_without_a_script_a_part_is_a_page():
     assert "<html" in html(page) and len(shown(page)) == 1
 
 
-def test_one_prompt_alone():
+def test_the_gallery_can_be_filtered_by_prompt():
     person = Person()
     blue = make_variant(text="a blue bowl")
     for _ in range(30):
@@ -103,8 +103,8 @@ def test_filters_find_by_words_tag_and_day():
     second = ended(person, variant=blue, created_at=at + timedelta(hours=1))
     third = ended(person, variant=make_variant(text="a red vase", tags=["vase", "red"]))
 
-    def found(**asked: str) -> list[str]:
-        return shown(person.get("/gallery", asked))
+    def found(**query: str) -> list[str]:
+        return shown(person.get("/gallery", query))
 
     everything = [str(third.id), str(second.id), str(first.id)]
     assert found(q="Bowl  BLUE") == found(tag="bowl") == everything[1:]
@@ -117,7 +117,7 @@ def test_filters_find_by_words_tag_and_day():
     assert person.get("/gallery", {"since": "yesterday"}).status_code == 400
     page = person.get("/gallery", {"q": "bl", "since": "2026-03-01"})
     assert 'value="bl"' in html(page) and 'value="2026-03-01"' in html(page)
-    assert "?q=bl&since=2026-03-01" in html(page)  # for the next picture of these
+    assert "?q=bl&since=2026-03-01" in html(page)  # to go to the next picture of the same filter
 
 
 def test_more_pictures_cost_no_more_queries(django_assert_num_queries):
@@ -132,6 +132,6 @@ def test_more_pictures_cost_no_more_queries(django_assert_num_queries):
         person.get("/gallery")
 
 
-def test_nothing_yet():
+def test_without_jobs_gallery_and_form_say_nothing_yet():
     assert "Nothing yet." in words(Person().get("/gallery"))
     assert "Nothing yet." in words(Person().get("/"))

@@ -10,8 +10,7 @@ from generation.catalogue.match_requests import Answer, Near
 from generation.jobs import estimates
 from generation.models import Job, OwnerLimits, PromptVariant, Release
 from tests.client import API
-from tests.generation.encoders import EncodeThread
-from tests.people import (
+from tests.factories import (
     cover,
     make_embedding,
     make_job,
@@ -20,13 +19,14 @@ from tests.people import (
     make_variant,
     make_worker,
 )
-from tests.person import Person, checked, html, offered, words
+from tests.generation.encoders import EncodeThread
+from tests.page_client import Person, checked, html, offered, words
 
 pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("redis_server")]
 
 
 @pytest.fixture(autouse=True)
-def nothing_remembered():
+def empty_caches():
     yield estimates._served_by.cache_clear()
     estimates._served_by.cache_clear()
 
@@ -36,7 +36,7 @@ CREATE = {"htmx": True, "HX-Trigger": "create"}
 
 @pytest.fixture
 def variants() -> list[PromptVariant]:
-    """Three of them, encoded for the active student."""
+    """Three variants, encoded for the active student."""
     make_release(image_sizes=((64, 64), (32, 32)))
     found = [
         make_variant(text="a red glass vase", tags=["vase", "glass"]),
@@ -48,7 +48,7 @@ def variants() -> list[PromptVariant]:
     return found
 
 
-# --- choosing -------------------------------------------------------------------------------------
+# --- choice of a prompt ---------------------------------------------------------------------------
 def test_the_page_shows_the_catalogue_with_its_tags(variants):
     page = Person().get("/")
     assert offered(page, "variant") == ["a-blue-glass-bowl", "a-green-cube", "a-red-glass-vase"]
@@ -56,7 +56,7 @@ def test_the_page_shows_the_catalogue_with_its_tags(variants):
     assert checked(page, "variant") == checked(page, "tag") == []
 
 
-def test_the_list_follows_what_is_typed_and_offers_the_words_themselves(variants):
+def test_the_list_matches_the_typed_words_and_offers_them_as_a_prompt(variants):
     part = Person().get("/choices", {"text": "glass red"}, htmx=True)
     assert "<html" not in html(part)
     assert offered(part, "variant") == ["", "a-red-glass-vase"]
@@ -64,21 +64,21 @@ def test_the_list_follows_what_is_typed_and_offers_the_words_themselves(variants
     assert "My own text: glass red" in words(part)
 
 
-def test_the_list_follows_the_tags_and_keeps_a_choice_that_fits(variants):
-    asked = {"tag": ["glass", "bowl"], "variant": "a-blue-glass-bowl"}
-    part = Person().get("/choices", asked, htmx=True)
+def test_the_list_matches_the_tags_and_keeps_a_matching_choice(variants):
+    fields = {"tag": ["glass", "bowl"], "variant": "a-blue-glass-bowl"}
+    part = Person().get("/choices", fields, htmx=True)
     assert checked(part, "variant") == offered(part, "variant") == ["a-blue-glass-bowl"]
     assert sorted(checked(part, "tag")) == ["bowl", "glass"]
-    part = Person().get("/choices", {**asked, "tag": "cube"}, htmx=True)
+    part = Person().get("/choices", {**fields, "tag": "cube"}, htmx=True)
     assert (checked(part, "variant"), offered(part, "variant")) == ([], ["a-green-cube"])
 
 
-def test_the_list_alone_is_no_page(variants):
+def test_the_url_of_the_list_redirects_to_the_whole_page(variants):
     answer = Person().get("/choices", {"text": "red vase", "tag": ["a", "b"]})
     assert (answer.status_code, answer["Location"]) == (302, "/?text=red+vase&tag=a&tag=b")
 
 
-def test_without_a_script_a_button_searches_and_nothing_is_lost(variants):
+def test_without_javascript_a_button_searches_and_the_input_is_kept(variants):
     page = Person().post(
         "/", {"text": "glass", "looked": "", "look": "1", "n": "3", "seed": "7", "tag": "bowl"}
     )
@@ -88,7 +88,7 @@ def test_without_a_script_a_button_searches_and_nothing_is_lost(variants):
     assert 'value="7"' in html(page) and checked(page, "tag") == ["bowl"]
 
 
-def test_the_address_fills_the_form_in(variants):
+def test_the_query_fills_in_the_form(variants):
     page = Person().get(
         "/",
         {
@@ -101,12 +101,12 @@ def test_the_address_fills_the_form_in(variants):
         },
     )
     assert checked(page, "variant") == ["a-green-cube"]
-    for value in ("32x32", "png", "old"):  # a release that is not offered is not lost
+    for value in ("32x32", "png", "old"):  # a release that is not offered is kept
         assert f'<option value="{value}" selected>' in html(page)
     assert '<details class="more-options" open>' in html(page)
 
 
-# --- asking ---------------------------------------------------------------------------------------
+# --- submission -----------------------------------------------------------------------------------
 def test_a_chosen_variant_becomes_a_job_of_the_person(variants):
     person = Person()
     form = {
@@ -132,7 +132,7 @@ def test_a_chosen_variant_becomes_a_job_of_the_person(variants):
     )
 
 
-def test_the_page_gets_the_card_of_the_job_at_once(variants):
+def test_a_submission_returns_the_card_of_the_job_at_once(variants):
     card = Person().post("/", {"variant": "a-green-cube", "n": "2"}, **CREATE)
     job = Job.objects.get()
     assert card.status_code == 200 and html(card).lstrip().startswith(
@@ -144,19 +144,19 @@ def test_the_page_gets_the_card_of_the_job_at_once(variants):
     assert "Waiting: a green cube" in card["HX-Trigger"]
 
 
-def test_a_card_says_that_a_worker_loads_the_model_first(variants):
+def test_a_card_shows_that_a_worker_loads_the_model_first(variants):
     make_worker()
     card = html(Person().post("/", {"variant": "a-green-cube"}, **CREATE))
     assert f'<p class="quiet">{estimates.LOADS_FIRST}</p>' in card
 
 
-def test_words_of_the_catalogue_need_no_choice(variants):
+def test_typing_a_text_of_the_catalogue_needs_no_choice(variants):
     Person().post("/", {"text": " A green  CUBE", "variant": ""})
     assert Job.objects.get().variant.slug == "a-green-cube"
 
 
-def test_words_that_came_after_the_choice_count(variants):
-    """The list was shown for other words, and its choice belongs to those."""
+def test_words_typed_after_the_choice_override_it(variants):
+    """The list was shown for other words, and the choice belongs to those."""
     Person().post("/", {"text": "a green cube", "looked": "vase", "variant": "a-red-glass-vase"})
     assert Job.objects.get().variant.slug == "a-green-cube"
     Person().post("/", {"text": "vase", "looked": "vase", "variant": "a-red-glass-vase"})
@@ -169,7 +169,7 @@ def encoder(variants) -> None:
     make_worker(name="encode", queue="encode")
 
 
-def test_the_card_says_what_other_words_were_matched_to(encoder, variants):
+def test_the_card_shows_the_match_of_other_words(encoder, variants):
     near = Answer((Near(variants[0].pk, 0.991),))
     with EncodeThread({"the red vase": near}):
         card = Person().post("/", {"text": "the red vase"}, **CREATE)
@@ -190,15 +190,15 @@ def test_the_nearest_are_offered_where_none_is_near_enough(encoder, variants):
     )
     assert Job.objects.count() == 0
     assert offered(answer, "variant")[:3] == [variant.slug for variant in variants]
-    assert checked(answer, "variant") == []  # nothing is guessed
+    assert checked(answer, "variant") == []  # none is preselected
     offers = re.findall('<label class="variant near">.*?</label>', html(answer))
     assert ["made by the teacher" in offer for offer in offers] == [False, True, True]
-    assert "noscript" not in html(answer)  # htmx would make its button the one that Enter presses
+    assert "noscript" not in html(answer)  # with htmx Enter would press the button in it
     assert "not similar enough" in words(answer)
     assert 'value="a purple giraffe"' in html(answer) and 'value="3"' in html(answer)
 
 
-def test_enter_after_a_search_takes_the_first_prompt_that_was_found(variants):
+def test_enter_after_a_search_selects_the_first_prompt_that_was_found(variants):
     person = Person()
     found = person.get("/choices", {"text": "red vase", "variant": ""}, htmx=True)
     assert checked(found, "variant") == ["a-red-glass-vase"]
@@ -208,8 +208,8 @@ def test_enter_after_a_search_takes_the_first_prompt_that_was_found(variants):
     assert Job.objects.get().variant.slug == "a-red-glass-vase"
 
 
-def test_what_the_search_finds_comes_before_what_sounds_similar(encoder, variants):
-    """Somebody was faster than the list, and the text itself has no match."""
+def test_results_of_the_search_come_before_matches(encoder, variants):
+    """The form was sent before the list was updated, and the text itself has no match."""
     far = next(variant for variant in variants if "vase" not in variant.text)
     with EncodeThread({"vase": Answer((Near(far.pk, 0.5),))}):
         answer = Person().post("/", {"text": "vase", "looked": ""}, **CREATE)
@@ -243,16 +243,18 @@ WRONG = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("form", "field", "said"), WRONG)
+@pytest.mark.parametrize(("form", "field", "message"), WRONG)
 @pytest.mark.parametrize("is_part", [True, False])
-def test_a_fault_is_said_at_its_field_and_nothing_is_lost(variants, form, field, said, is_part):
+def test_an_error_is_shown_at_its_field_and_the_input_is_kept(
+    variants, form, field, message, is_part
+):
     typed = {"variant": "a-green-cube", "n": "2", "seed": "41", "size": "32x32", **form}
     answer = Person().post("/", typed, **(CREATE if is_part else {}))
     assert answer.status_code == 422 and Job.objects.count() == 0
     page = html(answer)
     assert ("<html" in page) is not is_part
     error = page.split(f'id="error-{field}"', 1)[1].split("</p>", 1)[0]
-    assert said in error
+    assert message in error
     assert page.count("aria-invalid") == 1 and f'aria-describedby="error-{field}"' in page
     for name, value in typed.items():
         if value and name != "variant":
@@ -261,7 +263,7 @@ def test_a_fault_is_said_at_its_field_and_nothing_is_lost(variants, form, field,
         assert checked(answer, "variant") == ["a-green-cube"]
 
 
-def test_a_full_queue_is_said_with_the_time_to_come_back(variants, settings):
+def test_a_full_queue_is_reported_with_the_time_to_retry(variants, settings):
     settings.MAX_QUEUED_JOBS = 1
     make_job()
     from generation.access import quotas
@@ -272,15 +274,15 @@ def test_a_full_queue_is_said_with_the_time_to_come_back(variants, settings):
     assert "1 job is queued, the limit." in words(answer) and "Try again in " in words(answer)
 
 
-def test_a_card_that_is_refused_leaves_the_form_alone(variants):
-    """A button of a card asks for the same again: its words are shown beside, not in place of what was typed."""
+def test_a_refused_card_does_not_change_the_form(variants):
+    """A button of a card repeats its request: an error is shown beside the form and does not replace its input."""
     answer = Person().post("/", {"variant": "gone"}, htmx=True)
     assert answer.status_code == 422 and "HX-Retarget" not in answer
     assert "No prompt variant" in answer["HX-Trigger"]
 
 
 # --- the page -------------------------------------------------------------------------------------
-def test_jobs_that_go_on_are_on_the_page_and_others_of_nobody_else(variants):
+def test_the_page_shows_only_the_persons_own_unfinished_jobs(variants):
     person = Person()
     own = make_job(owner=person.user, status="running", variant=variants[0])
     make_job(owner=make_user(username="somebody"), variant=variants[1])
@@ -298,7 +300,7 @@ def test_a_longer_history_costs_no_more_queries(variants):
 
     make_job(owner=person.user, variant=variants[0], status="running")
     make_job(owner=person.user, variant=variants[0], status="succeeded")
-    person.get("/")  # what never changes is read once
+    person.get("/")  # constant data is read once
     few = queries()
     for number in range(20):
         make_variant(text=f"a vase {number}", tags=["vase"])
@@ -308,14 +310,14 @@ def test_a_longer_history_costs_no_more_queries(variants):
 
 
 # --- limits ---------------------------------------------------------------------------------------
-def test_the_limits_of_a_person_hold_on_the_page_as_by_key(variants):
+def test_the_limits_of_a_person_apply_to_the_page_and_to_keys(variants):
     owner = make_user(username="person")
     OwnerLimits.objects.create(owner=owner, images_per_day=2)
-    asked = {"variant": "a-green-cube", "n": "1"}
+    fields = {"variant": "a-green-cube", "n": "1"}
     assert API(owner=owner).post("/v1/jobs", {"variant": "a-green-cube"}).status_code == 202
-    assert Person().post("/", asked).status_code == 302
+    assert Person().post("/", fields).status_code == 302
 
-    refused = Person().post("/", asked)
+    refused = Person().post("/", fields)
 
     assert refused.status_code == 422 and Job.objects.count() == 2
     assert "The quota of this account is 2 images per day" in words(refused)
@@ -328,10 +330,10 @@ def test_submissions_on_the_page_count_as_requests_of_the_person(variants, setti
         OwnerLimits.objects.create(owner=make_user(username="person"), requests_per_minute=2)
     else:
         settings.REQUESTS_PER_MINUTE = 2
-    api, asked = API(owner=make_user(username="person")), {"variant": "a-green-cube", "n": "1"}
+    api, fields = API(owner=make_user(username="person")), {"variant": "a-green-cube", "n": "1"}
     assert api.get("/v1/releases").status_code == 200
-    assert Person().post("/", asked).status_code == 302
+    assert Person().post("/", fields).status_code == 302
 
-    assert "This account may send 2 requests a minute" in words(Person().post("/", asked))
+    assert "This account may send 2 requests a minute" in words(Person().post("/", fields))
     assert api.get("/v1/releases").status_code == 429
     assert Person().get("/").status_code == 200

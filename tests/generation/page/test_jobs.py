@@ -10,8 +10,8 @@ from django.utils import timezone
 from generation.infra import notifications
 from generation.models import Job, Release
 from generation.page.presentation import Shown, duration
-from tests.people import make_image, make_job, make_release, make_worker
-from tests.person import Person, checked, html, words
+from tests.factories import make_image, make_job, make_release, make_worker
+from tests.page_client import Person, checked, html, words
 
 pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("redis_server")]
 
@@ -37,8 +37,8 @@ def done(person: Person) -> Job:
     return job
 
 
-# --- its page -------------------------------------------------------------------------------------
-def test_a_job_has_a_page_with_its_pictures_and_everything_that_is_known(person, done):
+# --- the page of a job ----------------------------------------------------------------------------
+def test_a_job_has_a_page_with_its_pictures_and_facts(person, done):
     page = person.get(f"/jobs/{done.id}")
     assert html(page).count('<img src="/v1/images/') == 2
     for fact in (
@@ -56,20 +56,20 @@ def test_a_job_has_a_page_with_its_pictures_and_everything_that_is_known(person,
     assert download and person.get(download[1])["Content-Disposition"].startswith("attachment")
 
 
-def test_a_failed_job_says_why_and_what_that_means(person):
+def test_a_failed_job_shows_its_error_and_the_explanation(person):
     job = make_job(owner=person.user, status="failed")
     page = person.get(f"/jobs/{job.id}")
     assert "Failed. It broke." in words(page)
     assert 'href="/v1/problems/internal_error"' in html(page)
 
 
-def test_a_picture_that_the_detector_finds_fault_with_says_so(person, done):
+def test_a_picture_rejected_by_the_detector_is_marked(person, done):
     done.images.filter(index=0).update(is_accepted=False, failing=["glass", "vase"])
     done.images.filter(index=1).update(is_accepted=True)
     assert words(person.get(f"/jobs/{done.id}")).count("The detector rejected it: glass, vase") == 1
 
 
-def test_a_page_without_a_script_looks_again_until_the_job_has_ended(person, done):
+def test_a_page_without_javascript_reloads_until_the_job_has_ended(person, done):
     job = make_job(owner=person.user)
     assert '<noscript><meta http-equiv="refresh" content="2"></noscript>' in html(
         person.get(f"/jobs/{job.id}")
@@ -77,8 +77,8 @@ def test_a_page_without_a_script_looks_again_until_the_job_has_ended(person, don
     assert "refresh" not in html(person.get(f"/jobs/{done.id}"))
 
 
-# --- while it goes on -----------------------------------------------------------------------------
-def test_a_waiting_job_says_its_place_and_when_it_will_be_there(person):
+# --- unfinished jobs ------------------------------------------------------------------------------
+def test_a_waiting_job_shows_its_place_and_the_estimated_time(person):
     make_worker()
     make_job(owner=person.user)
     second = make_job(owner=person.user)
@@ -86,24 +86,24 @@ def test_a_waiting_job_says_its_place_and_when_it_will_be_there(person):
     assert "Waiting · number 2 in the queue" in words(part) and "<article" not in html(part)
 
 
-def test_a_running_job_says_how_far_it_is(person):
+def test_a_running_job_shows_its_progress(person):
     job = make_job(owner=person.user, status="running")
     notifications.set_progress([job.id], 42)
     part = person.get(f"/jobs/{job.id}/now", {"was": "running"}, htmx=True)
     assert 'value="42"' in html(part) and "Generating" in words(part)
-    assert 'hx-target="closest article"' in html(part)  # of the answer when it has ended
+    assert 'hx-target="closest article"' in html(part)  # where the answer for the ended job goes
     assert part["HX-Retarget"] == "this"
 
 
 def test_only_a_change_is_announced(person):
     job = make_job(owner=person.user, status="running")
     assert "HX-Trigger" not in person.get(f"/jobs/{job.id}/now?was=running", htmx=True)
-    told = person.get(f"/jobs/{job.id}/now?was=queued", htmx=True)["HX-Trigger"]
-    assert "Generating: a red glass vase" in told
+    announced = person.get(f"/jobs/{job.id}/now?was=queued", htmx=True)["HX-Trigger"]
+    assert "Generating: a red glass vase" in announced
 
 
 @pytest.mark.parametrize("whole", ["true", "false"])
-def test_the_card_of_a_job_that_has_ended_takes_the_place_of_the_old_one(person, done, whole):
+def test_the_card_of_a_job_that_has_ended_replaces_the_old_one(person, done, whole):
     answer = person.get(f"/jobs/{done.id}/now", {"was": "running", "whole": whole}, htmx=True)
     assert "HX-Retarget" not in answer and html(answer).startswith("<article")
     assert html(answer).count("<img src=") == 2 and "data-events" not in html(answer)
@@ -111,11 +111,11 @@ def test_the_card_of_a_job_that_has_ended_takes_the_place_of_the_old_one(person,
     assert "2 pictures are ready" in answer["HX-Trigger"]
 
 
-def test_its_state_alone_is_no_page(person, done):
+def test_the_url_of_the_state_redirects_to_the_page(person, done):
     assert person.get(f"/jobs/{done.id}/now")["Location"] == f"/jobs/{done.id}"
 
 
-def test_a_job_is_canceled_with_and_without_a_script(person):
+def test_a_job_is_canceled_with_and_without_javascript(person):
     for is_part in (True, False):
         job = make_job(owner=person.user)
         answer = person.post(f"/jobs/{job.id}/cancel", htmx=is_part)
@@ -130,7 +130,7 @@ def test_a_job_is_canceled_with_and_without_a_script(person):
 
 
 # --- afterwards -----------------------------------------------------------------------------------
-def test_again_asks_for_the_same_with_a_fresh_seed_or_with_the_same(person, done):
+def test_again_submits_the_same_request_with_a_new_or_the_same_seed(person, done):
     form = dict(
         re.findall(
             r'<input type="hidden" name="(\w+)" value="([^"]*)">',
@@ -152,7 +152,7 @@ def test_again_asks_for_the_same_with_a_fresh_seed_or_with_the_same(person, done
 
 
 @pytest.mark.parametrize(("status", "maker"), [("retired", "student-2"), ("candidate", "old")])
-def test_again_is_made_by_what_serves_now_unless_another_release_was_named(person, status, maker):
+def test_again_uses_the_serving_release_unless_another_was_named(person, status, maker):
     old = make_release(name="old", image_sizes=((32, 32), (64, 64)))
     done = make_job(owner=person.user, release=old, status="succeeded", is_release_named=True)
     unnamed = make_job(owner=person.user, release=old, status="succeeded")
@@ -167,8 +167,8 @@ def test_again_is_made_by_what_serves_now_unless_another_release_was_named(perso
         assert (again.release.name, again.width) == (expected, 32 if expected == "old" else 64)
 
 
-def test_a_picture_of_the_teacher_is_made_again_by_the_teacher_that_serves_now(person):
-    make_release()  # a student that covers everything
+def test_a_picture_of_the_teacher_is_made_again_by_the_serving_teacher(person):
+    make_release()  # an active student that covers everything
     old = make_release(name="teacher-1", kind="teacher")
     done = make_job(owner=person.user, release=old, status="succeeded")
     Release.objects.filter(pk=old.pk).update(status="retired")
@@ -180,7 +180,7 @@ def test_a_picture_of_the_teacher_is_made_again_by_the_teacher_that_serves_now(p
     assert Job.objects.latest("created_at").release.name == "teacher-2"
 
 
-def test_the_settings_can_be_changed_before(person, done):
+def test_the_parameters_can_be_changed_before_submitting_again(person, done):
     link = re.search(r'<a class="button" href="(/\?[^"]+)"', html(person.get(f"/jobs/{done.id}")))
     assert link
     assert dict(parse_qsl(urlsplit(link[1]).query))["seed"] == "41"
@@ -188,19 +188,21 @@ def test_the_settings_can_be_changed_before(person, done):
     assert checked(page, "variant") == [done.variant.slug] and 'value="41"' in html(page)
 
 
-def test_pictures_are_deleted_for_good(person, done):
+def test_pictures_are_deleted_permanently(person, done):
     answer = person.post(f"/jobs/{done.id}/delete")
     done.refresh_from_db()
     assert answer["Location"] == "/gallery" and done.purged_at and not done.images.exists()
     assert person.get(f"/jobs/{done.id}").status_code == 410
-    assert person.post(f"/jobs/{done.id}/delete").status_code == 302  # once more changes nothing
+    assert (
+        person.post(f"/jobs/{done.id}/delete").status_code == 302
+    )  # a second time changes nothing
     gallery = person.get("/gallery")
     assert str(done.id) not in html(gallery) and "deleted." in words(gallery)
 
 
-# --- words ----------------------------------------------------------------------------------------
+# --- durations and notes --------------------------------------------------------------------------
 @pytest.mark.parametrize(
-    ("seconds", "said"),
+    ("seconds", "short_text"),
     [
         (0.0042, "4 ms"),
         (0.5, "0.5 s"),
@@ -211,10 +213,10 @@ def test_pictures_are_deleted_for_good(person, done):
         (7200, "2 h"),
     ],
 )
-def test_durations_are_short(seconds: float, said: str):
-    assert duration(seconds) == said
+def test_durations_are_short(seconds: float, short_text: str):
+    assert duration(seconds) == short_text
 
 
-def test_an_answer_from_stored_images_says_so(person, done):
+def test_an_answer_from_stored_images_is_marked(person, done):
     done.cache = Job.Cache.HIT
     assert Shown(done).from_cache == "Reused from an earlier job"

@@ -13,8 +13,8 @@ from generation.images import storage
 from generation.models import Job
 from generation.page import responses, sharing
 from tests.client import API, problem
-from tests.people import make_image, make_job, make_release, make_user, make_variant
-from tests.person import Person, html, words
+from tests.factories import make_image, make_job, make_release, make_user, make_variant
+from tests.page_client import Person, html, words
 
 pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("redis_server")]
 
@@ -32,7 +32,7 @@ def job() -> Job:
 
 
 def addresses(job: Job) -> Iterator[tuple[str, str]]:
-    """(name, path) of the whole page, of this job and its picture."""
+    """Yield (name, path) of all pages, with this job and its picture."""
     image = job.images.get()
     values = {
         "job_id": job.id,
@@ -47,8 +47,8 @@ def addresses(job: Job) -> Iterator[tuple[str, str]]:
                 yield pattern.name, reverse(pattern.name, kwargs=named)
 
 
-# --- who ------------------------------------------------------------------------------------------
-def test_the_root_is_a_login_with_links_that_lead_somewhere():
+# --- login and ownership --------------------------------------------------------------------------
+def test_the_root_is_a_login_with_working_links():
     page = Client().get("/")
 
     assert page.status_code == 200 and 'name="password"' in html(page)
@@ -57,13 +57,16 @@ def test_the_root_is_a_login_with_links_that_lead_somewhere():
         assert Client().get(path).status_code in (200, 302, 503)
 
 
-def test_everything_else_asks_who_has_not_logged_in_to_do_so(job):
-    asked = dict(addresses(job))
-    assert len(asked) >= 10
-    for name in asked.keys() - {"home", "login", "logout", "result-events", "shared"}:
-        answer = Client().get(asked[name])
-        assert (answer.status_code, answer["Location"]) == (302, f"/login?next={asked[name]}"), name
-    assert Client().get(asked["result-events"]).status_code == 403
+def test_every_other_page_redirects_anonymous_visitors_to_the_login(job):
+    paths_by_name = dict(addresses(job))
+    assert len(paths_by_name) >= 10
+    for name in paths_by_name.keys() - {"home", "login", "logout", "result-events", "shared"}:
+        answer = Client().get(paths_by_name[name])
+        assert (answer.status_code, answer["Location"]) == (
+            302,
+            f"/login?next={paths_by_name[name]}",
+        ), name
+    assert Client().get(paths_by_name["result-events"]).status_code == 403
 
 
 def test_a_part_of_a_page_sends_the_whole_page_to_the_login():
@@ -79,7 +82,7 @@ def test_a_part_of_a_page_sends_the_whole_page_to_the_login():
         assert "elsewhere" not in answer["HX-Redirect"]
 
 
-def test_logging_in_leads_on_and_out_again():
+def test_logging_in_redirects_to_the_next_page_and_logging_out_ends_the_session():
     make_user(username="somebody", password="a good password")
     client = Client(enforce_csrf_checks=True)
     page = client.get("/login", {"next": "/gallery"})
@@ -89,8 +92,10 @@ def test_logging_in_leads_on_and_out_again():
 
     wrong = client.post("/login", {**form, "password": "no"})
     assert wrong.status_code == 200 and "The user name or the password is wrong." in words(wrong)
-    assert re.search(r'type="password"[^>]* autofocus', html(wrong))  # that is typed again
-    assert 'value="somebody"' in html(wrong)  # nothing that was typed is lost
+    assert re.search(
+        r'type="password"[^>]* autofocus', html(wrong)
+    )  # the field that must be typed again
+    assert 'value="somebody"' in html(wrong)  # the typed name is kept
 
     answer = client.post("/login", {**form, "password": "a good password"})
     assert (answer.status_code, answer["Location"]) == (302, "/gallery")
@@ -105,20 +110,20 @@ def test_logging_in_leads_on_and_out_again():
 @pytest.mark.parametrize(
     "there", ["/login", "/login?next=/login", "//elsewhere.example", "http://x", "\\\\x", "/\u202e"]
 )
-def test_a_login_leads_nowhere_else_and_never_in_a_circle(there: str):
+def test_a_login_redirects_to_no_other_host_and_never_in_a_loop(there: str):
     answer = Person().get("/login", {"next": there})
     assert (answer.status_code, answer["Location"].startswith("/")) == (302, True)
     assert not answer["Location"].startswith(("//", "/login"))
 
 
-def test_an_account_that_was_closed_sees_nothing():
+def test_a_deactivated_account_sees_nothing():
     person = Person()
     person.user.is_active = False
     person.user.save()
     assert person.get("/gallery").status_code == 302
 
 
-def test_what_belongs_to_somebody_else_does_not_exist(job):
+def test_jobs_and_pictures_of_another_owner_are_not_found(job):
     person = Person()
     for name, path in addresses(job):
         if "<" in resolve(path).route and name != "shared":
@@ -129,7 +134,7 @@ def test_what_belongs_to_somebody_else_does_not_exist(job):
     assert person.get("/gallery", {"before": str(job.id)}).status_code == 404
 
 
-def test_the_stream_of_the_page_is_that_of_the_api_which_still_wants_a_key(job):
+def test_the_stream_of_the_page_is_that_of_the_api_which_still_requires_a_key(job):
     person = Person(username="somebody")
     own = person.get(f"/jobs/{job.id}/events")
     api = API(owner=job.owner).get(f"/v1/jobs/{job.id}/events")
@@ -140,7 +145,7 @@ def test_the_stream_of_the_page_is_that_of_the_api_which_still_wants_a_key(job):
 
 
 # --- what a browser may load and keep --------------------------------------------------------------
-def test_pages_load_nothing_but_our_own_files_and_nothing_inline(job):
+def test_pages_load_only_own_files_and_nothing_inline(job):
     make_release()
     make_variant(text="a <b>bold</b> vase", tags=["<i>"])
     person = Person(username="somebody")
@@ -174,7 +179,7 @@ def test_pictures_may_come_from_the_object_store(bucket, object_store_url: str, 
     assert object_store_url not in Person().get("/")["Content-Security-Policy"]
 
 
-def test_without_an_object_store_they_come_from_here_alone():
+def test_without_an_object_store_pictures_come_from_this_host_only():
     assert "img-src 'self' data: blob:;" in Person().get("/")["Content-Security-Policy"]
     assert responses.image_origin() == "" and storage.link("x", seconds=1) is None
 
@@ -193,14 +198,14 @@ def test_a_form_without_the_token_of_its_page_is_refused_as_a_page(job):
     assert part.status_code == 403 and "out of date" in part["HX-Trigger"]
 
 
-def test_what_is_refused_is_a_page_with_the_words_of_the_api():
+def test_a_refusal_is_a_page_with_the_message_of_the_api():
     answer = Person().post("/", {"colour": "red"})
     assert answer.status_code == 400 and answer["Content-Type"].startswith("text/html")
     assert "colour: Unknown parameter." in words(answer)
     assert answer["Content-Security-Policy"]
 
 
-def test_parameters_that_others_add_to_a_link_are_ignored(job):
+def test_foreign_query_parameters_are_ignored(job):
     person = Person(username="somebody")
     make_variant(text="a vase", slug="a-vase")
     pages = ("/v1/problems?", "/v1/problems/queue_full?", "/v1/guide?", f"/jobs/{job.id}?")
@@ -214,7 +219,7 @@ def test_parameters_that_others_add_to_a_link_are_ignored(job):
     assert 'value="a-vase"' in html(person.get("/?variant=a-vase&utm_source=mail"))
 
 
-def test_a_slash_at_the_end_of_an_address_leads_to_the_page(job):
+def test_a_url_with_a_trailing_slash_redirects_to_the_page(job):
     browser = {"Accept": "text/html"}
     person = Person(username="somebody")
     answer = person.get("/gallery/?variant=x", **browser)
@@ -224,7 +229,7 @@ def test_a_slash_at_the_end_of_an_address_leads_to_the_page(job):
     problem(API().get("/v1/jobs/"), 404, "not_found")
 
 
-def test_who_is_logged_in_keeps_the_navigation_on_an_error_page(job):
+def test_an_error_page_keeps_the_navigation_of_a_logged_in_person(job):
     person = Person(username="somebody")
     for path, status in (
         ("/nowhere", 404),
@@ -250,7 +255,7 @@ def database_away(transactional_db) -> Iterator[Person]:
 
 
 @pytest.mark.parametrize("path", ["/", "/gallery", "/admin/", "/admin/generation/job/", "/choices"])
-def test_a_database_that_is_away_is_said_to_be_away(database_away, path):
+def test_an_unreachable_database_is_reported_on_the_page(database_away, path):
     for headers in ({"Accept": "text/html"}, {}):
         answer = database_away.get(path, **headers)
         assert answer.status_code == 503 and int(answer["Retry-After"]) >= 1
@@ -259,12 +264,12 @@ def test_a_database_that_is_away_is_said_to_be_away(database_away, path):
     assert f'href="{path}"' in html(page) and "Try again" in words(page)
 
 
-def test_a_part_of_a_page_says_so_too_and_a_login_is_not_lost_in_silence(database_away):
+def test_an_unreachable_database_is_reported_by_parts_of_pages_and_by_the_login(database_away):
     part = database_away.get("/choices?text=vase", htmx=True)
     assert part.status_code == 503 and "does not answer" in part["HX-Trigger"]
     form = {"username": "admin", "password": "a good password"}
-    stranger = Client(raise_request_exception=False, headers={"Accept": "text/html"})
-    answer = stranger.post("/login", form)
+    anonymous = Client(raise_request_exception=False, headers={"Accept": "text/html"})
+    answer = anonymous.post("/login", form)
     assert answer.status_code == 503 and "Try again" in words(answer)
 
 
@@ -296,13 +301,13 @@ CONTENT_TYPES = [
 
 @pytest.fixture
 def quiet() -> Iterator[None]:
-    """Hundreds of refusals are logged otherwise."""
+    """Silence the log, which would get hundreds of refusals."""
     logging.disable(logging.CRITICAL)
     yield
     logging.disable(logging.NOTSET)
 
 
-def test_an_address_that_does_not_exist_is_a_page_to_a_browser_and_a_problem_to_a_program():
+def test_an_unknown_url_is_a_page_for_browsers_and_a_problem_for_programs():
     page = Client(headers={"Accept": "text/html,*/*"}).get("/jobs/x")
     assert page.status_code == 404 and "No page or resource has the path /jobs/x." in words(page)
     assert page["Content-Security-Policy"]
@@ -311,26 +316,26 @@ def test_an_address_that_does_not_exist_is_a_page_to_a_browser_and_a_problem_to_
 
 
 @pytest.mark.parametrize("share", [4, pytest.param(1, marks=pytest.mark.slow)])
-def test_nothing_that_anybody_sends_is_a_fault_of_ours(job, quiet, share: int):
-    """Each page gets every share-th of them, the next one those that follow."""
+def test_no_request_to_a_page_causes_a_server_error(job, quiet, share: int):
+    """Send every share-th request to each page, shifted by one per page."""
     make_release()
     make_variant(text="a vase", tags=["x"])
     client = Person(username="somebody").client
-    asked = dict(addresses(job))
+    paths_by_name = dict(addresses(job))
     form = "application/x-www-form-urlencoded"
     pages = ("home", "choices", "gallery", "result-now", "result-events", "login")
     for number, name in enumerate(pages):
         headers = {"HX-Request": "true"} if name in ("choices", "result-now") else {}
         for query in NASTY[number % share :: share]:
-            answer = client.get(f"{asked[name]}?{query}", headers=headers)
+            answer = client.get(f"{paths_by_name[name]}?{query}", headers=headers)
             assert answer.status_code < 500, (name, query)
-    stranger = Client(raise_request_exception=False)
-    for number, (name, who) in enumerate((("home", client), ("login", stranger))):
+    anonymous = Client(raise_request_exception=False)
+    for number, (name, who) in enumerate((("home", client), ("login", anonymous))):
         for query in NASTY[number % share :: share]:
-            answer = who.generic("POST", asked[name], query, form)
+            answer = who.generic("POST", paths_by_name[name], query, form)
             assert answer.status_code < 500, (name, query)
     odd = ["/jobs/x", f"/jobs/{'0' * 32}", "/gallery/", "//gallery", "/jobs/%00", "/login/"]
-    paths = [path for name, path in asked.items() if name != "logout"] + odd
+    paths = [path for name, path in paths_by_name.items() if name != "logout"] + odd
     for number, path in enumerate(paths):
         for headers in HEADERS[number % share :: share]:
             assert client.get(path, headers=headers).status_code < 500, (path, headers)

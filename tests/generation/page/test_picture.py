@@ -12,8 +12,8 @@ from generation.jobs import retention
 from generation.models import Favourite, Image, Job
 from generation.page import sharing
 from tests.client import API, problem
-from tests.people import make_image, make_job, make_user, make_variant
-from tests.person import Person, html, words
+from tests.factories import make_image, make_job, make_user, make_variant
+from tests.page_client import Person, html, words
 
 pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("redis_server")]
 
@@ -32,11 +32,11 @@ def ended(person: Person, *, minutes: int = 0, n: int = 1, **fields) -> Job:
 
 
 def beside(answer) -> dict[str, str]:
-    """The links to the pictures before and after."""
+    """Return the links to the previous and the next picture."""
     return dict(re.findall(r'rel="(prev|next)" href="([^"]+)"', html(answer)))
 
 
-def test_a_picture_that_is_deleted_while_its_page_is_made_is_no_fault(person):
+def test_a_picture_deleted_while_its_page_is_rendered_causes_no_server_error(person):
     for of in (lambda image: f"/pictures/{image.id}", lambda image: sharing.path(image.id)):
         image = ended(person).images.get()
         seen = []
@@ -53,7 +53,7 @@ def test_a_picture_that_is_deleted_while_its_page_is_made_is_no_fault(person):
         assert seen and person.get(of(image)).status_code == 410
 
 
-def test_a_picture_has_a_page_with_what_is_known_of_it(person):
+def test_a_picture_has_a_page_with_its_facts(person):
     job = ended(person, n=2)
     image = job.images.get(index=1)
     Image.objects.filter(id=image.id).update(is_accepted=False, failing=["vase", "red"])
@@ -69,7 +69,7 @@ def test_a_picture_has_a_page_with_what_is_known_of_it(person):
     assert "<html" not in html(part) and "rejected: vase, red" in words(part)
 
 
-def test_next_and_previous_walk_through_the_gallery_and_its_filter(person):
+def test_next_and_previous_follow_the_gallery_and_its_filter(person):
     blue = make_variant(text="a blue bowl")
     jobs = [
         ended(person, minutes=0),
@@ -93,7 +93,7 @@ def test_next_and_previous_walk_through_the_gallery_and_its_filter(person):
     assert walk(f"/pictures/{order[-1]}?variant=a-blue-bowl", "prev") == order[:0:-1]
 
 
-def test_a_favourite_is_marked_found_and_taken_back(person):
+def test_a_favourite_is_marked_found_and_unmarked(person):
     job = ended(person, n=3)
     ended(person)
     image = job.images.get(index=1)
@@ -130,14 +130,14 @@ def test_one_picture_is_deleted_and_the_others_stay(person):
     assert [one["seed"] for one in api.get(f"/v1/jobs/{job.id}").json()["images"]] == [1, 3]
 
 
-def test_a_job_goes_with_its_last_picture(person):
+def test_a_job_is_deleted_with_its_last_picture(person):
     job = ended(person)
     person.post(f"/pictures/{job.images.get().id}/delete")
     job.refresh_from_db()
     assert job.purged_at is not None
 
 
-def test_pictures_of_others_are_not_there(person):
+def test_pictures_of_other_owners_are_not_found(person):
     job = ended(Person(username="somebody"))
     image = job.images.get()
     assert person.get(f"/pictures/{image.id}").status_code == 404

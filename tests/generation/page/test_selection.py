@@ -1,4 +1,4 @@
-"""Several chosen pictures: zip, favourites, deletion after a question."""
+"""Several chosen pictures: zip, favourites, deletion after a confirmation."""
 
 import io
 import zipfile
@@ -8,8 +8,8 @@ import pytest
 from generation.images import storage
 from generation.models import Favourite, Image, Job
 from generation.page import selection
-from tests.people import make_image, make_job, make_release, make_variant
-from tests.person import Person, html, words
+from tests.factories import make_image, make_job, make_release, make_variant
+from tests.page_client import Person, html, words
 
 pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("redis_server")]
 
@@ -78,7 +78,7 @@ def test_a_file_that_is_missing_is_named_in_the_zip(person, done):
     assert sorted(files) == ["red-glass-vase-42.webp", "red-glass-vase-43.webp"]
 
 
-def test_too_much_for_one_zip_is_refused(person, done, monkeypatch):
+def test_too_many_bytes_for_one_zip_are_refused(person, done, monkeypatch):
     monkeypatch.setattr(selection, "MOST_BYTES", 100)
     answer = person.post(PATH, {"do": "download", "image": ids(done)})
     assert answer.status_code == 400 and "Choose at most" in words(answer)
@@ -91,7 +91,7 @@ def test_several_become_favourites_once(person, done):
     assert Favourite.objects.filter(owner=person.user).count() == 2
 
 
-def test_deletion_asks_first_and_takes_only_the_chosen(person, done):
+def test_deletion_asks_for_confirmation_and_removes_only_the_chosen_pictures(person, done):
     other = make_job(
         owner=person.user, status="succeeded", variant=make_variant(text="a blue bowl")
     )
@@ -112,7 +112,7 @@ def test_deletion_asks_first_and_takes_only_the_chosen(person, done):
 @pytest.mark.parametrize(
     "form", [{"do": "download"}, {"do": "delete"}, {}, {"do": "x", "image": "x"}]
 )
-def test_nothing_chosen_is_said(person, form):
+def test_an_empty_choice_is_reported(person, form):
     assert person.post(PATH, form).status_code == 400
 
 

@@ -8,8 +8,8 @@ from django.core import signing
 from django.test import Client
 
 from generation.page import sharing
-from tests.people import make_image, make_job
-from tests.person import Person, html, words
+from tests.factories import make_image, make_job
+from tests.page_client import Person, html, words
 
 pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("redis_server")]
 
@@ -24,12 +24,12 @@ def link() -> str:
 
 
 def test_everybody_with_the_link_sees_the_picture_and_nothing_else(link: str):
-    stranger = Client()
-    page = stranger.get(link)
+    anonymous = Client()
+    page = anonymous.get(link)
     assert page.status_code == 200 and page["X-Robots-Tag"] == "noindex"
     assert "a red glass vase on a wooden table" in words(page)
     source = re.search(r'<img src="(/v1/images/[^"]+)"', html(page))
-    assert source and stranger.get(source[1]).status_code == 200
+    assert source and anonymous.get(source[1]).status_code == 200
     assert "/pictures/" not in html(page) and "/jobs/" not in html(page)
 
 
@@ -55,7 +55,7 @@ def test_a_link_that_was_changed_is_refused(link: str):
     assert answer.status_code == 403 and "The link is incomplete." in words(answer)
 
 
-def test_a_link_ends_with_its_picture(link: str):
+def test_a_link_becomes_invalid_with_its_picture(link: str):
     image_id = sharing.read(link.rsplit("/", 1)[1])
     Person().post(f"/pictures/{image_id}/delete")
     assert Client().get(link).status_code == 410

@@ -3,7 +3,7 @@
 import pytest
 
 from generation.page import choices, spelling
-from tests.people import make_variant
+from tests.factories import make_variant
 
 KNOWN = ["a", "red", "glass", "vase", "on", "wooden", "table", "ball", "bowl", "blue", "plastic"]
 
@@ -17,19 +17,19 @@ KNOWN = ["a", "red", "glass", "vase", "on", "wooden", "table", "ball", "bowl", "
         ("red plastik", "red plastic", False),  # another letter may be another word
     ],
 )
-def test_words_that_are_not_known_are_corrected(typed: str, meant: str, is_typo: bool):
+def test_unknown_words_are_corrected(typed: str, meant: str, is_typo: bool):
     words = typed.split()
     corrected = spelling.correct(words, KNOWN)
     assert corrected == meant.split()
     assert spelling.are_typos(words, corrected) is is_typo
 
 
-def test_a_word_that_is_like_no_other_corrects_nothing():
+def test_a_word_without_a_similar_one_is_not_corrected():
     assert spelling.correct(["red", "elephant"], KNOWN) is None
 
 
 @pytest.mark.django_db
-def test_a_slip_chooses_what_was_meant_and_a_guess_is_only_offered():
+def test_a_typo_is_corrected_and_a_guess_is_only_offered():
     for text in ("a red glass vase", "a red plastic ball", "a blue bowl"):
         make_variant(text=text)
     found = choices.search("red galss vase", ())

@@ -19,7 +19,7 @@ from generation.infra import notifications
 from generation.jobs import lifecycle as jobs
 from generation.models import Job
 from generation.realtime.hub import HEADER, Hub, Wait
-from tests.people import make_job, make_key
+from tests.factories import make_job, make_key
 from tests.web import Web
 
 WAIT = Wait("retort:job:1", ("succeeded", "failed"), 60, "/")
@@ -27,7 +27,7 @@ WAIT = Wait("retort:job:1", ("succeeded", "failed"), 60, "/")
 
 # --- the hub alone --------------------------------------------------------------------------------
 class Proxy:
-    """A way to Redis that can be cut and mended."""
+    """Proxy to Redis whose connections can be cut and restored."""
 
     def __init__(self, url: str) -> None:
         parts = urlsplit(url)
@@ -42,7 +42,7 @@ class Proxy:
     def url(self) -> str:
         return f"redis://{self._login}127.0.0.1:{self.port}{self._path}"
 
-    async def mend(self) -> None:
+    async def restore(self) -> None:
         self._server = await asyncio.start_server(self._pass, "127.0.0.1", self.port)
         self.port = self._server.sockets[0].getsockname()[1]
 
@@ -84,8 +84,8 @@ async def until(condition, seconds: float = 5) -> None:
             await asyncio.sleep(0.01)
 
 
-def test_a_waiter_is_woken_by_its_channel_and_word_only(redis_server, settings):
-    async def scene() -> None:
+def test_a_waiter_is_woken_only_by_its_channel_and_status(redis_server, settings):
+    async def scenario() -> None:
         async with hub_on(settings.REDIS_URL) as hub:
             await until(lambda: hub.is_connected)
             waiting = asyncio.create_task(hub.moved(WAIT, since=time.monotonic(), timeout=5))
@@ -100,25 +100,25 @@ def test_a_waiter_is_woken_by_its_channel_and_word_only(redis_server, settings):
             assert await asyncio.wait_for(waiting, 1) is True
             assert hub.waiters == 0
 
-    asyncio.run(scene())
+    asyncio.run(scenario())
 
 
-def test_a_move_between_the_first_answer_and_the_wait_is_not_missed(redis_server, settings):
-    async def scene() -> None:
+def test_a_change_between_the_first_answer_and_the_wait_is_not_missed(redis_server, settings):
+    async def scenario() -> None:
         async with hub_on(settings.REDIS_URL) as hub:
             await until(lambda: hub.is_connected)
             asked_at = time.monotonic()
             redis_server.publish("retort:job:1", "succeeded")
-            await asyncio.sleep(0.1)  # the hub heard it; nobody waited yet
+            await asyncio.sleep(0.1)  # the hub has received it; there was no waiter yet
 
             assert await hub.moved(WAIT, since=asked_at, timeout=0.2) is True
             assert await hub.moved(WAIT, since=time.monotonic(), timeout=0.1) is False
 
-    asyncio.run(scene())
+    asyncio.run(scenario())
 
 
-def test_silence_ends_at_the_timeout_and_leaves_nothing_in_the_table(redis_server, settings):
-    async def scene() -> None:
+def test_a_wait_without_messages_ends_at_its_timeout_and_leaves_no_entry(redis_server, settings):
+    async def scenario() -> None:
         async with hub_on(settings.REDIS_URL) as hub:
             await until(lambda: hub.is_connected)
             started = time.monotonic()
@@ -128,45 +128,45 @@ def test_silence_ends_at_the_timeout_and_leaves_nothing_in_the_table(redis_serve
             assert 0.15 < time.monotonic() - started < 10
             assert hub.waiters == 0
 
-    asyncio.run(scene())
+    asyncio.run(scenario())
 
 
-def test_everybody_is_woken_when_a_lost_connection_is_back(redis_server, settings):
-    async def scene() -> None:
+def test_all_waiters_are_woken_when_a_lost_connection_is_restored(redis_server, settings):
+    async def scenario() -> None:
         proxy = Proxy(settings.REDIS_URL)
-        await proxy.mend()
+        await proxy.restore()
         async with hub_on(proxy.url) as hub:
             await until(lambda: hub.is_connected)
             waiting = asyncio.create_task(hub.moved(WAIT, since=time.monotonic(), timeout=10))
             await until(lambda: hub.waiters > 0)
             await proxy.cut()
             await until(lambda: not hub.is_connected)
-            redis_server.publish("retort:job:1", "succeeded")  # into the void
+            redis_server.publish("retort:job:1", "succeeded")  # without a subscriber
             assert not waiting.done()
 
-            await proxy.mend()
+            await proxy.restore()
 
             assert await asyncio.wait_for(waiting, 3) is True
             redis_server.publish("retort:job:1", "failed")
             assert await hub.moved(WAIT, since=time.monotonic(), timeout=1) is True
             await proxy.cut()
 
-    asyncio.run(scene())
+    asyncio.run(scenario())
 
 
-def test_a_connection_made_after_the_first_answer_counts_as_a_move(redis_server, settings):
-    async def scene() -> None:
+def test_a_connection_made_after_the_first_answer_counts_as_a_change(redis_server, settings):
+    async def scenario() -> None:
         asked_at = time.monotonic()
         async with hub_on(settings.REDIS_URL) as hub:
             await until(lambda: hub.is_connected)
 
             assert await hub.moved(WAIT, since=asked_at, timeout=5) is True
 
-    asyncio.run(scene())
+    asyncio.run(scenario())
 
 
-def test_closing_wakes_everybody_for_good(redis_server, settings):
-    async def scene() -> None:
+def test_closing_wakes_all_waiters_permanently(redis_server, settings):
+    async def scenario() -> None:
         async with hub_on(settings.REDIS_URL) as hub:
             await until(lambda: hub.is_connected)
             waiting = asyncio.create_task(hub.moved(WAIT, since=time.monotonic(), timeout=10))
@@ -177,11 +177,11 @@ def test_closing_wakes_everybody_for_good(redis_server, settings):
             assert await asyncio.wait_for(waiting, 1) is True
             assert await hub.moved(WAIT, since=time.monotonic(), timeout=10) is True
 
-    asyncio.run(scene())
+    asyncio.run(scenario())
 
 
-def test_a_server_that_takes_connections_and_says_nothing_is_not_taken_for_hearing():
-    async def scene() -> None:
+def test_a_server_that_accepts_connections_and_never_answers_does_not_count_as_connected():
+    async def scenario() -> None:
         with socket.create_server(("127.0.0.1", 0)) as silent:
             async with hub_on(f"redis://127.0.0.1:{silent.getsockname()[1]}/0") as hub:
                 await asyncio.sleep(0.3)
@@ -189,17 +189,17 @@ def test_a_server_that_takes_connections_and_says_nothing_is_not_taken_for_heari
                 assert not hub.is_connected
                 assert await hub.moved(WAIT, since=time.monotonic(), timeout=0.1) is False
 
-    asyncio.run(scene())
+    asyncio.run(scenario())
 
 
-def test_the_wish_survives_the_header():
+def test_the_instruction_survives_encoding_as_a_header():
     assert Wait.decode(WAIT.encode()) == WAIT
     assert WAIT.encode().isascii()
 
 
 # --- the web process ------------------------------------------------------------------------------
 @pytest.fixture(scope="module")
-def deaf_web(django_db_setup, django_db_blocker, tmp_path_factory) -> Iterator[Web]:
+def web_without_redis(django_db_setup, django_db_blocker, tmp_path_factory) -> Iterator[Web]:
     with django_db_blocker.unblock():
         web = Web(tmp_path_factory.mktemp("deaf"), redis_url="redis://127.0.0.1:1/0")
     yield web
@@ -326,7 +326,7 @@ def test_a_message_without_a_change_does_not_end_the_waiting(web: Web, key):
 def test_many_clients_wait_without_a_thread_each_and_others_are_served_meanwhile(web: Web, key):
     made = [make_job(seed=seed) for seed in range(60)]
 
-    async def scene() -> list[str]:
+    async def scenario() -> list[str]:
         limits = httpx.Limits(max_connections=None, max_keepalive_connections=None)
         async with httpx.AsyncClient(
             base_url=web.url, headers=key, limits=limits, timeout=300
@@ -348,10 +348,10 @@ def test_many_clients_wait_without_a_thread_each_and_others_are_served_meanwhile
             jobs.cancel(job.id)
         connection.close()
 
-    assert asyncio.run(scene()) == ["canceled"] * len(made)
+    assert asyncio.run(scenario()) == ["canceled"] * len(made)
 
 
-def test_a_client_that_leaves_is_forgotten(web: Web, key):
+def test_a_client_that_disconnected_causes_no_more_requests(web: Web, key):
     job = make_job()
     with pytest.raises(httpx.ReadTimeout):
         httpx.get(f"{web.url}/v1/jobs/{job.id}?wait=30", headers=key, timeout=0.3)
@@ -364,11 +364,11 @@ def test_a_client_that_leaves_is_forgotten(web: Web, key):
         for line in web.log.read_text().splitlines()
         if str(job.id) in line and "request_finished" in line
     ]
-    assert len(finished) == 1  # nobody asked Django again for a client that is not there
+    assert len(finished) == 1  # no further request to Django for the client that left
 
 
-def test_a_lost_hint_is_made_up_for_by_asking_again(web: Web, key):
-    """Publishers drop hints while they think Redis is away; the row is the truth."""
+def test_a_lost_message_is_compensated_by_polling(web: Web, key):
+    """Publishers drop messages while they consider Redis unreachable; the row is authoritative."""
     job = make_job()
 
     def end_in_silence() -> None:
@@ -384,30 +384,33 @@ def test_a_lost_hint_is_made_up_for_by_asking_again(web: Web, key):
     assert seconds < 25
 
 
-def test_without_redis_waiting_still_works_only_slower(deaf_web: Web, key):
+def test_without_redis_waiting_works_more_slowly(web_without_redis: Web, key):
     job = make_job()
     cancel = later(0.3, lambda: jobs.cancel(job.id))
 
-    answer, seconds = waited(deaf_web, job, key, 20)
+    answer, seconds = waited(web_without_redis, job, key, 20)
 
     cancel.join()
     assert (answer.status_code, answer.json()["status"]) == (200, "canceled")
     assert seconds < 15
 
 
-def test_without_redis_everything_that_needs_only_rows_answers(deaf_web: Web, key):
+def test_without_redis_everything_that_needs_only_postgresql_answers(web_without_redis: Web, key):
     running = make_job(status="running")
     paths = {
         "/v1/jobs": 200,
         f"/v1/jobs/{running.id}": 200,
-        "/metrics": 401,  # with the key of the API
+        "/metrics": 401,  # with a key of the API instead of the token
         "/health/ready": 503,
         "/health/live": 200,
     }
 
     for path, status in paths.items():
         started = time.monotonic()
-        assert httpx.get(f"{deaf_web.url}{path}", headers=key, timeout=20).status_code == status
+        assert (
+            httpx.get(f"{web_without_redis.url}{path}", headers=key, timeout=20).status_code
+            == status
+        )
         assert time.monotonic() - started < 15
 
 
@@ -436,7 +439,7 @@ def test_connections_to_postgresql_that_break_while_a_client_waits_do_not_end_th
     assert (answer.status_code, answer.json()["status"]) == (200, "canceled")
 
 
-def test_without_postgresql_answers_are_quick_and_true(tmp_path: Path):
+def test_without_postgresql_answers_are_quick_and_correct(tmp_path: Path):
     web = Web(tmp_path, DATABASE_URL="postgres://nobody@127.0.0.1:1/nothing")
     headers = {"Authorization": "Bearer rt_a_b"}
     try:
@@ -460,7 +463,7 @@ def test_without_postgresql_answers_are_quick_and_true(tmp_path: Path):
 @pytest.mark.parametrize(
     "number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)]
 )
-def test_the_process_stops_at_once_and_answers_those_who_wait(tmp_path: Path, key, number: int):
+def test_the_process_stops_at_once_and_answers_waiting_clients(tmp_path: Path, key, number: int):
     web = Web(tmp_path)
     made = [make_job(seed=seed) for seed in range(20)]
     with ThreadPoolExecutor(len(made)) as threads:
@@ -475,8 +478,8 @@ def test_the_process_stops_at_once_and_answers_those_who_wait(tmp_path: Path, ke
     assert seconds < 15
 
 
-def test_a_slow_sender_does_not_keep_others_waiting(web: Web, key):
-    """More half-sent bodies than there are threads."""
+def test_a_slow_sender_does_not_delay_other_clients(web: Web, key):
+    """Send more half-sent bodies than there are threads."""
     head = "POST /v1/jobs HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: 500\r\n"
     head += f"Authorization: {key['Authorization']}\r\n\r\n" + '{"variant":'
     slow = [socket.create_connection(("127.0.0.1", web.port)) for _ in range(12)]
@@ -492,7 +495,7 @@ def test_a_slow_sender_does_not_keep_others_waiting(web: Web, key):
         connection.close()
 
 
-def test_a_body_of_any_size_arrives_whole(web: Web, key):
+def test_a_body_of_any_size_arrives_complete(web: Web, key):
     for size in (10, 100_000, 2_000_000):
         answer = httpx.post(
             f"{web.url}/v1/jobs", headers=key, json={"variant": "x", "unknown": "y" * size}

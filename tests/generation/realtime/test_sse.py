@@ -23,15 +23,15 @@ from generation.models import APIKey, Job
 from generation.realtime import sse as streaming
 from generation.realtime.sse import HEADER, Stream, Streams
 from tests import sse
+from tests.factories import make_job, make_key
 from tests.generation.realtime.test_hub import Proxy, hub_on, until
-from tests.people import make_job, make_key
 from tests.web import Web
 
 
 # --- the streams alone ----------------------------------------------------------------------------
 @dataclass
 class Answer:
-    """What Django would say."""
+    """An answer of Django."""
 
     status: int
     body: bytes
@@ -43,42 +43,42 @@ class Answer:
 
 
 @dataclass
-class Scene:
-    """One job, one client, and what Django says of the job now."""
+class Scenario:
+    """One job, one client, and Django's answers about the job."""
 
     streams: Streams
     redis: object
     job_id: UUID = field(default_factory=uuid4)
     status: str = "running"
     http_status: int = 200
-    asked: int = 0
+    requests: int = 0
     after: str = ""
     sent: bytearray = field(default_factory=bytearray)
     is_blocked: bool = False
 
     async def ask(self) -> Answer:
-        self.asked += 1
+        self.requests += 1
         return self.answer()
 
     def answer(self) -> Answer:
         newest = self.redis.xrevrange(events.stream(self.job_id), count=1)
         ends = ("succeeded", "failed", "canceled")
-        wish = Stream(
+        instruction = Stream(
             channel=events.channel(self.job_id), words=(events.WORD, *ends), ends=ends,
             key=events.stream(self.job_id), then="/", style="job", id=newest[0][0] if newest else "0-0",
             options={"kinds": ["status", "progress", "preview"]}, marks=events.marks(self.job_id, previews=True),
             is_final=self.status in ends, after=self.after,
         )  # fmt: skip
         body = json.dumps({"status": self.status, "attempt": 1}).encode()
-        return Answer(self.http_status, body, wish)
+        return Answer(self.http_status, body, instruction)
 
     async def write(self, content: bytes) -> None:
         while self.is_blocked:
             await asyncio.sleep(0.01)
         self.sent += content
 
-    def tell(self, percent: int, *, at: str = "*") -> str:
-        """Past `events.write`, for its id."""
+    def add_progress(self, percent: int, *, at: str = "*") -> str:
+        """Publish progress without `events.write`, and return the id of the event."""
         data = json.dumps({"percent": percent})
         event_id = self.redis.xadd(
             events.stream(self.job_id), {"kind": "progress", "data": data}, id=at
@@ -101,7 +101,7 @@ class Scene:
         return sse.parse(bytes(self.sent))
 
     @property
-    def said(self) -> list[str]:
+    def summary(self) -> list[str]:
         return [
             str(event.json()["percent"]) if event.name == "progress" else event.name
             for event in self.seen
@@ -109,194 +109,190 @@ class Scene:
 
 
 @contextlib.asynccontextmanager
-async def scene(redis_server, url: str) -> AsyncIterator[Scene]:
+async def prepared_scenario(redis_server, url: str) -> AsyncIterator[Scenario]:
     async with hub_on(url) as hub:
         await until(lambda: hub.is_connected)
         streams = Streams(url, hub, recheck_seconds=lambda: 5.0 if hub.is_connected else 0.2)
-        made = Scene(streams, redis_server)
-        made.tell(0)  # so that the stream has an id
+        made = Scenario(streams, redis_server)
+        made.add_progress(0)  # so that the stream has a first id
         try:
             yield made
         finally:
             await streams.aclose()
 
 
-def play(redis_server, settings, action: Callable, *, url: str = "") -> None:
+def run_scenario(redis_server, settings, action: Callable, *, url: str = "") -> None:
     async def whole() -> None:
-        async with scene(redis_server, url or settings.REDIS_URL) as made:
+        async with prepared_scenario(redis_server, url or settings.REDIS_URL) as made:
             async with asyncio.timeout(20):
                 await action(made)
 
     asyncio.run(whole())
 
 
-def test_a_client_gets_the_state_each_event_as_it_comes_and_the_end(redis_server, settings):
-    async def action(made: Scene) -> None:
+def test_a_client_gets_the_state_each_event_at_once_and_the_end(redis_server, settings):
+    async def action(made: Scenario) -> None:
         running = made.run()
-        await until(lambda: made.said == ["snapshot"])
-        first, second = made.tell(10), made.tell(20)
+        await until(lambda: made.summary == ["snapshot"])
+        first, second = made.add_progress(10), made.add_progress(20)
         await until(lambda: len(made.seen) == 3)
-        assert made.asked == 0
+        assert made.requests == 0
         made.end()
         await running
 
-        assert made.said == ["snapshot", "10", "20", "succeeded"]
+        assert made.summary == ["snapshot", "10", "20", "succeeded"]
         assert [event.id for event in made.seen[1:]] == [first, second, f"{second}-end"]
-        assert made.asked == 1
+        assert made.requests == 1
         assert made.sent.startswith(b"retry: 1000\n\n")
 
-    play(redis_server, settings, action)
+    run_scenario(redis_server, settings, action)
 
 
-def test_who_comes_back_gets_what_was_missed_and_no_snapshot(redis_server, settings):
-    async def action(made: Scene) -> None:
-        ids = [made.tell(percent) for percent in range(1, 41)]  # more than a page
+def test_a_reconnecting_client_gets_missed_events_and_no_snapshot(redis_server, settings):
+    async def action(made: Scenario) -> None:
+        ids = [made.add_progress(percent) for percent in range(1, 41)]  # more than one page
         made.after = ids[1]
         running = made.run()
         await until(lambda: len(made.seen) == 38)
-        made.tell(99)
+        made.add_progress(99)
         await until(lambda: len(made.seen) == 39)
         made.end()
         await running
 
-        assert made.said == [*map(str, range(3, 41)), "99", "succeeded"]
+        assert made.summary == [*map(str, range(3, 41)), "99", "succeeded"]
 
-    play(redis_server, settings, action)
+    run_scenario(redis_server, settings, action)
 
 
-def test_who_comes_back_is_not_shown_the_state_again_until_something_was_lost(
-    redis_server, settings
-):
-    async def action(made: Scene) -> None:
+def test_a_reconnecting_client_gets_no_state_again_unless_an_event_was_lost(redis_server, settings):
+    async def action(made: Scenario) -> None:
         made.streams.recheck_seconds = lambda: 0.1
-        made.after = made.tell(1)
+        made.after = made.add_progress(1)
         running = made.run()
-        await until(lambda: made.asked >= 3)
-        assert made.said == []
-        made.status = "queued"  # and the word of it was lost
-        await until(lambda: made.said == ["snapshot"])
+        await until(lambda: made.requests >= 3)
+        assert made.summary == []
+        made.status = "queued"  # the message about it was lost
+        await until(lambda: made.summary == ["snapshot"])
         made.end()
         await running
 
-    play(redis_server, settings, action)
+    run_scenario(redis_server, settings, action)
 
 
-def test_who_comes_back_after_the_end_gets_what_was_missed_and_the_end(redis_server, settings):
-    async def action(made: Scene) -> None:
-        ids = [made.tell(percent) for percent in (1, 2, 3)]
+def test_a_client_reconnecting_after_the_end_gets_missed_events_and_the_end(redis_server, settings):
+    async def action(made: Scenario) -> None:
+        ids = [made.add_progress(percent) for percent in (1, 2, 3)]
         made.after = ids[1]
         made.end("failed")
         await made.run()
 
-        assert made.said == ["3", "failed"]
+        assert made.summary == ["3", "failed"]
 
-    play(redis_server, settings, action)
+    run_scenario(redis_server, settings, action)
 
 
-def test_where_the_stream_has_forgotten_what_was_seen_it_begins_with_a_snapshot(
-    redis_server, settings
-):
-    async def action(made: Scene) -> None:
-        made.after = made.tell(1)
-        newest = [made.tell(percent) for percent in (2, 3)][-1]
+def test_a_stream_without_the_last_seen_event_begins_with_a_snapshot(redis_server, settings):
+    async def action(made: Scenario) -> None:
+        made.after = made.add_progress(1)
+        newest = [made.add_progress(percent) for percent in (2, 3)][-1]
         redis_server.xtrim(events.stream(made.job_id), minid=newest, approximate=False)
         running = made.run()
-        await until(lambda: made.said == ["snapshot"])
+        await until(lambda: made.summary == ["snapshot"])
         assert made.seen[0].id == newest
-        made.tell(4)
+        made.add_progress(4)
         made.end()
         await running
 
-        assert made.said == ["snapshot", "4", "succeeded"]
+        assert made.summary == ["snapshot", "4", "succeeded"]
 
-    play(redis_server, settings, action)
+    run_scenario(redis_server, settings, action)
 
 
-def test_a_stream_that_is_lost_on_the_way_is_made_up_for_by_a_snapshot(redis_server, settings):
-    async def action(made: Scene) -> None:
+def test_a_stream_that_is_lost_meanwhile_is_compensated_by_a_snapshot(redis_server, settings):
+    async def action(made: Scenario) -> None:
         running = made.run()
-        await until(lambda: made.said == ["snapshot"])
-        made.tell(10)
+        await until(lambda: made.summary == ["snapshot"])
+        made.add_progress(10)
         await until(lambda: len(made.seen) == 2)
         redis_server.delete(events.stream(made.job_id))
-        made.tell(20)
+        made.add_progress(20)
         await until(lambda: len(made.seen) == 3)
-        made.tell(30)
+        made.add_progress(30)
         await until(lambda: len(made.seen) == 4)
         made.end()
         await running
 
-        assert made.said == ["snapshot", "10", "snapshot", "30", "succeeded"]
+        assert made.summary == ["snapshot", "10", "snapshot", "30", "succeeded"]
 
-    play(redis_server, settings, action)
+    run_scenario(redis_server, settings, action)
 
 
-def test_silence_is_broken_by_comments(redis_server, settings, monkeypatch):
+def test_comments_are_sent_while_there_are_no_events(redis_server, settings, monkeypatch):
     monkeypatch.setattr(streaming, "HEARTBEAT_SECONDS", 0.2)
 
-    async def action(made: Scene) -> None:
+    async def action(made: Scenario) -> None:
         running = made.run()
         await asyncio.sleep(1)
         made.end()
         await running
 
         assert 3 <= made.sent.count(b":\n\n") <= 5
-        assert made.said == ["snapshot", "succeeded"]
+        assert made.summary == ["snapshot", "succeeded"]
 
-    play(redis_server, settings, action)
+    run_scenario(redis_server, settings, action)
 
 
-def test_without_redis_the_state_and_the_end_come_and_events_again_when_it_is_back(
+def test_without_redis_state_and_end_are_sent_and_events_again_when_it_is_back(
     redis_server, settings, monkeypatch
 ):
     monkeypatch.setattr(streaming, "POLL_SECONDS", 0.5)
 
     async def whole() -> None:
         proxy = Proxy(settings.REDIS_URL)
-        await proxy.mend()
-        async with scene(redis_server, proxy.url) as made:
+        await proxy.restore()
+        async with prepared_scenario(redis_server, proxy.url) as made:
             made.status = "queued"
             running = made.run()
-            await until(lambda: made.said == ["snapshot"])
+            await until(lambda: made.summary == ["snapshot"])
             await proxy.cut()
             await until(lambda: not made.streams.hub.is_connected)
             made.status = "running"
-            await until(lambda: made.said == ["snapshot", "snapshot"])
+            await until(lambda: made.summary == ["snapshot", "snapshot"])
             assert made.seen[1].json()["status"] == "running"
 
-            await proxy.mend()
+            await proxy.restore()
             await until(lambda: made.streams.hub.is_connected)
-            made.tell(50)
-            await until(lambda: made.said[-1] == "50", seconds=8)
+            made.add_progress(50)
+            await until(lambda: made.summary[-1] == "50", seconds=8)
             await proxy.cut()
             made.status = "canceled"
             await asyncio.wait_for(running, 5)
 
-            assert made.said[-1] == "canceled"
+            assert made.summary[-1] == "canceled"
 
     asyncio.run(whole())
 
 
-def test_an_event_whose_call_was_lost_comes_a_little_later(redis_server, settings, monkeypatch):
+def test_an_event_whose_notification_was_lost_is_sent_later(redis_server, settings, monkeypatch):
     monkeypatch.setattr(streaming, "POLL_SECONDS", 0.3)
 
-    async def action(made: Scene) -> None:
+    async def action(made: Scenario) -> None:
         running = made.run()
-        await until(lambda: made.said == ["snapshot"])
+        await until(lambda: made.summary == ["snapshot"])
         redis_server.xadd(
             events.stream(made.job_id), {"kind": "progress", "data": '{"percent": 7}'}
         )
-        await until(lambda: made.said == ["snapshot", "7"])
+        await until(lambda: made.summary == ["snapshot", "7"])
         made.end()
         await running
 
-    play(redis_server, settings, action)
+    run_scenario(redis_server, settings, action)
 
 
-def test_the_marks_of_a_job_last_while_somebody_watches(redis_server, settings, monkeypatch):
+def test_the_marks_of_a_job_last_while_a_client_watches(redis_server, settings, monkeypatch):
     monkeypatch.setattr(streaming, "POLL_SECONDS", 0.2)
 
-    async def action(made: Scene) -> None:
+    async def action(made: Scenario) -> None:
         first = made.answer()
         first.stream = replace(first.stream, mark_seconds=1)
         running = asyncio.create_task(
@@ -311,34 +307,34 @@ def test_the_marks_of_a_job_last_while_somebody_watches(redis_server, settings, 
         await asyncio.sleep(1.2)
         assert not any(redis_server.exists(mark) for mark in first.stream.marks)
 
-    play(redis_server, settings, action)
+    run_scenario(redis_server, settings, action)
 
 
-def test_a_failure_of_a_moment_is_no_end_and_a_refusal_is(redis_server, settings):
-    async def action(made: Scene) -> None:
+def test_a_temporary_failure_does_not_end_a_stream_and_a_refusal_does(redis_server, settings):
+    async def action(made: Scenario) -> None:
         running = made.run()
-        await until(lambda: made.said == ["snapshot"])
+        await until(lambda: made.summary == ["snapshot"])
         made.http_status = 503
         made.end()
-        await until(lambda: made.asked >= 1)
+        await until(lambda: made.requests >= 1)
         await asyncio.sleep(0.1)
-        assert made.said == ["snapshot"]
+        assert made.summary == ["snapshot"]
         made.http_status = 401
         made.end()
         await running
 
-        assert made.said == ["snapshot", "problem"]
+        assert made.summary == ["snapshot", "problem"]
 
-    play(redis_server, settings, action)
+    run_scenario(redis_server, settings, action)
 
 
-def test_a_reader_that_takes_nothing_costs_a_page_and_is_given_up(
+def test_a_client_that_reads_nothing_costs_one_page_and_is_disconnected(
     redis_server, settings, monkeypatch
 ):
     monkeypatch.setattr(streaming, "SEND_SECONDS", 1)
     pages = []
 
-    async def action(made: Scene) -> None:
+    async def action(made: Scenario) -> None:
         read = made.streams.read
 
         async def counted(*arguments):
@@ -347,24 +343,24 @@ def test_a_reader_that_takes_nothing_costs_a_page_and_is_given_up(
 
         monkeypatch.setattr(made.streams, "read", counted)
         running = made.run()
-        await until(lambda: made.said == ["snapshot"])
+        await until(lambda: made.summary == ["snapshot"])
         made.is_blocked = True
         for percent in range(100):
-            made.tell(percent)
+            made.add_progress(percent)
         await asyncio.sleep(0.5)
         assert len(pages) <= 2
         with pytest.raises(TimeoutError):
             await running
 
-    play(redis_server, settings, action)
+    run_scenario(redis_server, settings, action)
 
 
-def test_closing_ends_all_without_a_last_event_and_new_ones_at_once(redis_server, settings):
-    async def action(made: Scene) -> None:
+def test_closing_ends_all_streams_without_a_last_event_and_new_ones_at_once(redis_server, settings):
+    async def action(made: Scenario) -> None:
         running = made.run()
-        await until(lambda: made.said == ["snapshot"])
+        await until(lambda: made.summary == ["snapshot"])
         made.is_blocked = True
-        made.tell(1)
+        made.add_progress(1)
         await asyncio.sleep(0.05)
 
         made.streams.hub.close()
@@ -372,24 +368,24 @@ def test_closing_ends_all_without_a_last_event_and_new_ones_at_once(redis_server
         await asyncio.wait_for(running, 0.5)
         await asyncio.wait_for(made.run(), 0.5)
 
-        assert made.said == ["snapshot"]
+        assert made.summary == ["snapshot"]
         assert len(made.streams) == 0
 
-    play(redis_server, settings, action)
+    run_scenario(redis_server, settings, action)
 
 
-def test_a_client_that_is_given_up_leaves_nothing(redis_server, settings):
-    async def action(made: Scene) -> None:
+def test_a_disconnected_client_leaves_no_entries(redis_server, settings):
+    async def action(made: Scenario) -> None:
         running = made.run()
         await until(lambda: made.streams.hub.waiters > 0)
 
         running.cancel()
         await until(lambda: len(made.streams) == 0 and made.streams.hub.waiters == 0)
 
-    play(redis_server, settings, action)
+    run_scenario(redis_server, settings, action)
 
 
-def test_data_of_several_lines_and_odd_letters_arrive_as_they_are():
+def test_data_of_several_lines_and_special_characters_arrive_unchanged():
     body = '{\n "a": "\u2028 \u0085 ü",\r\n "b": 1}'.encode()
 
     (event,) = sse.parse(streaming.frame(streaming.Sent("snapshot", body), "1-1"))
@@ -397,11 +393,13 @@ def test_data_of_several_lines_and_odd_letters_arrive_as_they_are():
     assert json.loads(event.data) == json.loads(body)
 
 
-def test_the_wish_survives_the_header():
-    wish = Stream("c", ("a", "b"), ("b",), "k", "/t?x=1", "job", {"kinds": ["ü"]}, marks=("m",))
+def test_the_instruction_survives_encoding_as_a_header():
+    instruction = Stream(
+        "c", ("a", "b"), ("b",), "k", "/t?x=1", "job", {"kinds": ["ü"]}, marks=("m",)
+    )
 
-    assert Stream.decode(wish.encode()) == wish
-    assert wish.encode().isascii()
+    assert Stream.decode(instruction.encode()) == instruction
+    assert instruction.encode().isascii()
 
 
 # --- the web process ------------------------------------------------------------------------------
@@ -459,12 +457,12 @@ def progress(job: Job, percent: int) -> None:
     events.write([events.Event(job.id, "progress", {"percent": percent, "step": 1, "steps": 4})])
 
 
-def questions(web: Web, job: Job) -> int:
+def requests_to_django(web: Web, job: Job) -> int:
     lines = web.log.read_text().splitlines()
     return sum(str(job.id) in line and "request_finished" in line for line in lines)
 
 
-def test_a_watching_client_sees_the_state_what_changes_and_the_end(web: Web, key):
+def test_a_watching_client_gets_the_state_changes_and_the_end(web: Web, key):
     job = make_job()
     watching = Watching(web, job, key, Accept="text/event-stream")
     watching.has(1)
@@ -489,7 +487,7 @@ def test_a_watching_client_sees_the_state_what_changes_and_the_end(web: Web, key
     assert HEADER.lower() not in headers and "content-length" not in headers
 
 
-def test_a_job_that_has_ended_is_shown_and_ended_at_once(web: Web, key):
+def test_the_stream_of_an_ended_job_has_its_state_and_ends_at_once(web: Web, key):
     started = time.monotonic()
     watching = Watching(web, make_job(status="failed"), key)
 
@@ -498,7 +496,7 @@ def test_a_job_that_has_ended_is_shown_and_ended_at_once(web: Web, key):
     assert time.monotonic() - started < 30
 
 
-def test_who_comes_back_with_the_last_id_gets_what_was_missed(web: Web, key):
+def test_a_client_that_reconnects_with_the_last_id_gets_missed_events(web: Web, key):
     job = make_job(status="running")
     watching = Watching(web, job, key)
     watching.has(1)
@@ -535,17 +533,17 @@ def test_a_hundred_clients_watch_without_a_thread_or_a_connection_to_redis_each(
             jobs.cancel(job.id)
         connection.close()
 
-    async def watch(http: httpx.AsyncClient, job: Job, begun: list[int]) -> list[str]:
+    async def watch(http: httpx.AsyncClient, job: Job, started_streams: list[int]) -> list[str]:
         names = []
         async with http.stream("GET", f"/v1/jobs/{job.id}/events") as answer:
-            lines = [line async for line in _lines(answer, begun)]
+            lines = [line async for line in _lines(answer, started_streams)]
             names = [event.name for event in sse.events(lines)]
         return names
 
-    async def _lines(answer: httpx.Response, begun: list[int]) -> AsyncIterator[str]:
+    async def _lines(answer: httpx.Response, started_streams: list[int]) -> AsyncIterator[str]:
         async for line in answer.aiter_lines():
             if line == "event: snapshot":
-                begun.append(1)
+                started_streams.append(1)
             yield line
 
     async def whole() -> list[list[str]]:
@@ -553,9 +551,9 @@ def test_a_hundred_clients_watch_without_a_thread_or_a_connection_to_redis_each(
         async with httpx.AsyncClient(
             base_url=web.url, headers=key, limits=limits, timeout=300
         ) as http:
-            begun: list[int] = []
-            watching = [asyncio.create_task(watch(http, job, begun)) for job in made * 5]
-            await until(lambda: len(begun) == 100, seconds=60)
+            started_streams: list[int] = []
+            watching = [asyncio.create_task(watch(http, job, started_streams)) for job in made * 5]
+            await until(lambda: len(started_streams) == 100, seconds=60)
             threads = len(list(Path(f"/proc/{web.process.pid}/task").iterdir()))
             assert threads < 40
             assert len(redis_server.client_list()) - connections < 20
@@ -567,21 +565,21 @@ def test_a_hundred_clients_watch_without_a_thread_or_a_connection_to_redis_each(
     }
 
 
-def test_a_client_that_leaves_is_forgotten(web: Web, key):
+def test_a_client_that_disconnected_causes_no_more_requests(web: Web, key):
     job = make_job(status="running")
     watching = Watching(web, job, key)
     watching.has(1)
     watching.leave(job)
     time.sleep(0.1)
-    before = questions(web, job)
+    before = requests_to_django(web, job)
 
     jobs.cancel(job.id)
 
     time.sleep(0.3)
-    assert questions(web, job) == before
+    assert requests_to_django(web, job) == before
 
 
-def test_a_slow_reader_does_not_fill_the_memory(web: Web, key):
+def test_a_slow_client_does_not_fill_the_memory(web: Web, key):
     job = make_job(status="running")
 
     def memory() -> int:
@@ -603,7 +601,7 @@ def test_a_slow_reader_does_not_fill_the_memory(web: Web, key):
         assert answer.status_code == 200
 
 
-def test_a_lost_hint_is_made_up_for_by_asking_again(web: Web, key):
+def test_a_lost_message_is_compensated_by_polling(web: Web, key):
     job = make_job()
     watching = Watching(web, job, key)
     watching.has(1)
@@ -627,7 +625,7 @@ def test_a_key_that_is_revoked_ends_the_watching_with_the_reason(web: Web, key):
     assert seen[1].json()["status"] == 401
 
 
-def test_refusals_are_plain_answers_and_the_internal_header_cannot_be_sent(web: Web, key):
+def test_refusals_are_ordinary_answers_and_the_internal_header_cannot_be_sent(web: Web, key):
     url = f"{web.url}/v1/jobs/{uuid4()}/events"
     accept = {"Accept": "text/event-stream"}
     missing = httpx.get(url, headers={**key, **accept})
@@ -643,7 +641,7 @@ def test_refusals_are_plain_answers_and_the_internal_header_cannot_be_sent(web: 
 @pytest.mark.parametrize(
     "number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)]
 )
-def test_the_process_stops_at_once_and_its_streams_end_without_an_end(
+def test_the_process_stops_at_once_and_its_streams_have_no_end_event(
     tmp_path: Path, key, number: int
 ):
     web = Web(tmp_path)

@@ -1,4 +1,4 @@
-"""What a release covers: written when it is registered, and moved into rows by the migration of old databases."""
+"""Coverage of a release: written at its registration, and moved into rows by the migration of old databases."""
 
 from datetime import timedelta
 from importlib import import_module
@@ -15,8 +15,8 @@ from generation.models import PromptVariant, Release
 from generation.releases import coverage
 from generation.releases import lifecycle as releases
 from tests import tiny
+from tests.factories import make_release, make_variant
 from tests.generation.students import make_bundle
-from tests.people import make_release, make_variant
 
 pytestmark = pytest.mark.django_db
 
@@ -103,7 +103,7 @@ def test_the_migration_keeps_slugs_alone_for_a_release_without_texts() -> None:
     assert rows(migrated(every)) == {} and every.covers_all
 
 
-def test_of_a_release_whose_texts_are_gone_the_migration_keeps_variants_that_did_not_change(
+def test_for_a_release_whose_texts_are_gone_the_migration_keeps_unchanged_variants(
     student: Path,
 ) -> None:
     release = as_before(releases.register(student), ["vase", "mug", "bowl"])

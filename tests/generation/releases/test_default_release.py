@@ -1,4 +1,4 @@
-"""The release that serves a variant is told as a request without a model would get it."""
+"""The catalogue lists the same release for a variant as a request without a model gets."""
 
 import pytest
 
@@ -6,7 +6,7 @@ from generation.errors import GenerationError
 from generation.jobs import routing
 from generation.models import PromptVariant, Release
 from generation.releases.default_release import Serving
-from tests.people import make_embedding, make_release, make_variant
+from tests.factories import make_embedding, make_release, make_variant
 
 pytestmark = pytest.mark.django_db
 
@@ -24,7 +24,9 @@ def served(slug: str) -> str | None:
 @pytest.mark.parametrize("active", [(), ("student",), ("teacher",), ("student", "teacher")])
 @pytest.mark.parametrize("teacher_covers", [(), ("both",)])  # (): the whole catalogue
 @pytest.mark.parametrize("beside", [(), ("new",)])  # covered by a specialist
-def test_it_is_the_release_of_a_request(settings, uncovered, active, teacher_covers, beside):
+def test_the_default_release_is_the_one_that_serves_a_request_without_a_model(
+    settings, uncovered, active, teacher_covers, beside
+):
     settings.UNCOVERED = uncovered
     for slug in SLUGS:
         make_embedding(variant=make_variant(slug=slug))

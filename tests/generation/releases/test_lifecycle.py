@@ -34,7 +34,7 @@ def status_of(release: Release) -> str:
 
 
 # --- registering ----------------------------------------------------------------------------------
-def test_a_release_of_another_place_is_copied_and_becomes_a_candidate(
+def test_a_release_in_another_folder_is_copied_and_becomes_a_candidate(
     tmp_path: Path, settings
 ) -> None:
     manifest = tiny.make_tiny_release(tmp_path / "made", name="tiny")
@@ -49,7 +49,7 @@ def test_a_release_of_another_place_is_copied_and_becomes_a_candidate(
     assert [path.name for path in settings.RELEASES_ROOT.iterdir()] == ["tiny"]
 
 
-def test_a_release_that_lies_in_the_releases_folder_is_used_in_place(root: Path) -> None:
+def test_a_release_in_the_releases_folder_is_used_in_place(root: Path) -> None:
     release = registered(root)
     assert releases.folder(release) == root / "tiny"
     assert [path.name for path in root.iterdir()] == ["tiny"]
@@ -62,7 +62,7 @@ def test_the_starter_is_used_in_place_and_may_move_with_the_project(settings) ->
     assert not settings.RELEASES_ROOT.exists()
 
 
-def test_registering_asks_for_embeddings(
+def test_registering_requests_embeddings(
     root: Path, monkeypatch: pytest.MonkeyPatch, django_capture_on_commit_callbacks
 ) -> None:
     sent: list[str] = []
@@ -80,7 +80,7 @@ def test_an_altered_release_is_not_registered(root: Path) -> None:
     assert not Release.objects.exists()
 
 
-def test_a_name_is_given_once(root: Path, tmp_path: Path) -> None:
+def test_a_name_can_be_registered_once(root: Path, tmp_path: Path) -> None:
     registered(root)
     tiny.make_tiny_release(tmp_path / "other", name="tiny", seed=1)
     with pytest.raises(ReleaseRefused, match="already registered"):
@@ -94,7 +94,7 @@ def test_a_release_cannot_be_renamed(root: Path) -> None:
         releases.register(root / "tiny", name="other")
 
 
-def test_a_folder_that_nobody_registered_is_not_overwritten(root: Path, tmp_path: Path) -> None:
+def test_an_unregistered_folder_is_not_overwritten(root: Path, tmp_path: Path) -> None:
     (root / "tiny").mkdir()
     (root / "tiny/precious").write_text("x")
     tiny.make_tiny_release(tmp_path / "made")
@@ -103,16 +103,16 @@ def test_a_folder_that_nobody_registered_is_not_overwritten(root: Path, tmp_path
     assert (root / "tiny/precious").read_text() == "x"
 
 
-def test_progress_is_said_in_bytes(tmp_path: Path) -> None:
-    said: list[tuple[int, int]] = []
+def test_progress_is_reported_in_bytes(tmp_path: Path) -> None:
+    reported: list[tuple[int, int]] = []
     tiny.make_tiny_release(tmp_path / "made")
     release = releases.register(
-        tmp_path / "made", on_progress=lambda done, total: said.append((done, total))
+        tmp_path / "made", on_progress=lambda done, total: reported.append((done, total))
     )
-    assert said[-1] == (release.size_bytes, release.size_bytes)
+    assert reported[-1] == (release.size_bytes, release.size_bytes)
 
 
-# --- moving ---------------------------------------------------------------------------------------
+# --- changes of status ----------------------------------------------------------------------------
 def test_activating_retires_the_active_one_of_its_kind_only(root: Path) -> None:
     student = releases.activate(registered(root, "student-1", kind="student"))
     first = releases.activate(registered(root, "first"))
@@ -141,7 +141,7 @@ def test_a_rejected_release_is_never_activated(root: Path) -> None:
     assert status_of(release) == "rejected"
 
 
-def test_a_release_whose_files_are_gone_or_torn_is_not_activated(root: Path) -> None:
+def test_a_release_whose_files_are_missing_or_truncated_is_not_activated(root: Path) -> None:
     active = releases.activate(registered(root, "active"))
     gone, torn, swapped = (registered(root, name) for name in ("gone", "torn", "swapped"))
     shutil.rmtree(root / "gone")
@@ -195,7 +195,7 @@ def test_the_active_release_cannot_be_rejected(root: Path) -> None:
     assert status_of(release) == "active"
 
 
-def test_every_move_is_one_log_line(root: Path) -> None:
+def test_every_change_of_status_is_one_log_line(root: Path) -> None:
     first, second = registered(root, "first"), registered(root, "second")
     with capture_logs() as lines:
         releases.activate(first)
@@ -215,7 +215,7 @@ def test_every_move_is_one_log_line(root: Path) -> None:
 
 
 @pytest.mark.django_db(transaction=True)
-def test_of_two_activations_at_once_both_succeed_one_after_the_other(root: Path) -> None:
+def test_two_concurrent_activations_succeed_one_after_the_other(root: Path) -> None:
     first, second = registered(root, "first"), registered(root, "second")
     barrier = threading.Barrier(2)
     errors: list[Exception] = []
@@ -241,8 +241,8 @@ def test_of_two_activations_at_once_both_succeed_one_after_the_other(root: Path)
     assert active.replaced.status == "retired"
 
 
-# --- looking up -----------------------------------------------------------------------------------
-def test_of_every_encoder_in_use_one_release_that_holds_it_is_named(root: Path) -> None:
+# --- queries --------------------------------------------------------------------------------------
+def test_each_encoder_in_use_is_listed_with_one_release_that_contains_it(root: Path) -> None:
     teacher = registered(root, "teacher-1")
     registered(root, "teacher-2", seed=1)
     registered(root, "student-1", kind="student", has_encoder=False)

@@ -1,4 +1,4 @@
-"""Quality of a release at each prompt: what evaluations and judged pictures of jobs add up to."""
+"""Quality of a release at each prompt: the sums over evaluations and judged pictures of jobs."""
 
 from datetime import timedelta
 
@@ -8,7 +8,7 @@ from django.utils import timezone
 from generation.models import Image, Job, PromptVariant, Quality, Release
 from generation.releases import quality
 from generation.releases.quality import Counts
-from tests.people import make_image, make_job, make_quality, make_release, make_variant
+from tests.factories import make_image, make_job, make_quality, make_release, make_variant
 
 pytestmark = pytest.mark.django_db
 
@@ -31,7 +31,7 @@ def counts(release: Release) -> dict[str, tuple[int, int, int, int]]:
     }
 
 
-def test_each_try_of_the_jobs_of_late_counts_and_counting_again_changes_nothing() -> None:
+def test_each_try_of_recent_jobs_counts_and_counting_again_changes_nothing() -> None:
     release, vase = make_release(), make_variant(text="a red vase")
     judged(release, vase, is_accepted=True)
     judged(release, vase, is_accepted=True, tries=3)
@@ -57,7 +57,7 @@ def test_old_pictures_reused_pictures_and_those_of_an_earlier_text_do_not_count(
     assert counts(release) == {}
 
 
-def test_what_is_not_of_late_any_more_is_counted_down_and_the_evaluation_stays() -> None:
+def test_pictures_that_are_no_longer_recent_are_subtracted_and_the_evaluation_stays() -> None:
     release, vase = make_release(), make_variant(text="a red vase")
     quality.record_evaluation(release, {"a red vase": Counts(3, 4), "a mug": Counts(4, 4)})
     image = judged(release, vase, is_accepted=False)

@@ -4,7 +4,7 @@ import pytest
 
 from generation.releases import reassignment
 from generation.releases.default_release import Serving
-from tests.people import make_quality, make_release, make_variant
+from tests.factories import make_quality, make_release, make_variant
 
 pytestmark = pytest.mark.django_db
 
@@ -27,7 +27,7 @@ def moved(before: Serving, after: Serving) -> dict[str, tuple[str | None, str | 
     }
 
 
-def test_what_a_specialist_serves_is_not_lost(main):
+def test_prompts_of_a_specialist_are_not_listed_as_lost(main):
     make_release(name="vases", status="specialist", covered_variants=["vase", "jug"])
     new = make_release(name="new", status="candidate", covered_variants=["bowl"])
     now = Serving.now()
@@ -39,7 +39,7 @@ def test_what_a_specialist_serves_is_not_lost(main):
     }
 
 
-def test_a_specialist_takes_what_it_makes_better_and_gives_it_back(main):
+def test_a_specialist_takes_the_prompts_it_makes_better_and_returns_them(main):
     vases = make_release(name="vases", status="candidate", covered_variants=["vase", "jug"])
     make_quality(main, "vase", 2)
     make_quality(vases, "vase", 4)
@@ -57,7 +57,7 @@ def test_a_specialist_that_becomes_the_active_student_leaves_no_second_one(main)
     assert moved(now, after)["vase"] == ("main", "vases")
 
 
-def test_prompts_that_a_student_serves_without_being_made_for_them_are_told_apart(main, settings):
+def test_prompts_served_by_a_student_without_coverage_are_listed_separately(main, settings):
     settings.UNCOVERED = "student"
     new = make_release(name="new", status="candidate", covered_variants=["bowl"])
     now = Serving.now()

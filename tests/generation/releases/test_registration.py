@@ -37,14 +37,14 @@ def test_a_name_and_options_may_be_given(tmp_path: Path) -> None:
     assert release.num_inference_steps == 8
 
 
-def test_a_release_is_registered_as_it_is(tmp_path: Path) -> None:
+def test_a_release_is_registered_unchanged(tmp_path: Path) -> None:
     tiny.make_tiny_release(tmp_path / "made", name="tiny")
     with pytest.raises(ReleaseRefused, match="Omit the options"):
         registration.register(str(tmp_path / "made"), options=Options(steps=8))
     assert registration.register(str(tmp_path / "made")).name == "tiny"
 
 
-def test_a_folder_of_releases_that_cannot_be_written_is_a_refusal(tmp_path: Path, settings) -> None:
+def test_an_unwritable_folder_of_releases_is_refused(tmp_path: Path, settings) -> None:
     tiny.make_tiny_release(tmp_path / "tiny", name="tiny")
     tiny.make_sd15_folder(tmp_path / "sd15")
     (tmp_path / "file").write_text("no folder")
@@ -63,12 +63,12 @@ def test_a_taken_name_is_refused_before_anything_is_copied(tmp_path: Path, setti
 
 
 @pytest.mark.parametrize("source", ["nothing-here", "/not/there", "../up", "a/b/c"])
-def test_what_is_neither_a_folder_nor_a_hub_id_is_refused(source: str) -> None:
+def test_a_source_that_is_neither_a_folder_nor_a_hub_id_is_refused(source: str) -> None:
     with pytest.raises(ReleaseRefused, match="neither a folder nor a hub id"):
         registration.register(source)
 
 
-def test_a_hub_id_without_a_network_is_refused_with_the_way_out(
+def test_a_hub_id_without_a_network_is_refused_with_advice(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     import huggingface_hub.constants

@@ -40,7 +40,7 @@ def test_a_specialist_serves_beside_the_active_student_until_it_is_retired(stude
     assert sorted(actions) == ["release_registered", "release_retired", "specialist_activated"]
 
 
-def test_activation_and_rollback_concern_the_active_student_alone(settings, students):
+def test_activation_and_rollback_affect_only_the_active_student(settings, students):
     specialists.activate(students[1])
     tiny.make_tiny_release(settings.RELEASES_ROOT / "third", name="third", kind="student")
     third = releases.activate(releases.register(settings.RELEASES_ROOT / "third"))
@@ -51,7 +51,7 @@ def test_activation_and_rollback_concern_the_active_student_alone(settings, stud
     assert statuses() == {"main": "retired", "vases": "active", "third": "retired"}
 
 
-def test_what_is_no_student_or_serves_already_cannot_be_a_specialist(settings, students):
+def test_a_teacher_or_a_release_in_service_cannot_become_a_specialist(settings, students):
     tiny.make_tiny_release(settings.RELEASES_ROOT / "large", name="large")
     teacher = releases.register(settings.RELEASES_ROOT / "large")
     with pytest.raises(ReleaseRefused, match="a specialist is a student"):

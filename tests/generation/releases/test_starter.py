@@ -1,4 +1,4 @@
-"""The shipped starter: a release that verifies, a catalogue that fits it, images that show what was asked for."""
+"""The shipped starter: a release that verifies, a catalogue that fits it, images that show their prompts."""
 
 import csv
 
@@ -61,7 +61,7 @@ def test_every_text_of_the_catalogue_is_unique_short_and_fits(rows: list[dict[st
         assert (row["status"], len(row["tags"].split(","))) == ("active", 4)
 
 
-def test_the_teacher_paints_the_colours_that_it_is_asked_for() -> None:
+def test_the_teacher_draws_the_requested_colours() -> None:
     loaded = pipeline.load(TEACHER, device="cpu", threads=1)
     texts = [f"a {colour} clay ball on a marble slab" for colour in ("red", "green", "blue")]
     embeddings = encoder.load(TEACHER).encode(texts)

@@ -10,8 +10,8 @@ from generation.infra import heartbeat
 from generation.jobs import submission
 from generation.jobs.job_request import JobRequest
 from generation.models import Embedding, Image, Job, Release
+from tests.factories import make_user, make_variant
 from tests.generation.students import make_bundle
-from tests.people import make_user, make_variant
 from tests.tiny import make_tiny_release
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -48,7 +48,7 @@ def served(tmp_path: Path, teacher: Path, catalogue: None, settings, monkeypatch
     yield Release.objects.get(name="student-1")
 
 
-def test_a_student_alone_makes_pictures(served: Release, settings, worker) -> None:
+def test_a_student_without_a_teacher_makes_pictures(served: Release, settings, worker) -> None:
     owner = make_user()
     for seed in (1, 2):
         for slug in PROMPTS:
@@ -62,7 +62,7 @@ def test_a_student_alone_makes_pictures(served: Release, settings, worker) -> No
     assert all((settings.MEDIA_ROOT / file).stat().st_size > 0 for file in files)
 
 
-def test_a_student_goes_through_the_life_of_a_release(
+def test_a_student_goes_through_the_lifecycle_of_a_release(
     served: Release, teacher: Path, tmp_path: Path
 ) -> None:
     line = next(line for line in run("release", "list").splitlines() if "student-1" in line)
@@ -74,10 +74,10 @@ def test_a_student_goes_through_the_life_of_a_release(
     assert "which replaces student-1" in run("release", "activate", "student-2")
     assert "student-1 again" in run("release", "rollback", "student")
     assert "will not be served" in run("release", "reject", "student-2")
-    assert Embedding.objects.count() == 2  # both bring the same ones
+    assert Embedding.objects.count() == 2  # both bring the same embeddings
 
 
-def test_the_engine_alone_takes_the_student_for_what_it_covers(
+def test_the_command_generate_uses_the_student_only_for_variants_that_it_covers(
     served: Release, tmp_path: Path
 ) -> None:
     out = str(tmp_path / "out")
@@ -88,13 +88,13 @@ def test_the_engine_alone_takes_the_student_for_what_it_covers(
         run("generate", "--variant", "new", "--out", out)
 
 
-def test_the_catalogue_counts_what_came_with_the_student_as_encoded(served: Release) -> None:
+def test_the_catalogue_counts_variants_with_bundled_embeddings_as_encoded(served: Release) -> None:
     printed = run("catalogue", "status")
     assert "(not on this machine): 0 missing" in printed
     assert "encoded: 2" in printed
 
 
-def test_an_export_is_a_folder_that_stock_diffusers_loads_as_it_says(
+def test_stock_diffusers_loads_an_export_with_the_printed_code(
     served: Release, teacher: Path, tmp_path: Path
 ) -> None:
     target = tmp_path / "plain"

@@ -15,7 +15,7 @@ from generation.models import Delivery, WebhookEndpoint
 from generation.webhooks import delivery as delivering
 from generation.webhooks import endpoints as webhooks
 from generation.webhooks import outbox, sender
-from tests.people import make_delivery, make_endpoint, make_job, make_user
+from tests.factories import make_delivery, make_endpoint, make_job, make_user
 from tests.receiver import Receiver, Reply
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -46,13 +46,13 @@ def make_due(*deliveries: Delivery) -> None:
     Delivery.objects.filter(pk__in=ids).update(next_attempt_at=timezone.now())
 
 
-# --- what arrives ---------------------------------------------------------------------------------
-def test_a_receiver_can_verify_what_is_told_of_a_job(receiver, delivery):
+# --- messages -------------------------------------------------------------------------------------
+def test_a_receiver_can_verify_a_message_about_a_job(receiver, delivery):
     delivering.run()
 
     (got,) = receiver.got
-    told = got.verified(secret(delivery))
-    assert (told["type"], told["status"]) == ("prediction.completed", "succeeded")
+    content = got.verified(secret(delivery))
+    assert (content["type"], content["status"]) == ("prediction.completed", "succeeded")
     assert got.id == str(delivery.pk)
     delivery.refresh_from_db()
     assert (delivery.status, delivery.attempts, delivery.last_status) == ("delivered", 1, 204)
@@ -75,7 +75,7 @@ def test_a_retry_has_the_same_id_and_the_same_bytes_and_a_new_time(receiver, del
     assert first.verified(secret(delivery)) == second.verified(secret(delivery))
 
 
-def test_during_a_rotation_receivers_with_either_secret_are_content(receiver, delivery):
+def test_during_a_rotation_receivers_can_verify_with_either_secret(receiver, delivery):
     old = secret(delivery)
     new = webhooks.rotate(delivery.owner_id).secret
 
@@ -85,7 +85,7 @@ def test_during_a_rotation_receivers_with_either_secret_are_content(receiver, de
     assert got.verified(old) == got.verified(new)
 
 
-def test_a_day_after_a_rotation_the_old_secret_signs_no_more(receiver, delivery):
+def test_a_day_after_a_rotation_the_old_secret_no_longer_signs(receiver, delivery):
     old = secret(delivery)
     webhooks.rotate(delivery.owner_id)
     yesterday = timezone.now() - timedelta(hours=25)
@@ -109,7 +109,7 @@ def test_a_replay_is_sent_again_with_its_id(receiver, delivery):
     assert (first.id, first.body) == (second.id, second.body)
 
 
-# --- what goes wrong ------------------------------------------------------------------------------
+# --- failures -------------------------------------------------------------------------------------
 def test_a_private_address_is_refused_when_the_message_is_sent(receiver, delivery, settings):
     settings.WEBHOOK_PRIVATE_HOSTS = False
 
@@ -121,7 +121,7 @@ def test_a_private_address_is_refused_when_the_message_is_sent(receiver, deliver
     assert receiver.got == []
 
 
-def test_a_receiver_that_is_gone_is_told_nothing_more(receiver, delivery):
+def test_a_receiver_that_is_gone_gets_no_more_messages(receiver, delivery):
     receiver.reply = Reply(410)
     delivering.run()
     other = make_delivery(endpoint=delivery.endpoint)
@@ -133,9 +133,9 @@ def test_a_receiver_that_is_gone_is_told_nothing_more(receiver, delivery):
     assert other.status == "dead"
 
 
-def test_a_receiver_that_asks_for_patience_is_left_alone(receiver):
+def test_a_receiver_that_sends_a_retry_after_is_paused(receiver):
     receiver.reply = Reply(429, {"Retry-After": "30"})
-    endpoint = make_endpoint(url=receiver.url, failures=5)  # so that one is sent alone
+    endpoint = make_endpoint(url=receiver.url, failures=5)  # so that only one message is sent
     job = make_job(status="succeeded")
     for _ in range(5):
         make_delivery(endpoint=endpoint, job=job)
@@ -167,7 +167,7 @@ def test_the_circuit_opens_and_one_success_closes_it(receiver):
     assert set(Delivery.objects.values_list("status", flat=True)) == {"delivered"}
 
 
-def test_one_that_cannot_be_rendered_is_a_failed_try(receiver, delivery, monkeypatch):
+def test_a_delivery_that_cannot_be_rendered_is_a_failed_attempt(receiver, delivery, monkeypatch):
     monkeypatch.setattr(delivering.payload, "body_of", lambda delivery: 1 / 0)
 
     delivering.run()
@@ -177,8 +177,8 @@ def test_one_that_cannot_be_rendered_is_a_failed_try(receiver, delivery, monkeyp
     assert receiver.got == []
 
 
-# --- side by side ---------------------------------------------------------------------------------
-def test_slow_receivers_are_waited_for_at_once_and_hold_up_nobody(receiver, monkeypatch):
+# --- concurrency ----------------------------------------------------------------------------------
+def test_slow_receivers_are_awaited_concurrently_and_do_not_delay_others(receiver, monkeypatch):
     monkeypatch.setattr(sender, "SECONDS", 3.0)
     job = make_job(status="succeeded")
     with Receiver() as slow:
@@ -203,8 +203,8 @@ def test_slow_receivers_are_waited_for_at_once_and_hold_up_nobody(receiver, monk
     assert set(errors) == {"No response within 3 s."}
 
 
-def test_a_hint_during_a_run_makes_it_look_again(receiver, monkeypatch):
-    """A thread that finds a run going on leaves the work to it, at once."""
+def test_a_notification_during_a_run_repeats_the_search_for_due_deliveries(receiver, monkeypatch):
+    """A thread that finds a run in progress returns at once and leaves the work to it."""
     with Receiver() as slow:
         release = threading.Event()
         slow.reply = lambda got: release.wait(60) and Reply()
@@ -230,7 +230,7 @@ def test_a_hint_during_a_run_makes_it_look_again(receiver, monkeypatch):
     assert set(Delivery.objects.values_list("status", flat=True)) == {"delivered"}
 
 
-def test_a_process_that_should_stop_gives_back_what_does_not_end_soon(monkeypatch):
+def test_a_stopping_process_releases_deliveries_that_do_not_end_soon(monkeypatch):
     monkeypatch.setattr(delivering, "STOP_SECONDS", 0.2)
     with Receiver() as slow:
         slow.reply = lambda got: time.sleep(2) or Reply()
@@ -253,7 +253,7 @@ def test_a_process_that_should_stop_gives_back_what_does_not_end_soon(monkeypatc
     assert delivery.next_attempt_at <= timezone.now()
 
 
-def test_many_are_sent_in_little_time(receiver):
+def test_many_deliveries_are_sent_quickly(receiver):
     endpoint = make_endpoint(url=receiver.url)
     job = make_job(status="succeeded")
     for _ in range(300):
@@ -266,7 +266,7 @@ def test_many_are_sent_in_little_time(receiver):
     assert time.monotonic() - started < 60
 
 
-def test_a_database_that_is_away_ends_the_run_and_the_next_one_sends(
+def test_an_unreachable_database_ends_the_run_and_the_next_run_sends(
     receiver, delivery, monkeypatch
 ):
     def away(ended):
@@ -286,8 +286,8 @@ def test_a_database_that_is_away_ends_the_run_and_the_next_one_sends(
     assert delivery.status == "delivered"
 
 
-# --- figures --------------------------------------------------------------------------------------
-def test_what_came_of_it_is_counted(receiver, delivery, redis_server):
+# --- metrics and heartbeat ------------------------------------------------------------------------
+def test_outcomes_of_deliveries_are_counted(receiver, delivery, redis_server):
     receiver.reply = Reply(500)
     delivering.run()
     receiver.reply = Reply(200)
@@ -305,7 +305,7 @@ def test_what_came_of_it_is_counted(receiver, delivery, redis_server):
     assert count.value == 1
 
 
-def test_the_process_shows_itself_and_looks_at_once(monkeypatch):
+def test_the_process_writes_its_heartbeat_and_delivers_at_once(monkeypatch):
     from generation.infra import notifications
 
     called = []

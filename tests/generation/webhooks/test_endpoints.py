@@ -18,8 +18,8 @@ from generation.jobs.job_request import JobRequest
 from generation.jobs.lifecycle import Claim, Outcome
 from generation.models import Delivery, Job, WebhookEndpoint
 from generation.webhooks import endpoints as webhooks
-from tests import painter
-from tests.people import (
+from tests import fake_worker
+from tests.factories import (
     make_delivery,
     make_embedding,
     make_endpoint,
@@ -49,12 +49,12 @@ ALL = ["start", "output", "completed"]
         "HTTPS://EXAMPLE.org/",
     ],
 )
-def test_public_https_urls_are_taken(url: str):
+def test_public_https_urls_are_accepted(url: str):
     assert webhooks.endpoint(make_user(), url).url == url
 
 
 @pytest.mark.parametrize(
-    ("url", "said"),
+    ("url", "reason"),
     [
         ("http://example.org/hook", "must begin with https://"),
         ("http://localhost:9000/hook", "WEBHOOK_PRIVATE_HOSTS=true"),
@@ -91,14 +91,14 @@ def test_public_https_urls_are_taken(url: str):
         ("https://1.2.3/", "not a valid IP address"),
     ],
 )
-def test_other_urls_are_refused_in_words(url: str, said: str):
-    with pytest.raises(InvalidRequest, match=said) as refused:
+def test_other_urls_are_refused_with_a_message(url: str, reason: str):
+    with pytest.raises(InvalidRequest, match=reason) as refused:
         webhooks.endpoint(make_user(), url)
     assert refused.value.parameter == "webhook"
     assert not WebhookEndpoint.objects.exists()
 
 
-def test_in_a_closed_network_private_addresses_and_http_are_taken(settings):
+def test_in_a_closed_network_private_addresses_and_http_are_accepted(settings):
     settings.WEBHOOK_PRIVATE_HOSTS = True
 
     for url in ("http://localhost:9000/a", "http://10.0.0.1/", "https://[::1]:8443/"):
@@ -140,7 +140,7 @@ def test_a_secret_is_made_once_for_each_owner():
     assert webhooks.secret_of(theirs.pk).secret != secret
 
 
-def test_after_a_rotation_the_secret_before_signs_for_a_day():
+def test_after_a_rotation_the_previous_secret_signs_for_a_day():
     before = webhooks.secret_of(make_user().pk).secret
 
     rotated = webhooks.rotate(make_user().pk)
@@ -157,8 +157,8 @@ def test_a_secret_that_was_never_rotated_signs_alone():
     assert webhooks.signing(secret, timezone.now()) == [secret.secret]
 
 
-# --- what is written when a job changes -----------------------------------------------------------
-def told(job: Job) -> list[str]:
+# --- deliveries of changed jobs -------------------------------------------------------------------
+def events_of(job: Job) -> list[str]:
     return list(job.deliveries.order_by("created_at").values_list("event", flat=True))
 
 
@@ -169,26 +169,26 @@ def watched(*, events: list[str] = ALL, **fields) -> Job:
     return job
 
 
-def test_a_start_is_told_with_the_claim_and_the_end_with_the_commit():
+def test_the_start_is_inserted_with_the_claim_and_the_end_with_the_commit():
     job = watched()
 
     (claimed,) = jobs.claim("w1").jobs
-    assert told(job) == ["start"]
+    assert events_of(job) == ["start"]
 
-    assert completion.commit([painter.result_of(claimed)]) == []
-    assert told(job) == ["start", "output", "completed"]
+    assert completion.commit([fake_worker.result_of(claimed)]) == []
+    assert events_of(job) == ["start", "output", "completed"]
     delivery = job.deliveries.first()
     assert (delivery.owner_id, delivery.endpoint_id) == (job.owner_id, job.webhook_id)
     assert (delivery.status, delivery.attempts, delivery.body) == ("pending", 0, "")
 
 
-def test_only_what_was_asked_for_is_told():
+def test_only_requested_events_are_inserted():
     job = watched(events=["completed"])
 
     (claimed,) = jobs.claim("w1").jobs
-    completion.commit([painter.result_of(claimed)])
+    completion.commit([fake_worker.result_of(claimed)])
 
-    assert told(job) == ["completed"]
+    assert events_of(job) == ["completed"]
 
 
 def test_a_failed_and_a_canceled_job_are_completed_without_output():
@@ -197,58 +197,58 @@ def test_a_failed_and_a_canceled_job_are_completed_without_output():
 
     jobs.settle(claims[failed.id], Outcome.FAILED, Failure("x", "x", retryable=False))
     jobs.cancel(canceled.id)
-    jobs.cancel(canceled.id)  # again: nothing changes
+    jobs.cancel(canceled.id)  # a second time changes nothing
 
-    assert told(failed) == told(canceled) == ["start", "completed"]
+    assert events_of(failed) == events_of(canceled) == ["start", "completed"]
 
 
-def test_a_start_is_told_once_however_often_the_job_is_tried():
+def test_a_start_is_inserted_once_however_many_attempts_a_job_has():
     job = watched()
     (claim,) = (Claim.of(claimed) for claimed in jobs.claim("w1").jobs)
     jobs.settle(claim, Outcome.LOST, Failure("worker_lost", "x"))
 
     jobs.claim("w2")
 
-    assert told(job) == ["start"]
+    assert events_of(job) == ["start"]
 
 
-def test_a_job_whose_time_is_over_is_told_as_completed():
+def test_a_job_that_reached_its_deadline_is_reported_as_completed():
     job = watched(cancel_at=timezone.now() - timedelta(seconds=1))
 
     jobs.end_overdue()
 
-    assert told(job) == ["completed"]
+    assert events_of(job) == ["completed"]
 
 
-def test_a_twin_that_is_answered_by_a_commit_is_told_too():
+def test_an_identical_job_that_is_answered_by_a_commit_is_reported_too():
     job = watched()
     twin = make_job(webhook=make_endpoint(), webhook_events=ALL, key=job.key)
     (claimed,) = jobs.claim("w1").jobs
 
-    completion.commit([painter.result_of(claimed)])
+    completion.commit([fake_worker.result_of(claimed)])
 
-    assert told(twin) == ["output", "completed"]
+    assert events_of(twin) == ["output", "completed"]
 
 
-def test_a_result_that_is_refused_tells_nothing():
+def test_a_refused_result_inserts_no_delivery():
     job = watched()
     (late,) = jobs.claim("slow").jobs
     jobs.cancel(job.id)
 
-    assert completion.commit([painter.result_of(late)]) != []
+    assert completion.commit([fake_worker.result_of(late)]) != []
 
-    assert told(job) == ["start", "completed"]
+    assert events_of(job) == ["start", "completed"]
 
 
-def test_what_is_rolled_back_is_never_told(monkeypatch):
+def test_a_change_that_is_rolled_back_inserts_no_delivery(monkeypatch):
     job = watched()
     (claimed,) = jobs.claim("w1").jobs
     monkeypatch.setattr(quotas, "spend", lambda **_: 1 / 0)
 
     with pytest.raises(ZeroDivisionError):
-        completion.commit([painter.result_of(claimed)])
+        completion.commit([fake_worker.result_of(claimed)])
 
-    assert told(job) == ["start"]
+    assert events_of(job) == ["start"]
 
 
 def test_a_job_without_a_webhook_costs_no_query_for_it():
@@ -261,7 +261,7 @@ def test_a_job_without_a_webhook_costs_no_query_for_it():
     with connection.execute_wrapper(keep):
         make_job()
         (claimed,) = jobs.claim("w1").jobs
-        completion.commit([painter.result_of(claimed)])
+        completion.commit([fake_worker.result_of(claimed)])
         jobs.cancel(make_job(seed=2).id)
 
     assert len(statements) > 10
@@ -309,7 +309,7 @@ def test_events_without_a_webhook_are_refused():
 
 
 # --- replay and clean-up --------------------------------------------------------------------------
-def test_what_was_given_up_is_due_again_and_its_endpoint_is_tried_at_once():
+def test_a_replay_makes_a_dead_delivery_due_and_ends_the_pause_of_its_endpoint():
     endpoint = make_endpoint(failures=9, paused_until=timezone.now() + timedelta(hours=1))
     delivery = make_delivery(
         endpoint=endpoint, status="dead", attempts=10, last_error="It answered 500.", body="{}"
@@ -323,7 +323,7 @@ def test_what_was_given_up_is_due_again_and_its_endpoint_is_tried_at_once():
     assert endpoint.paused_until is None and endpoint.failures == 9
 
 
-def test_what_still_waits_is_not_hurried_by_a_replay():
+def test_a_replay_does_not_change_waiting_deliveries():
     later = timezone.now() + timedelta(hours=1)
     delivery = make_delivery(attempts=3, next_attempt_at=later)
 
@@ -339,7 +339,7 @@ def test_nothing_is_replayed_to_a_disabled_endpoint():
         webhooks.replay(make_delivery(endpoint=endpoint, status="dead"))
 
 
-def test_old_deliveries_are_forgotten_but_for_those_that_wait(settings, monkeypatch):
+def test_old_deliveries_are_deleted_except_for_those_that_wait(settings, monkeypatch):
     settings.WEBHOOK_KEPT_DAYS = 30
     monkeypatch.setattr(webhooks, "FORGOTTEN_AT_ONCE", 2)
     job = make_job(status="succeeded")
@@ -353,7 +353,7 @@ def test_old_deliveries_are_forgotten_but_for_those_that_wait(settings, monkeypa
     assert sorted(Delivery.objects.values_list("status", flat=True)) == ["delivered", "pending"]
 
 
-def test_the_sweep_calls_the_sender_when_something_is_due(monkeypatch):
+def test_the_sweep_notifies_the_sender_when_something_is_due(monkeypatch):
     from generation import tasks
     from generation.infra import notifications
 
@@ -371,7 +371,7 @@ def test_the_sweep_calls_the_sender_when_something_is_due(monkeypatch):
 
 
 def test_jobs_and_answers_of_one_endpoint_do_not_wait_for_each_other():
-    """An answer is noted under a lock that rows which refer to the endpoint need not wait for."""
+    """An answer is recorded under a lock that does not block inserts of rows which refer to the endpoint."""
     from django.db import transaction
 
     endpoint = make_endpoint()
@@ -389,4 +389,4 @@ def test_jobs_and_answers_of_one_endpoint_do_not_wait_for_each_other():
         thread.start()
         assert done.wait(60)
     thread.join()
-    assert told(job) == ["completed"]
+    assert events_of(job) == ["completed"]

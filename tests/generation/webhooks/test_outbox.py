@@ -12,7 +12,7 @@ from generation.models import Delivery
 from generation.webhooks import outbox
 from generation.webhooks.outbox import Shares, note, take
 from generation.webhooks.sender import Answer
-from tests.people import make_delivery, make_endpoint, make_job, make_user
+from tests.factories import make_delivery, make_endpoint, make_job, make_user
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -30,7 +30,7 @@ def make_due(delivery: Delivery) -> None:
 
 
 def tried(delivery: Delivery, answer: Answer) -> Delivery:
-    """After one more try with this answer, whatever the delivery waits for."""
+    """Return the delivery after one more attempt with this answer, even if it is not due."""
     make_due(delivery)
     taken, _ = take(Shares())
     assert [row.pk for row in taken] == [delivery.pk]
@@ -40,12 +40,12 @@ def tried(delivery: Delivery, answer: Answer) -> Delivery:
 
 
 def wait(delivery: Delivery) -> float:
-    """Seconds until the next try."""
+    """Return the seconds until the next attempt."""
     return (delivery.next_attempt_at - timezone.now()).total_seconds()
 
 
-# --- taking ---------------------------------------------------------------------------------------
-def test_what_is_due_is_taken_once_and_leased():
+# --- claims ---------------------------------------------------------------------------------------
+def test_due_deliveries_are_claimed_once_with_a_lease():
     due = make_delivery()
     make_delivery(next_attempt_at=timezone.now() + timedelta(seconds=60))
     make_delivery(status="delivered")
@@ -57,7 +57,7 @@ def test_what_is_due_is_taken_once_and_leased():
     assert take(Shares()) == ([], False)
 
 
-def test_what_a_killed_process_held_is_due_again_when_its_lease_is_over():
+def test_deliveries_of_a_killed_process_are_due_again_when_their_lease_is_over():
     delivery = make_delivery()
     (held,), _ = take(Shares())
     make_due(delivery)  # the lease is over
@@ -65,7 +65,7 @@ def test_what_a_killed_process_held_is_due_again_when_its_lease_is_over():
     (again,), _ = take(Shares())
 
     assert (again.pk, again.attempts) == (delivery.pk, 2)
-    note([(held, GOOD)])  # the first holder comes back late: it holds nothing any more
+    note([(held, GOOD)])  # the first holder returns late and has lost its claim
     delivery.refresh_from_db()
     assert delivery.status == "pending"
 
@@ -102,7 +102,7 @@ def test_an_owner_with_many_endpoints_leaves_room_for_others(monkeypatch):
     assert Counter(row.owner_id for row in taken) == {many.pk: 3, few.pk: 1}
 
 
-def test_a_long_queue_of_a_busy_endpoint_hides_nothing_behind_it(monkeypatch):
+def test_a_long_queue_of_a_busy_endpoint_does_not_block_others(monkeypatch):
     monkeypatch.setattr(outbox, "WINDOW", 4)
     monkeypatch.setattr(outbox, "IN_FLIGHT_OF_ENDPOINT", 1)
     job = make_job(status="succeeded")
@@ -118,7 +118,7 @@ def test_a_long_queue_of_a_busy_endpoint_hides_nothing_behind_it(monkeypatch):
     assert len(found) == 2 and found[-1].pk == last.pk
 
 
-def test_no_more_is_taken_than_may_be_in_flight(monkeypatch):
+def test_no_more_deliveries_are_claimed_than_may_be_in_flight(monkeypatch):
     monkeypatch.setattr(outbox, "IN_FLIGHT", 3)
     for number in range(5):
         make_delivery(
@@ -132,7 +132,7 @@ def test_no_more_is_taken_than_may_be_in_flight(monkeypatch):
     assert (len(taken), shares.free(), has_more) == (3, 0, False)
 
 
-def test_two_processes_never_take_the_same_and_do_not_wait_for_each_other():
+def test_two_processes_never_claim_the_same_delivery_and_do_not_wait_for_each_other():
     make_delivery()
     found: list[list[Delivery]] = []
 
@@ -149,7 +149,7 @@ def test_two_processes_never_take_the_same_and_do_not_wait_for_each_other():
     assert len(ours) == 1
 
 
-def test_what_was_not_sent_to_its_end_costs_no_try():
+def test_an_interrupted_sending_counts_as_no_attempt():
     delivery = make_delivery()
     taken, _ = take(Shares())
 
@@ -160,7 +160,7 @@ def test_what_was_not_sent_to_its_end_costs_no_try():
     assert len(take(Shares())[0]) == 1
 
 
-# --- tries ----------------------------------------------------------------------------------------
+# --- attempts -------------------------------------------------------------------------------------
 def test_a_delivery_is_tried_ten_times_with_growing_pauses_then_given_up(monkeypatch):
     monkeypatch.setattr(outbox, "BREAKS_AT", 100)
     delivery = make_delivery()
@@ -182,7 +182,7 @@ def test_a_delivery_is_tried_ten_times_with_growing_pauses_then_given_up(monkeyp
     assert (delivery.last_status, delivery.last_error) == (500, "It answered 500.")
 
 
-def test_pauses_differ_a_little(monkeypatch):
+def test_pauses_have_jitter(monkeypatch):
     monkeypatch.setattr(outbox, "JITTER", 0.2)
     job = make_job(status="succeeded")
     waits = set()
@@ -196,7 +196,7 @@ def test_pauses_differ_a_little(monkeypatch):
     assert all(5 <= seconds < 60 for seconds in waits)
 
 
-def test_a_success_ends_it():
+def test_a_success_ends_a_delivery():
     delivery = tried(make_delivery(), Answer(204))
 
     assert (delivery.status, delivery.last_status, delivery.last_error) == ("delivered", 204, "")
@@ -215,7 +215,7 @@ def test_a_retry_after_is_obeyed_for_a_day_at_most():
 
 
 @pytest.mark.parametrize("status", [429, 502, 503, 504])
-def test_who_asks_for_less_gets_nothing_at_all_for_a_while(status: int):
+def test_an_endpoint_that_throttles_is_paused(status: int):
     endpoint = make_endpoint()
     first, second = make_delivery(endpoint=endpoint), make_delivery(endpoint=endpoint)
     (one, _other), _ = take(Shares())
@@ -259,7 +259,7 @@ def test_a_pause_is_an_hour_at_most():
     assert (delivery.endpoint.paused_until - timezone.now()).total_seconds() < 3601
 
 
-def test_deliveries_of_a_paused_endpoint_wait_without_costing_tries_and_hold_up_nobody(monkeypatch):
+def test_deliveries_of_a_paused_endpoint_wait_without_attempts_and_do_not_delay_others(monkeypatch):
     monkeypatch.setattr(outbox, "WINDOW", 3)
     until = timezone.now() + timedelta(seconds=40)
     paused = make_endpoint(url="https://paused.example/", failures=5, paused_until=until)
@@ -278,7 +278,7 @@ def test_deliveries_of_a_paused_endpoint_wait_without_costing_tries_and_hold_up_
         assert (row.attempts, row.next_attempt_at) == (0, until)
 
 
-def test_after_a_pause_a_single_message_tries_and_its_success_lets_the_others_go():
+def test_after_a_pause_one_message_is_tried_and_its_success_releases_the_others():
     over = timezone.now() - timedelta(seconds=1)
     endpoint = make_endpoint(failures=6, failing_since=over, paused_until=over)
     job = make_job(status="succeeded")
@@ -297,7 +297,7 @@ def test_after_a_pause_a_single_message_tries_and_its_success_lets_the_others_go
     assert endpoint.last_success_at is not None
 
 
-def test_many_failures_at_once_are_one_trouble():
+def test_many_concurrent_failures_count_as_one():
     endpoint = make_endpoint()
     job = make_job(status="succeeded")
     for _ in range(16):
@@ -354,7 +354,7 @@ def test_a_single_failure_after_a_long_silence_disables_nothing():
     assert (endpoint.state, endpoint.failures) == ("active", 1)
 
 
-def test_a_success_that_was_just_noted_is_not_written_again():
+def test_a_success_that_was_just_recorded_is_not_written_again():
     endpoint = make_endpoint()
     tried(make_delivery(endpoint=endpoint), GOOD)
     endpoint.refresh_from_db()

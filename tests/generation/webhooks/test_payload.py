@@ -9,7 +9,7 @@ from django.utils import timezone
 from generation.models import Delivery, Job
 from generation.webhooks import endpoints as webhooks
 from generation.webhooks import payload, predictions
-from tests.people import make_delivery, make_endpoint, make_image, make_job
+from tests.factories import make_delivery, make_endpoint, make_image, make_job
 
 pytestmark = pytest.mark.django_db
 
@@ -36,7 +36,7 @@ def test_the_body_is_the_prediction_with_type_and_time_of_the_event():
     assert body["output"][0].startswith(f"{BASE}v1/images/{image.id}/file?")
 
 
-def test_a_start_that_is_told_late_tells_of_the_start():
+def test_a_start_that_is_reported_late_describes_the_start():
     delivery = make_delivery(event="start")
 
     body = rendered(delivery)
@@ -48,7 +48,7 @@ def test_a_start_that_is_told_late_tells_of_the_start():
     )
 
 
-def test_a_body_is_made_once():
+def test_a_body_is_rendered_once():
     delivery = make_delivery()
     first = rendered(delivery)
     Job.objects.filter(pk=delivery.job_id).update(status="failed", error_code="x")
@@ -59,7 +59,7 @@ def test_a_body_is_made_once():
     assert json.loads(again.body) == first
 
 
-def test_a_body_stays_under_the_limit_whatever_the_job_is_like():
+def test_a_body_stays_under_the_limit_for_any_job():
     job = make_job(status="failed", error_detail="ü" * 30_000, base_url=BASE)
     many = make_job(status="succeeded", base_url=BASE, n=200, seed=2)
     image = make_image(job=many)
@@ -77,7 +77,7 @@ def test_a_body_stays_under_the_limit_whatever_the_job_is_like():
         assert size < payload.MAX_BODY_BYTES
 
 
-def test_one_that_cannot_be_rendered_does_not_harm_the_others(monkeypatch):
+def test_a_delivery_that_cannot_be_rendered_does_not_affect_the_others(monkeypatch):
     good, bad = make_delivery(), make_delivery(job=make_job(status="succeeded", seed=2))
     as_prediction = predictions.as_prediction
 
@@ -93,7 +93,7 @@ def test_one_that_cannot_be_rendered_does_not_harm_the_others(monkeypatch):
     assert (bad.body, bool(good.body)) == ("", True)
 
 
-def test_no_embedding_and_no_manifest_is_read_for_it(django_assert_max_num_queries):
+def test_rendering_reads_no_embedding_and_no_manifest(django_assert_max_num_queries):
     for seed in range(5):
         make_delivery(job=make_job(status="succeeded", seed=seed))
     deliveries = list(Delivery.objects.all())
@@ -118,7 +118,7 @@ def test_each_message_is_signed_with_the_secrets_of_its_owner():
     assert message.secrets == [new, old]
 
 
-def test_a_secret_is_made_for_an_owner_who_never_asked_for_one():
+def test_a_secret_is_created_for_an_owner_without_one():
     delivery = make_delivery(body="{}", created_at=timezone.now() - timedelta(days=1))
 
     (message,) = payload.signed([delivery])

@@ -10,7 +10,7 @@ from generation import errors
 from generation.infra import notifications
 from generation.models import Job
 from generation.webhooks.predictions import as_prediction
-from tests.people import make_image, make_job
+from tests.factories import make_image, make_job
 
 pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("redis_server")]
 
@@ -18,7 +18,7 @@ BASE = "https://pictures.example/"
 
 
 def shown(job: Job, event: str | None = None) -> dict:
-    """Through JSON, as it goes out."""
+    """Return the prediction as it is sent, through JSON."""
     return json.loads(json.dumps(as_prediction(job, base_url=BASE, event=event)))
 
 
@@ -34,7 +34,7 @@ def shown(job: Job, event: str | None = None) -> dict:
         ("canceled", errors.DEADLINE_BEFORE_START, "aborted"),
     ],
 )
-def test_every_status_has_its_word(status: str, code: str, word: str):
+def test_every_status_has_its_replicate_status(status: str, code: str, word: str):
     prediction = shown(make_job(status=status, error_code=code))
 
     assert (prediction["status"], prediction["phase"]) == (word, status)
@@ -61,20 +61,20 @@ def test_a_succeeded_job_links_its_files_at_the_base_url():
     assert prediction["model"] == "retort/student"
 
 
-def test_the_start_is_told_as_it_was_whatever_came_of_the_job():
+def test_the_start_event_shows_the_state_at_the_start():
     job = make_job(status="failed", attempt=1)
 
     prediction = shown(job, event="start")
 
     assert (prediction["status"], prediction["phase"]) == ("processing", "running")
-    told = ("output", "error", "error_code", "completed_at")
-    assert [prediction[name] for name in told] == [None] * 4
+    absent = ("output", "error", "error_code", "completed_at")
+    assert [prediction[name] for name in absent] == [None] * 4
     assert prediction["metrics"] == {}
     assert prediction["started_at"]
     assert shown(job, event="completed")["error"] == "It broke."
 
 
-def test_the_input_says_what_to_send_again():
+def test_the_input_contains_what_repeats_the_request():
     job = make_job(seed=7, n=3, output_format="jpeg", priority=2)
 
     assert shown(job)["input"] == {
@@ -87,11 +87,11 @@ def test_the_input_says_what_to_send_again():
         "priority": 2,
         "metadata": False,
     }
-    asked = make_job(asked_text="a vase of red glass")
-    assert shown(asked)["input"]["prompt"] == "a vase of red glass"
+    matched = make_job(asked_text="a vase of red glass")
+    assert shown(matched)["input"]["prompt"] == "a vase of red glass"
 
 
-def test_removed_files_are_said_to_be_removed_and_not_linked():
+def test_removed_files_are_marked_as_removed_and_not_linked():
     job = make_job(status="succeeded", purged_at=timezone.now())
     make_image(job=job)
 
@@ -101,7 +101,7 @@ def test_removed_files_are_said_to_be_removed_and_not_linked():
     assert prediction["output"] is None
 
 
-def test_pictures_that_existed_took_no_time_to_predict():
+def test_pictures_that_existed_have_a_predict_time_of_zero():
     now = timezone.now()
     past = {"created_at": now - timedelta(seconds=5), "started_at": now - timedelta(seconds=2)}
 
@@ -112,7 +112,7 @@ def test_pictures_that_existed_took_no_time_to_predict():
     assert (stored["predict_time"], stored["total_time"]) == (0, 5)
 
 
-def test_the_logs_tell_how_far_a_job_is():
+def test_the_logs_contain_the_progress_of_a_job():
     queued, running = make_job(), make_job(status="running")
     notifications.set_progress([running.id], 50)
 
@@ -121,7 +121,7 @@ def test_the_logs_tell_how_far_a_job_is():
     assert shown(make_job(status="succeeded"))["logs"] == "100%|##########| 4/4"
 
 
-def test_a_job_is_called_by_the_id_that_its_client_chose():
+def test_a_prediction_has_the_id_that_its_client_chose():
     job = make_job(external_id="my-vase-1")
 
     prediction = shown(job)

@@ -44,8 +44,8 @@ def send(
     return asyncio.run(run())
 
 
-# --- what a receiver sees -------------------------------------------------------------------------
-def test_a_receiver_verifies_what_it_got_with_the_library_of_the_standard(receiver):
+# --- received requests ----------------------------------------------------------------------------
+def test_a_receiver_verifies_a_message_with_the_standard_webhooks_library(receiver):
     (answer,) = send(receiver.url)
 
     assert (answer.status, answer.is_success, answer.error) == (204, True, "")
@@ -58,7 +58,7 @@ def test_a_receiver_verifies_what_it_got_with_the_library_of_the_standard(receiv
         got.verified(OTHER)
 
 
-def test_our_signature_is_the_one_that_the_library_makes():
+def test_the_signature_equals_that_of_the_library():
     now = datetime.now(UTC)
 
     ours = sending.sign(SECRET, "msg_1", int(now.timestamp()), b"{}")
@@ -66,7 +66,7 @@ def test_our_signature_is_the_one_that_the_library_makes():
     assert ours == Webhook(SECRET).sign("msg_1", now, "{}")
 
 
-def test_with_two_secrets_a_receiver_with_either_is_content(receiver):
+def test_with_two_secrets_a_receiver_can_verify_with_either(receiver):
     send(receiver.url, secrets=(SECRET, OTHER))
 
     (got,) = receiver.got
@@ -74,13 +74,13 @@ def test_with_two_secrets_a_receiver_with_either_is_content(receiver):
     assert len(got.headers["webhook-signature"].split(" ")) == 2
 
 
-def test_the_url_is_asked_for_as_it_was_given(receiver):
+def test_the_url_is_requested_unchanged(receiver):
     send(f"{receiver.url}/a%2Fb?token=%20x&y=1")
 
     assert receiver.got[0].path == "/hook/a%2Fb?token=%20x&y=1"
 
 
-# --- what is no success ---------------------------------------------------------------------------
+# --- failures -------------------------------------------------------------------------------------
 def test_a_redirect_is_a_failure_and_is_not_followed(receiver):
     receiver.reply = Reply(302, {"Location": "/elsewhere"})
 
@@ -91,13 +91,13 @@ def test_a_redirect_is_a_failure_and_is_not_followed(receiver):
     assert [got.path for got in receiver.got] == ["/hook"]
 
 
-def test_an_error_carries_its_status_and_when_to_come_again(receiver):
+def test_an_error_has_its_status_and_retry_after(receiver):
     receiver.reply = Reply(429, {"Retry-After": "7"})
 
     assert send(receiver.url) == [Answer(429, "The response was 429.", 7.0)]
 
 
-def test_a_receiver_that_says_nothing_is_given_up_in_time(receiver, monkeypatch):
+def test_a_receiver_that_never_answers_times_out(receiver, monkeypatch):
     monkeypatch.setattr(sending, "SECONDS", 0.3)
     receiver.reply = lambda got: time.sleep(1.5) or Reply()
 
@@ -106,7 +106,7 @@ def test_a_receiver_that_says_nothing_is_given_up_in_time(receiver, monkeypatch)
     assert answer == Answer(error="No response within 0.3 s.")
 
 
-def test_of_a_long_answer_little_is_read(receiver):
+def test_only_the_beginning_of_a_long_answer_is_read(receiver):
     receiver.reply = Reply(200, body=b"x" * 50_000_000)
     started = time.monotonic()
 
@@ -117,7 +117,7 @@ def test_of_a_long_answer_little_is_read(receiver):
 
 
 @pytest.mark.parametrize(
-    ("url", "said"),
+    ("url", "reason"),
     [
         ("http://127.0.0.1:9/", "The connection failed: "),
         ("http://nowhere.invalid/", "cannot be resolved"),
@@ -125,11 +125,11 @@ def test_of_a_long_answer_little_is_read(receiver):
         ("http://[::1/", "No response: "),
     ],
 )
-def test_what_cannot_be_reached_is_said(url: str, said: str):
+def test_an_unreachable_receiver_is_a_failure_with_the_reason(url: str, reason: str):
     (answer,) = send(url)
 
     assert (answer.status, answer.is_success) == (None, False)
-    assert said in answer.error
+    assert reason in answer.error
 
 
 def test_a_server_that_speaks_no_http_is_a_failure():
@@ -153,7 +153,7 @@ def test_a_server_that_speaks_no_http_is_a_failure():
     assert answer.error.startswith("No response: ")
 
 
-def test_a_certificate_that_nobody_vouches_for_is_a_failure(tmp_path):
+def test_an_untrusted_certificate_is_a_failure(tmp_path):
     import ssl
     import subprocess
 
@@ -184,17 +184,17 @@ def test_the_proxies_and_netrc_of_the_environment_are_not_used(receiver, monkeyp
     assert send(receiver.url)[0].is_success
 
 
-# --- what may be reached --------------------------------------------------------------------------
+# --- allowed addresses ----------------------------------------------------------------------------
 class Names(AbstractResolver):
     """A name server that gives one answer after the other, each a list of addresses."""
 
     def __init__(self, *answers: list[str]) -> None:
         self.answers = list(answers)
-        self.asked = 0
+        self.requests = 0
 
     async def resolve(self, host: str, port: int = 0, family=socket.AF_INET) -> list[ResolveResult]:
-        found = self.answers[min(self.asked, len(self.answers) - 1)]
-        self.asked += 1
+        found = self.answers[min(self.requests, len(self.answers) - 1)]
+        self.requests += 1
         return [
             ResolveResult(
                 hostname=host, host=address, port=port, family=socket.AF_INET, proto=0, flags=0
@@ -217,7 +217,7 @@ def test_no_connection_is_made_to_a_private_address_however_it_is_written(receiv
     assert receiver.got == []
 
 
-def test_a_name_that_leads_into_the_private_network_is_refused(receiver):
+def test_a_name_that_resolves_to_a_private_address_is_refused(receiver):
     (answer,) = send(
         f"http://example.com:{receiver.port}/hook",
         may_reach=addresses.is_public,
@@ -228,8 +228,8 @@ def test_a_name_that_leads_into_the_private_network_is_refused(receiver):
     assert receiver.got == []
 
 
-def test_what_is_connected_to_is_the_address_that_was_judged_when_a_name_leads_elsewhere_later():
-    """Rebinding: the first answer of the name server is good, the second one leads to this machine."""
+def test_the_connection_goes_to_the_checked_address_although_the_name_resolves_elsewhere_later():
+    """Rebinding: the first answer of the name server is allowed, the second one points to this machine."""
     judged = []
 
     def may_reach(address: str) -> bool:  # 127.0.0.2 stands for a public address
@@ -237,7 +237,9 @@ def test_what_is_connected_to_is_the_address_that_was_judged_when_a_name_leads_e
         return address == "127.0.0.2"
 
     with Receiver("127.0.0.1") as inside, Receiver("127.0.0.2", inside.port) as outside:
-        outside.reply = Reply(headers={"Connection": "close"})  # so each message needs a new one
+        outside.reply = Reply(
+            headers={"Connection": "close"}
+        )  # so that each message needs a new connection
         names = Names(["127.0.0.2"], ["127.0.0.1"])
         first, second = send(
             f"http://example.com:{inside.port}/hook", times=2, may_reach=may_reach, resolver=names
@@ -247,10 +249,10 @@ def test_what_is_connected_to_is_the_address_that_was_judged_when_a_name_leads_e
         assert "not public" in second.error
         assert inside.got == []
     assert judged == ["127.0.0.2", "127.0.0.1"]
-    assert names.asked == 2  # once for each connection, not again after the judgement
+    assert names.requests == 2  # once for each connection, not again after the check
 
 
-def test_of_several_addresses_only_the_good_ones_are_tried():
+def test_only_the_allowed_addresses_of_a_name_are_tried():
     with Receiver("127.0.0.1") as inside, Receiver("127.0.0.2", inside.port) as outside:
         (answer,) = send(
             f"http://example.com:{inside.port}/hook",
@@ -275,5 +277,5 @@ def test_retry_after_is_seconds_or_a_date():
     "header",
     ["", "soon", "-5", "1.5", "9" * 400, "Wed, 99 Foo 99999 99:99:99 GMT", "Mon, 01 Jan 9999999 00:00:00 GMT"],
 )  # fmt: skip
-def test_a_retry_after_that_cannot_be_read_is_none(header: str):
+def test_an_invalid_retry_after_is_none(header: str):
     assert retry_after(header) is None

@@ -14,7 +14,7 @@ from generation.jobs import erasure
 from generation.models import Delivery, Job, WebhookEndpoint
 from generation.webhooks import payload
 from tests.client import API, problem
-from tests.people import make_endpoint, make_image, make_job, make_user
+from tests.factories import make_endpoint, make_image, make_job, make_user
 from tests.threads import in_threads
 from tests.web import eventually
 
@@ -61,7 +61,7 @@ def test_a_paused_webhook_is_tried_at_once_and_a_disabled_one_is_not(api):
     problem(api.post(f"/v1/webhooks/{endpoint.pk}/test"), 409, "webhook_disabled")
 
 
-def test_without_a_job_or_of_somebody_else_nothing_is_sent(api):
+def test_nothing_is_sent_without_a_job_or_to_a_webhook_of_another_owner(api):
     endpoint = make_endpoint(owner=api.owner)
     job = make_job(owner=api.owner, webhook=endpoint, status="succeeded", purged_at=timezone.now())
     problem(api.post(f"/v1/webhooks/{endpoint.pk}/test"), 400, "invalid_request")
@@ -72,7 +72,7 @@ def test_without_a_job_or_of_somebody_else_nothing_is_sent(api):
 
 
 @pytest.mark.django_db(transaction=True)
-def test_of_a_job_that_is_being_deleted_nothing_is_sent(api):
+def test_nothing_is_sent_about_a_job_that_is_being_deleted(api):
     endpoint = make_endpoint(owner=api.owner)
     job = make_job(owner=api.owner, webhook=endpoint, status="succeeded")
     answers: list = []
@@ -81,10 +81,10 @@ def test_of_a_job_that_is_being_deleted_nothing_is_sent(api):
         in_threads(lambda: answers.append(api.post(f"/v1/webhooks/{endpoint.pk}/test")), count=1)
 
     waiting = threading.Thread(target=send)
-    with transaction.atomic():  # as `retention.purge`
+    with transaction.atomic():  # as `retention.purge` does
         Job.objects.select_for_update().get(id=job.id)
         waiting.start()
-        eventually(somebody_waits)
+        eventually(is_any_session_waiting)
         Job.objects.filter(id=job.id).update(purged_at=timezone.now())
         erasure.erase([job.id])
     waiting.join()
@@ -93,7 +93,7 @@ def test_of_a_job_that_is_being_deleted_nothing_is_sent(api):
     assert not Delivery.objects.exists()
 
 
-def somebody_waits() -> bool:
+def is_any_session_waiting() -> bool:
     with connection.cursor() as cursor:
         cursor.execute("SELECT 1 FROM pg_locks WHERE NOT granted")
         return cursor.fetchone() is not None

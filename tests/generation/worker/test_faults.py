@@ -1,4 +1,4 @@
-"""Faults of storage, releases, device and database: no job fails for them, and the worker goes on afterwards."""
+"""Faults of storage, releases, device and database: they fail no job, and the worker continues afterwards."""
 
 import shutil
 import threading
@@ -28,26 +28,26 @@ from generation.releases import lifecycle as releases
 from generation.worker import health, interleaving, pipelines, writing
 from generation.worker.loop import EXIT_DEVICE, EXIT_STALLED, GenerationWorker
 from generation.worker.stalls import TIMES_UNKNOWN, unknown_bound
+from tests.factories import make_job, make_worker
 from tests.generation.worker.test_loop import TEXTS, served, submit  # noqa: F401
-from tests.people import make_job, make_worker
 from tests.tiny import make_tiny_release
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
 
 class Ended(Exception):
-    """In place of the end of the process."""
+    """Raised instead of ending the process."""
 
 
 @pytest.fixture
-def ends() -> list[int]:
-    """Exit codes of the worker."""
+def exit_codes() -> list[int]:
+    """The exit codes with which the worker ended."""
     return []
 
 
 @pytest.fixture
-def worker(db, settings, ends) -> Iterator[Any]:
-    """A worker without a heartbeat, whose row exists; `run` serves all that is queued until its process would end."""
+def worker(db, settings, exit_codes) -> Iterator[Any]:
+    """A worker without a heartbeat, whose row exists; `run` serves all queued jobs until its process would end."""
     settings.WORKER_NAME = "worker-1"
     make_worker(name="worker-1")
     heartbeat.stopping.clear()
@@ -61,7 +61,7 @@ def worker(db, settings, ends) -> Iterator[Any]:
                 pass
 
     def end(code: int) -> None:
-        ends.append(code)
+        exit_codes.append(code)
         if threading.current_thread().name not in ("stalls", "probe"):
             raise Ended
 
@@ -71,15 +71,15 @@ def worker(db, settings, ends) -> Iterator[Any]:
     heartbeat.stopping.clear()
 
 
-def until(look: Callable[[], object], seconds: float = 60) -> None:
+def until(condition: Callable[[], object], seconds: float = 60) -> None:
     deadline = time.monotonic() + seconds
-    while not look():
+    while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.02)
 
 
 def after_the_pauses() -> None:
-    """As if the pauses between attempts were over."""
+    """End the pauses between attempts."""
     Job.objects.filter(not_before__isnull=False).update(
         not_before=timezone.now() - timedelta(hours=1)
     )
@@ -91,7 +91,7 @@ def ticks(worker: GenerationWorker) -> bool:
 
 
 # --- storage --------------------------------------------------------------------------------------
-def test_a_storage_that_fails_costs_no_job_anything_and_stops_the_claims(served, settings, worker):  # noqa: F811
+def test_a_failing_storage_fails_no_job_and_stops_the_claims(served, settings, worker):  # noqa: F811
     settings.BATCH_SIZE = 1
     settings.MEDIA_ROOT.parent.mkdir(parents=True, exist_ok=True)
     settings.MEDIA_ROOT.write_text("in the way")
@@ -101,7 +101,7 @@ def test_a_storage_that_fails_costs_no_job_anything_and_stops_the_claims(served,
     worker.run()
     worker.tick()
 
-    assert Attempt.objects.count() <= 3  # those that were under way, not the whole queue
+    assert Attempt.objects.count() <= 3  # those in progress, not the whole queue
     assert set(Attempt.objects.values_list("outcome", "error_class", "error_code")) == {
         ("released", "infrastructure", "storage_failed")
     }
@@ -120,7 +120,7 @@ def test_a_storage_that_fails_costs_no_job_anything_and_stops_the_claims(served,
     assert Worker.objects.values_list("fault", "faulty_since").get() == ("", None)
 
 
-def test_an_object_store_that_is_away_is_waited_for(served, settings, monkeypatch, worker):  # noqa: F811
+def test_a_worker_waits_for_an_unreachable_object_store(served, settings, monkeypatch, worker):  # noqa: F811
     from project.settings.storage import object_store
 
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
@@ -141,8 +141,8 @@ def test_an_object_store_that_is_away_is_waited_for(served, settings, monkeypatc
     assert Job.objects.get().status == "succeeded"
 
 
-def test_a_storage_that_fails_for_repeats_costs_them_nothing(served, settings, worker, monkeypatch):  # noqa: F811
-    """Files of images that exist are looked at before anything is generated."""
+def test_a_storage_that_fails_for_repeats_fails_none_of_them(served, settings, worker, monkeypatch):  # noqa: F811
+    """Files of existing images are checked before anything is generated."""
     first = submit(seed=1)
     worker.run()
     claimed = Job.objects.get(id=first.id)
@@ -161,7 +161,7 @@ def test_a_storage_that_fails_for_repeats_costs_them_nothing(served, settings, w
 
 
 # --- releases -------------------------------------------------------------------------------------
-def test_jobs_of_a_release_that_this_host_cannot_read_wait_and_the_others_go_on(
+def test_jobs_of_a_release_that_this_host_cannot_read_wait_and_the_others_continue(
     served,  # noqa: F811
     tmp_path,
     worker,
@@ -190,7 +190,7 @@ def test_jobs_of_a_release_that_this_host_cannot_read_wait_and_the_others_go_on(
     assert waiting.status == "succeeded"
 
 
-def test_a_worker_that_cannot_read_the_active_release_says_so_until_it_can(
+def test_a_worker_that_cannot_read_the_active_release_reports_a_fault_until_it_can(
     served,  # noqa: F811
     worker,
     monkeypatch,
@@ -206,7 +206,7 @@ def test_a_worker_that_cannot_read_the_active_release_says_so_until_it_can(
     shutil.move(f"{folder}.away", folder)
 
     def is_well() -> bool:
-        worker.tick()  # tries again by itself, without a job
+        worker.tick()  # it retries without a job
         return Worker.objects.get().fault == ""
 
     until(is_well)
@@ -218,7 +218,7 @@ def test_a_worker_that_cannot_read_the_active_release_says_so_until_it_can(
 
 # --- device ---------------------------------------------------------------------------------------
 def break_device(worker: GenerationWorker, release: Release, error: Exception) -> None:
-    """From now on every image fails, as after a CUDA error, which is sticky."""
+    """Make every image fail from now on, as after a CUDA error, which is sticky."""
     loaded = worker.loaded.get(release)
 
     def generate(*_: object, **__: object) -> None:
@@ -231,13 +231,18 @@ STICKY = torch.AcceleratorError("CUDA error: an illegal memory access was encoun
 
 
 @pytest.mark.parametrize("error", [STICKY, RuntimeError("device lost"), OSError("driver")])
-def test_a_worker_with_a_broken_device_gives_its_jobs_back_and_ends(served, worker, ends, error):  # noqa: F811
+def test_a_worker_with_a_broken_device_gives_its_jobs_back_and_ends(
+    served,  # noqa: F811
+    worker,
+    exit_codes,
+    error,
+):
     submitted = [submit(text, seed=1) for text in TEXTS]
     break_device(worker, served, error)
 
     worker.run()
 
-    assert ends == [EXIT_DEVICE]
+    assert exit_codes == [EXIT_DEVICE]
     assert set(Job.objects.values_list("status", "failures")) == {("queued", 0)}
     assert Attempt.objects.filter(error_class="infrastructure").count() == len(submitted)
     assert Worker.objects.get().fault == "device_unavailable"
@@ -247,7 +252,7 @@ def test_a_device_that_breaks_between_the_steps_of_a_teacher_gives_all_jobs_back
     served,  # noqa: F811
     tmp_path,
     worker,
-    ends,
+    exit_codes,
     monkeypatch,
 ):
     monkeypatch.setattr(interleaving, "CHECK_SHARE", float("inf"))  # these steps take milliseconds
@@ -269,17 +274,17 @@ def test_a_device_that_breaks_between_the_steps_of_a_teacher_gives_all_jobs_back
     unet.register_forward_pre_hook(step)
     worker.run()
 
-    assert EXIT_DEVICE in ends
+    assert EXIT_DEVICE in exit_codes
     assert set(Job.objects.values_list("status", "failures")) == {("queued", 0)}
     assert Attempt.objects.filter(error_class="infrastructure").count() == 2
 
 
-def test_a_database_that_breaks_between_the_steps_of_a_teacher_costs_no_picture(
+def test_a_database_that_fails_between_the_steps_of_a_teacher_loses_no_picture(
     served,  # noqa: F811
     tmp_path,
     settings,
     worker,
-    ends,
+    exit_codes,
     monkeypatch,
 ):
     monkeypatch.setattr(interleaving, "CHECK_SHARE", float("inf"))  # these steps take milliseconds
@@ -307,15 +312,15 @@ def test_a_database_that_breaks_between_the_steps_of_a_teacher_costs_no_picture(
     worker.run()
     other.close()
 
-    assert broken and ends == []
+    assert broken and exit_codes == []
     assert set(Job.objects.values_list("status", "attempt")) == {("succeeded", 1)}
 
 
-def test_a_device_that_breaks_while_it_makes_ahead_costs_no_finished_image(
+def test_a_device_that_breaks_while_filling_the_stock_loses_no_finished_image(
     served,  # noqa: F811
     settings,
     worker,
-    ends,
+    exit_codes,
 ):
     settings.STOCK = 1
     worker.tick()
@@ -327,7 +332,7 @@ def test_a_device_that_breaks_while_it_makes_ahead_costs_no_finished_image(
 
     def break_after_this_batch(*given: Any, **options: Any) -> Any:
         results = generate(*given, **options)
-        with other.cursor() as cursor:  # its commit takes a while
+        with other.cursor() as cursor:  # its commit takes long
             cursor.execute("SELECT 1 FROM generation_job FOR UPDATE")
         threading.Timer(1, other.close).start()
         break_device(worker, served, STICKY)
@@ -336,11 +341,11 @@ def test_a_device_that_breaks_while_it_makes_ahead_costs_no_finished_image(
     loaded.generate = break_after_this_batch
     worker.run()
 
-    assert ends == [EXIT_DEVICE]
+    assert exit_codes == [EXIT_DEVICE]
     assert set(Job.objects.values_list("status", flat=True)) == {"succeeded"}
 
 
-def test_a_device_that_computes_nonsense_is_broken_too(served, worker, ends):  # noqa: F811
+def test_a_device_that_computes_wrong_results_is_broken_too(served, worker, exit_codes):  # noqa: F811
     job = submit(seed=1)
     loaded = worker.loaded.get(served)
     loaded.generate = lambda requests, **_: [
@@ -350,10 +355,14 @@ def test_a_device_that_computes_nonsense_is_broken_too(served, worker, ends):  #
     worker.run()
 
     job.refresh_from_db()
-    assert (job.status, job.failures, ends) == ("queued", 0, [EXIT_DEVICE])
+    assert (job.status, job.failures, exit_codes) == ("queued", 0, [EXIT_DEVICE])
 
 
-def test_an_image_that_is_not_finite_on_a_good_device_fails_its_job_at_once(served, worker, ends):  # noqa: F811
+def test_an_image_that_is_not_finite_on_a_good_device_fails_its_job_at_once(
+    served,  # noqa: F811
+    worker,
+    exit_codes,
+):
     poison, good = submit(TEXTS[0], seed=1), submit(TEXTS[1], seed=1)
     loaded, bad = worker.loaded.get(served), poison.embedding.stored()
     generate = loaded.generate
@@ -373,11 +382,11 @@ def test_an_image_that_is_not_finite_on_a_good_device_fails_its_job_at_once(serv
     poison.refresh_from_db()
     good.refresh_from_db()
     assert (poison.status, poison.error_code) == ("failed", "not_finite")
-    assert (good.status, ends) == ("succeeded", [])
+    assert (good.status, exit_codes) == ("succeeded", [])
 
 
-def test_a_worker_whose_jobs_all_crash_takes_itself_out(served, settings, worker, ends):  # noqa: F811
-    """The test image works, but no job does: the worker is to blame after some."""
+def test_a_worker_whose_jobs_all_crash_ends(served, settings, worker, exit_codes):  # noqa: F811
+    """The test image works, but no job does: after some jobs the worker counts as faulty."""
     settings.BATCH_SIZE = 1
     loaded = worker.loaded.get(served)
     generate = loaded.generate
@@ -393,13 +402,13 @@ def test_a_worker_whose_jobs_all_crash_takes_itself_out(served, settings, worker
 
     worker.run()
 
-    assert ends == [EXIT_DEVICE]
+    assert exit_codes == [EXIT_DEVICE]
     assert Job.objects.filter(failures__gt=0).count() < 6
     assert not Job.objects.filter(status="failed").exists()
 
 
-def test_a_job_that_breaks_devices_fails_at_last(served, settings, worker, ends):  # noqa: F811
-    """The first time costs it nothing, for the device may be to blame."""
+def test_a_job_that_breaks_devices_fails_eventually(served, settings, worker, exit_codes):  # noqa: F811
+    """The first time does not count, because the device may be the cause."""
     settings.MAX_ATTEMPTS = 2
     job = submit(seed=1)
     break_device(worker, served, STICKY)
@@ -409,13 +418,13 @@ def test_a_job_that_breaks_devices_fails_at_last(served, settings, worker, ends)
 
     job.refresh_from_db()
     assert (job.status, job.error_code, job.attempt) == ("failed", "device_unavailable", 3)
-    assert len(ends) == 3
+    assert len(exit_codes) == 3
 
 
 def test_a_worker_whose_device_is_broken_at_its_start_takes_no_job(
     served,  # noqa: F811
     worker,
-    ends,
+    exit_codes,
     monkeypatch,
 ):
     monkeypatch.setattr(health, "PAUSES_SECONDS", (0.1,))
@@ -427,12 +436,14 @@ def test_a_worker_whose_device_is_broken_at_its_start_takes_no_job(
         worker.run()
         job.refresh_from_db()
         assert (job.status, job.attempt) == ("queued", 0)
-        until(lambda: ends == [EXIT_DEVICE])  # after some probes a new process is tried
+        until(
+            lambda: exit_codes == [EXIT_DEVICE]
+        )  # after some probes the process ends, to be restarted
     finally:
         heartbeat.end()
 
 
-def test_a_release_that_makes_no_image_keeps_no_worker_from_the_others(
+def test_a_release_that_makes_no_image_does_not_stop_workers_from_serving_others(
     served,  # noqa: F811
     tmp_path,
     worker,
@@ -454,12 +465,12 @@ def test_a_release_that_makes_no_image_keeps_no_worker_from_the_others(
         heartbeat.end()
 
 
-# --- what hangs -----------------------------------------------------------------------------------
+# --- hanging calls --------------------------------------------------------------------------------
 def test_a_device_that_hangs_gives_its_jobs_back_and_ends_the_process(
     served,  # noqa: F811
     settings,
     worker,
-    ends,
+    exit_codes,
 ):
     job = submit(seed=1)
     loaded, released = worker.loaded.get(served), threading.Event()
@@ -474,7 +485,7 @@ def test_a_device_that_hangs_gives_its_jobs_back_and_ends_the_process(
     worker.watch.begin()
     running = threading.Thread(target=worker.run)
     running.start()
-    until(lambda: ends == [EXIT_STALLED])
+    until(lambda: exit_codes == [EXIT_STALLED])
 
     job.refresh_from_db()
     assert (job.status, job.failures) == ("queued", 0)
@@ -490,7 +501,7 @@ def test_a_storage_that_hangs_gives_its_jobs_back_and_ends_the_process(
     served,  # noqa: F811
     settings,
     worker,
-    ends,
+    exit_codes,
     monkeypatch,
 ):
     job = submit(seed=1)
@@ -501,19 +512,19 @@ def test_a_storage_that_hangs_gives_its_jobs_back_and_ends_the_process(
     worker.watch.begin()
     running = threading.Thread(target=worker.run)
     running.start()
-    until(lambda: ends == [EXIT_STALLED])
+    until(lambda: exit_codes == [EXIT_STALLED])
 
     job.refresh_from_db()
     assert (job.status, job.failures) == ("queued", 0)
     assert job.attempts.get().error_code == "storage_failed"
     assert (
         Worker.objects.get().fault == "storage_failed"
-    )  # so its next process probes before it claims
+    )  # so that its next process probes before it claims
     released.set()
     running.join()
 
 
-def test_steps_are_progress_however_long_all_of_them_take(served, worker):  # noqa: F811
+def test_each_step_counts_as_progress_however_long_all_of_them_take(served, worker):  # noqa: F811
     job = submit(seed=1)
     stalled = []
 
@@ -541,13 +552,13 @@ def test_a_process_that_was_frozen_has_not_stalled(worker):
 
 
 # --- another worker -------------------------------------------------------------------------------
-def test_a_failed_job_is_left_to_another_worker_while_one_is_well(served, settings):  # noqa: F811
+def test_a_failed_job_is_left_to_another_worker_while_one_is_healthy(served, settings):  # noqa: F811
     job = submit(seed=1)
     make_worker(name="worker-1")
     peer = make_worker(name="worker-2")
     (claimed,) = jobs.claim("worker-1").jobs
     jobs.settle(Claim.of(claimed), jobs.Outcome.FAILED, writing.Failure("internal_error", "x"))
-    assert jobs.claim("worker-2").jobs == ()  # not before its pause is over
+    assert jobs.claim("worker-2").jobs == ()  # its pause is not over yet
     Job.objects.update(not_before=timezone.now())
 
     assert jobs.claim("worker-1").jobs == ()
@@ -588,7 +599,7 @@ def test_a_claim_whose_commit_was_not_acknowledged_leaves_no_orphan(served, work
     assert Attempt.objects.filter(outcome="released").count() == 3
 
 
-def test_a_database_that_is_away_for_long_costs_no_finished_image(served, worker, monkeypatch):  # noqa: F811
+def test_a_long_outage_of_the_database_loses_no_finished_image(served, worker, monkeypatch):  # noqa: F811
     job = submit(seed=1)
     monkeypatch.setattr(writing, "PATIENCE_SECONDS", 0.0)
     monkeypatch.setattr(writing, "PAUSE_SECONDS", (0.001, 0.001))
@@ -610,7 +621,7 @@ def test_a_database_that_is_away_for_long_costs_no_finished_image(served, worker
 @pytest.mark.parametrize(
     ("sqlstate", "is_away"), [("25006", True), ("57P01", True), ("53100", True), ("40P01", False)]
 )
-def test_which_errors_mean_that_postgresql_is_away(sqlstate, is_away):
+def test_errors_that_mean_an_unreachable_postgresql_are_recognised(sqlstate, is_away):
     with pytest.raises(Exception) as caught, connection.cursor() as cursor:
         cursor.execute(f"DO $$ BEGIN RAISE SQLSTATE '{sqlstate}'; END $$")
     assert writing.is_away(caught.value) is is_away
@@ -625,7 +636,7 @@ def test_a_worker_that_cannot_load_one_release_still_counts_for_the_others(serve
         assert heartbeat.living("generation") == 0
 
 
-def test_what_ends_the_main_thread_leaves_no_lease_that_is_renewed(served, worker):  # noqa: F811
+def test_after_the_end_of_the_main_thread_no_lease_is_renewed(served, worker):  # noqa: F811
     submit(seed=1)
     loaded = worker.loaded.get(served)
 

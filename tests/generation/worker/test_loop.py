@@ -25,7 +25,7 @@ from generation.jobs.job_request import JobRequest
 from generation.models import Attempt, Embedding, Image, Job, Release, Worker
 from generation.releases import lifecycle as releases
 from generation.worker import generating, interleaving
-from tests.people import make_job, make_user, make_variant, make_worker
+from tests.factories import make_job, make_user, make_variant, make_worker
 from tests.tiny import make_tiny_release
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -60,7 +60,7 @@ def submit(text: str = TEXTS[0], **fields) -> Job:
     return submission.submit(make_user(), JobRequest(text=text, **fields))
 
 
-def test_what_is_queued_is_done_in_batches_with_files(served, settings, worker):
+def test_queued_jobs_are_computed_in_batches_with_files(served, settings, worker):
     submitted = [submit(text, seed=seed) for seed in (1, 2) for text in TEXTS]
 
     worker.run()
@@ -72,7 +72,7 @@ def test_what_is_queued_is_done_in_batches_with_files(served, settings, worker):
     assert all(file.stat().st_size > 0 for file in files)
 
 
-def test_a_batch_is_as_large_as_pays_and_what_it_took_is_in_the_workers_row(served, worker):
+def test_the_batch_size_follows_measured_times_and_these_are_in_the_workers_row(served, worker):
     curve = throughput.key_of(served.pk, 64, 64)
     for size, seconds in ((1, 0.1), (4, 60.0)):  # batches of four are slower than four alone
         for _ in range(throughput.TRIES):
@@ -100,7 +100,7 @@ def test_a_worker_that_starts_has_measured_small_batches(served, worker, monkeyp
     assert set(worker.measured.curve(f"{served.pk}:64x64")) == {1, 2, 4}
 
 
-def test_a_job_larger_than_a_batch_is_done_in_parts_with_consecutive_seeds(served, worker):
+def test_a_job_larger_than_a_batch_is_computed_in_parts_with_consecutive_seeds(served, worker):
     job = submit(n=10, seed=100)
 
     worker.run()
@@ -120,14 +120,14 @@ def test_a_damaged_embedding_fails_its_own_job_at_once_and_no_other(served, work
     good.refresh_from_db()
     assert (damaged.status, damaged.error_code) == ("failed", "embedding_invalid")
     assert good.status == "succeeded"
-    row.save()  # somebody mends it
+    row.save()  # the row is repaired
     mended = submit(TEXTS[0], seed=2)
     worker.run()
     assert Job.objects.get(id=mended.id).status == "succeeded"
 
 
 def test_an_embedding_that_is_encoded_again_is_used_from_the_next_job_on(served, worker):
-    """A worker that goes on for weeks reads the bytes anew, also when a restored database gives an id again."""
+    """A worker that runs for weeks reads the bytes again, also when a restored database reuses an id."""
     before = submit(TEXTS[0], seed=1)
     worker.run()
     other = Embedding.objects.get(text=TEXTS[1])
@@ -140,7 +140,7 @@ def test_an_embedding_that_is_encoded_again_is_used_from_the_next_job_on(served,
     assert pixels[0] != pixels[1] == pixels[2]
 
 
-def test_an_embedding_of_another_encoder_is_refused_never_used(served, worker):
+def test_an_embedding_of_another_encoder_is_refused_and_never_used(served, worker):
     job = submit(seed=1)
     Embedding.objects.filter(id=job.embedding_id).update(encoder_fingerprint="0" * 64)
 
@@ -150,7 +150,7 @@ def test_an_embedding_of_another_encoder_is_refused_never_used(served, worker):
     assert (job.status, job.error_code) == ("failed", "embedding_mismatch")
 
 
-def test_a_crash_in_a_batch_is_laid_at_the_job_that_causes_it(served, settings, worker):
+def test_a_crash_in_a_batch_is_attributed_to_the_job_that_causes_it(served, settings, worker):
     """A real crash: the hook raises inside the U-Net whenever the poisoned embedding is in the batch."""
     settings.MAX_ATTEMPTS = 2
     poison, good = submit(TEXTS[0], seed=1), submit(TEXTS[1], seed=1)
@@ -177,7 +177,7 @@ def test_a_crash_in_a_batch_is_laid_at_the_job_that_causes_it(served, settings, 
     assert (good.status, good.failures) == ("succeeded", 0)
 
 
-def test_an_error_of_one_job_alone_does_not_spoil_its_neighbours_after_a_crash(served, worker):
+def test_an_error_of_one_job_does_not_affect_others_of_its_batch_after_a_crash(served, worker):
     poison, good = submit(TEXTS[0], seed=1), submit(TEXTS[1], seed=1)
     loaded = worker.loaded.get(served)
     row = loaded.embeddings.gather([poison.embedding.stored()])[0]
@@ -201,7 +201,7 @@ def test_an_error_of_one_job_alone_does_not_spoil_its_neighbours_after_a_crash(s
     assert good.status == "succeeded"
 
 
-def test_a_batch_whose_commit_breaks_is_logged_and_its_jobs_wait_for_their_next_attempt(
+def test_a_batch_whose_commit_fails_is_logged_and_its_jobs_wait_for_their_next_attempt(
     served, worker, monkeypatch, caplog
 ):
     def broken(*_, **__):
@@ -218,10 +218,10 @@ def test_a_batch_whose_commit_breaks_is_logged_and_its_jobs_wait_for_their_next_
     assert "batch_not_committed" in caplog.text and "a bug in the commit" in caplog.text
 
 
-def test_a_job_whose_twin_ended_meanwhile_is_answered_without_the_device(served, worker):
+def test_a_job_whose_identical_job_ended_meanwhile_is_answered_without_the_device(served, worker):
     first = submit(seed=9)
     worker.run()
-    # As if it had been written just before the first one's commit, so that nobody saw it.
+    # As if it had been inserted just before the first one's commit, which did not see it.
     twin = make_job(
         variant=first.variant, embedding=first.embedding, release=served, seed=9, key=first.key
     )
@@ -267,7 +267,7 @@ def test_the_same_seed_gives_the_same_file_key_alone_and_in_a_batch(served, work
 
 @pytest.mark.slow
 def test_a_worker_that_receives_no_message_while_jobs_wait_ends_itself(served):
-    """A process with a heartbeat but no consumer: exactly what an unresponsive worker is."""
+    """A process with a heartbeat but without a consumer, like an unresponsive worker."""
     job = submit(seed=1)
     Job.objects.filter(id=job.id).update(created_at=timezone.now() - timedelta(minutes=5))
     program = (
@@ -293,10 +293,10 @@ def test_a_worker_that_receives_no_message_while_jobs_wait_ends_itself(served):
     assert Worker.objects.get(name="deaf").release == served
 
 
-def test_jobs_of_the_teacher_are_left_to_a_worker_of_their_own_while_there_is_one(
+def test_jobs_of_the_teacher_are_left_to_a_dedicated_worker_while_there_is_one(
     served, tmp_path, settings, monkeypatch, worker
 ):
-    """Without one the generation workers take them; the student's jobs never wait behind them."""
+    """Without one the generation workers claim them; the student's jobs never wait behind them."""
     settings.WORKER_NAME = "worker-1"
     make_tiny_release(tmp_path / "big", name="big", kind="teacher")
     releases.activate(releases.register(tmp_path / "big"))
@@ -327,7 +327,7 @@ def test_a_picture_of_the_student_waits_for_one_step_of_the_teacher(
     make_tiny_release(tmp_path / "big", name="big", kind="teacher", steps=6)
     releases.activate(releases.register(tmp_path / "big"))
     encoding.encode_missing()
-    worker.tick()  # as the heartbeat does: both kinds are served here
+    worker.tick()  # as the heartbeat does: this worker serves both kinds
     slow = submit(seed=1, model="teacher")
     submit(seed=1, model="student")
     worker.run()
@@ -346,7 +346,7 @@ def test_a_picture_of_the_student_waits_for_one_step_of_the_teacher(
     finally:
         hook.remove()
 
-    # Generated after the step in which it came. The one before has been committed, too.
+    # Generated after the step during which it was submitted. The previous one was committed, too.
     assert seen[2:] and all("queued" not in statuses for statuses in seen)
     assert set(Job.objects.values_list("status", flat=True)) == {"succeeded"}
     slow.refresh_from_db()
@@ -354,7 +354,9 @@ def test_a_picture_of_the_student_waits_for_one_step_of_the_teacher(
     assert all(job.finished_at < slow.finished_at for job in quick)
     spent = sum(job.device_seconds for job in quick)
     whole = (slow.finished_at - slow.started_at).total_seconds()
-    assert slow.device_seconds < whole - spent  # what came between is not the teacher's
+    assert (
+        slow.device_seconds < whole - spent
+    )  # time of the student's jobs in between is not the teacher's
 
 
 # --- messages -------------------------------------------------------------------------------------
@@ -372,7 +374,9 @@ def test_one_unread_message_covers_all_jobs_until_a_worker_receives_it(
     assert Job.objects.filter(status="succeeded").count() == 3
 
 
-def test_a_worker_that_leaves_jobs_calls_another_one(served, worker, redis_server, settings):
+def test_a_worker_that_leaves_jobs_queued_notifies_another_one(
+    served, worker, redis_server, settings
+):
     settings.BATCH_SIZE = 1
     for seed in range(2):
         submit(seed=seed)
@@ -384,7 +388,7 @@ def test_a_worker_that_leaves_jobs_calls_another_one(served, worker, redis_serve
 
 
 # --- files ----------------------------------------------------------------------------------------
-def test_the_time_that_its_files_took_is_on_the_job(served, worker):
+def test_the_encoding_time_of_its_files_is_stored_in_the_job(served, worker):
     submit(seed=1, n=4)
     submit(seed=9, n=1)
 
@@ -394,14 +398,14 @@ def test_the_time_that_its_files_took_is_on_the_job(served, worker):
     assert 0 < small.encode_seconds < large.encode_seconds < 5
 
 
-def test_files_say_how_they_were_made_where_that_was_asked_for(served, worker):
-    told, plain = submit(seed=1, metadata=True, output_format="png"), submit(seed=2)
+def test_files_contain_metadata_where_requested(served, worker):
+    with_metadata, plain = submit(seed=1, metadata=True, output_format="png"), submit(seed=2)
 
     worker.run()
 
-    image = told.images.get()
+    image = with_metadata.images.get()
     assert image.has_metadata and image.file != image.master
-    assert str(told.id).encode() in storage.read(image.file)
+    assert str(with_metadata.id).encode() in storage.read(image.file)
     assert b"Retort" not in storage.read(image.master) + storage.read(plain.images.get().file)
 
 
@@ -419,5 +423,5 @@ def test_files_go_to_an_object_store(served, bucket, settings, worker):
     assert len(lying) == 8 and not settings.MEDIA_ROOT.exists()
 
 
-def test_threads_that_write_files_leave_the_cores_to_the_one_that_generates(worker):
+def test_each_thread_that_writes_files_uses_one_core(worker):
     assert worker._writers.submit(torch.get_num_threads).result() == 1

@@ -15,7 +15,7 @@ from generation.releases import activation, specialists
 from generation.releases import lifecycle as releases
 from generation.worker import pipelines
 from generation.worker.pipelines import Loaded
-from tests.people import make_worker
+from tests.factories import make_worker
 from tests.tiny import make_tiny_release
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -34,12 +34,12 @@ def rows(tmp_path: Path, settings) -> list[Release]:
 
 @pytest.fixture
 def loads(monkeypatch) -> list[tuple[str, str]]:
-    """(thread, release) of each load."""
+    """The (thread, release) of each load."""
     found = []
     load = pipeline.load
 
     def counted(folder, **options):
-        # Who generates computes with several threads, and nobody else.
+        # Only the thread that generates computes with several threads.
         assert options["threads"] == (1 if threading.current_thread().name == "loader" else 2)
         found.append((threading.current_thread().name, Path(folder).name))
         return load(folder, **options)
@@ -55,79 +55,79 @@ def until(condition) -> None:
         time.sleep(0.01)
 
 
-def test_a_prepared_release_is_loaded_beside_and_only_once(rows, loads):
-    shelf = Loaded()
-    shelf.get(rows[0])
+def test_a_prepared_release_is_loaded_in_another_thread_and_only_once(rows, loads):
+    held = Loaded()
+    held.get(rows[0])
     activation.prepare(rows[1])
     assert [release.name for release in pipelines.wanted()] == ["tiny-0", "tiny-1"]
-    shelf.prepare(pipelines.wanted())
-    assert shelf.get(rows[1]).manifest.name == "tiny-1"
-    shelf.prepare(pipelines.wanted())
+    held.prepare(pipelines.wanted())
+    assert held.get(rows[1]).manifest.name == "tiny-1"
+    held.prepare(pipelines.wanted())
     assert [name for name, _ in loads] == ["MainThread", "loader"]
-    assert shelf.ids() == [rows[0].pk, rows[1].pk]
+    assert held.ids() == [rows[0].pk, rows[1].pk]
 
 
-def test_what_was_used_longest_ago_leaves_for_what_is_asked_for(rows, loads, settings):
+def test_the_least_recently_used_release_is_evicted_for_a_requested_one(rows, loads, settings):
     settings.LOADED_RELEASES = 2
-    shelf = Loaded()
+    held = Loaded()
     for place in (0, 1, 0, 2):
-        shelf.get(rows[place])
-    assert shelf.ids() == [rows[0].pk, rows[2].pk]
+        held.get(rows[place])
+    assert held.ids() == [rows[0].pk, rows[2].pk]
     assert len(loads) == 3
 
 
-def test_nothing_that_is_wanted_leaves_for_a_preparation(rows, settings):
+def test_no_wanted_release_is_evicted_for_a_preparation(rows, settings):
     settings.LOADED_RELEASES = 1
-    shelf = Loaded()
-    shelf.get(rows[0])
-    shelf.prepare([rows[0], rows[1]])
-    assert shelf.ids() == [rows[0].pk]
-    shelf.prepare([rows[1]])
-    until(lambda: shelf.ids() == [rows[1].pk])
+    held = Loaded()
+    held.get(rows[0])
+    held.prepare([rows[0], rows[1]])
+    assert held.ids() == [rows[0].pk]
+    held.prepare([rows[1]])
+    until(lambda: held.ids() == [rows[1].pk])
 
 
-def test_specialists_are_held_beside_what_a_worker_holds_otherwise(rows, settings):
+def test_specialists_do_not_count_towards_the_limit_of_loaded_releases(rows, settings):
     settings.LOADED_RELEASES = 1
     specialists.activate(rows[1])
-    shelf = Loaded()
-    shelf.get(rows[0])
-    shelf.prepare(pipelines.wanted())
-    until(lambda: shelf.ids() == [rows[0].pk, rows[1].pk])
+    held = Loaded()
+    held.get(rows[0])
+    held.prepare(pipelines.wanted())
+    until(lambda: held.ids() == [rows[0].pk, rows[1].pk])
     specialists.retire(rows[1])
-    shelf.prepare(pipelines.wanted())
-    shelf.get(rows[2])
-    assert shelf.ids() == [rows[2].pk]
+    held.prepare(pipelines.wanted())
+    held.get(rows[2])
+    assert held.ids() == [rows[2].pk]
 
 
-def test_while_memory_is_short_what_was_used_longest_ago_leaves(rows, monkeypatch):
+def test_without_enough_memory_the_least_recently_used_release_is_evicted(rows, monkeypatch):
     load = pipeline.load
-    shelf = Loaded()
+    held = Loaded()
 
     def with_room_for_two(folder, **options):
-        if len(shelf.ids()) > 1:
+        if len(held.ids()) > 1:
             raise OutOfMemory
         return load(folder, **options)
 
     monkeypatch.setattr(pipeline, "load", with_room_for_two)
     for place in (0, 1, 0, 2):
-        shelf.get(rows[place])
-    assert shelf.ids() == [rows[0].pk, rows[2].pk]
+        held.get(rows[place])
+    assert held.ids() == [rows[0].pk, rows[2].pk]
 
 
-def test_one_that_cannot_be_loaded_is_tried_once_and_says_why_when_asked_for(rows, loads):
+def test_a_release_that_cannot_be_loaded_is_tried_once_and_raises_when_requested(rows, loads):
     (Path(rows[1].path) / "unet/config.json").unlink()
-    shelf = Loaded()
+    held = Loaded()
     for _ in range(3):
-        shelf.prepare([rows[1]])
-        shelf._wait_for(None)
-    assert len(loads) == 1 and shelf.ids() == []
+        held.prepare([rows[1]])
+        held._wait_for(None)
+    assert len(loads) == 1 and held.ids() == []
     with pytest.raises(Exception, match=r"config\.json"):
-        shelf.get(rows[1])
+        held.get(rows[1])
 
 
-# --- handing over ---------------------------------------------------------------------------------
-def test_a_release_is_served_when_the_workers_have_it(rows, settings, worker):
-    """The worker's own heartbeat thread prepares it and says so in its row."""
+# --- activation -----------------------------------------------------------------------------------
+def test_a_release_is_activated_when_the_workers_have_loaded_it(rows, settings, worker):
+    """The heartbeat thread of the worker prepares the release and records that in its row."""
     settings.WORKER_NAME = "worker-1"
     heartbeat.stopping.clear()
     worker.begin()
@@ -140,14 +140,14 @@ def test_a_release_is_served_when_the_workers_have_it(rows, settings, worker):
         heartbeat.end()
 
 
-def test_a_worker_that_does_not_get_ready_delays_it_but_does_not_prevent_it(rows):
+def test_a_worker_that_is_never_ready_delays_an_activation_but_does_not_prevent_it(rows):
     make_worker(name="slow")
     started = time.monotonic()
     assert activation.activate(rows[1], patience_seconds=0.5).status == "active"
     assert time.monotonic() - started > 0.5
 
 
-def test_damaged_files_are_refused_before_anybody_waits(rows):
+def test_damaged_files_are_refused_before_waiting_for_workers(rows):
     make_worker(name="slow")
     (Path(rows[1].path) / "unet/config.json").unlink()
     with pytest.raises(ReleaseRefused):

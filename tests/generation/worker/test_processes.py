@@ -1,4 +1,4 @@
-"""Broken and hanging devices in real worker processes: what becomes of the jobs and of the process."""
+"""Broken and hanging devices in real worker processes: effects on the jobs and on the process."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -14,7 +14,7 @@ from generation.models import Attempt, Job, Worker
 from generation.releases import lifecycle as releases
 from generation.worker.loop import EXIT_DEVICE, EXIT_STALLED
 from tests.celery_worker import CeleryWorker
-from tests.people import make_user, make_variant
+from tests.factories import make_user, make_variant
 from tests.tiny import make_tiny_release
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.slow]
@@ -44,14 +44,14 @@ def owner(tmp_path: Path):
     return make_user()
 
 
-def until(look: Callable[[], object], seconds: float = 180) -> None:
+def until(condition: Callable[[], object], seconds: float = 180) -> None:
     deadline = time.monotonic() + seconds
-    while not look():
+    while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.05)
 
 
-def test_a_broken_worker_beside_a_good_one_fails_no_job(owner, start, tmp_path):
+def test_a_broken_worker_beside_a_healthy_one_fails_no_job(owner, start, tmp_path):
     broken, _ = start("generation-1"), start("generation-2")
     until(lambda: Worker.objects.count() == 2)
     (tmp_path / "generation-1").write_text("raise")
@@ -72,11 +72,11 @@ def test_a_broken_worker_beside_a_good_one_fails_no_job(owner, start, tmp_path):
         submission.submit(owner, JobRequest(variant="vase", seed=seed))
     until(lambda: Job.objects.filter(status="succeeded").count() == 50)
     assert Attempt.objects.filter(worker_name="generation-1").count() == taken
-    (tmp_path / "generation-1").unlink()  # somebody repairs it
+    (tmp_path / "generation-1").unlink()  # the device is repaired
     until(lambda: Worker.objects.get(name="generation-1").fault == "")
 
 
-def test_a_worker_that_hangs_frees_its_jobs_and_obeys_a_cancel(owner, start, tmp_path):
+def test_a_worker_that_hangs_releases_its_jobs_and_a_cancel_takes_effect(owner, start, tmp_path):
     options = {"BATCH_SIZE": "1", "STALL_SECONDS": "1"}
     hanging = start("generation-1", **options)
     until(lambda: Worker.objects.count() == 1)

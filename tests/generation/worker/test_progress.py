@@ -21,7 +21,7 @@ from generation.models import Job
 from generation.releases import lifecycle as releases
 from generation.worker import progress
 from generation.worker.progress import BatchProgress
-from tests.people import make_job, make_user, make_variant
+from tests.factories import make_job, make_user, make_variant
 from tests.tiny import make_tiny_release
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -54,14 +54,14 @@ def submit(text: str = TEXTS[0], **fields) -> Job:
     return submission.submit(make_user(), JobRequest(text=text, **fields))
 
 
-def told(redis_server, job: Job) -> list[tuple[str, dict]]:
-    progress._writer.submit(int).result()  # what waits for its file comes first
+def published(redis_server, job: Job) -> list[tuple[str, dict]]:
+    progress._writer.submit(int).result()  # wait for the previews that are still being encoded
     entries = redis_server.xrange(events.stream(job.id))
     return [(fields["kind"], json.loads(fields["data"])) for _, fields in entries]
 
 
 def previews(redis_server, job: Job) -> list[dict]:
-    return [data for kind, data in told(redis_server, job) if kind == "preview"]
+    return [data for kind, data in published(redis_server, job) if kind == "preview"]
 
 
 def picture(preview: dict) -> Image.Image:
@@ -70,7 +70,7 @@ def picture(preview: dict) -> Image.Image:
     return image.convert("RGB")
 
 
-def test_who_watches_is_told_the_status_the_progress_and_each_step_but_the_last(
+def test_a_watched_job_publishes_status_progress_and_each_step_except_the_last(
     served, redis_server, worker
 ):
     job = submit(seed=1, n=2)
@@ -78,7 +78,7 @@ def test_who_watches_is_told_the_status_the_progress_and_each_step_but_the_last(
 
     worker.run()
 
-    seen = told(redis_server, job)
+    seen = published(redis_server, job)
     assert seen[0] == ("watched", {})
     assert seen[1] == ("status", {"status": "running", "attempt": 1})
     assert seen[2] == ("progress", {"percent": 24, "step": 1, "steps": 4})
@@ -91,7 +91,7 @@ def test_who_watches_is_told_the_status_the_progress_and_each_step_but_the_last(
     assert redis_server.ttl(events.stream(job.id)) > events.KEPT_SECONDS - 30
 
 
-def test_for_a_job_that_nobody_watches_nothing_is_written(served, redis_server, worker):
+def test_for_an_unwatched_job_nothing_is_written(served, redis_server, worker):
     watched, other = submit(TEXTS[0], seed=1), submit(TEXTS[1], seed=1)
     events.watch(watched.id, previews=True)
 
@@ -102,13 +102,13 @@ def test_for_a_job_that_nobody_watches_nothing_is_written(served, redis_server, 
     assert not redis_server.exists(events.stream(other.id))
 
 
-def test_who_wants_no_previews_costs_none(served, redis_server, worker):
+def test_no_previews_are_made_unless_a_watcher_wants_them(served, redis_server, worker):
     job = submit(seed=1)
     events.watch(job.id, previews=False)
 
     worker.run()
 
-    assert {kind for kind, _ in told(redis_server, job)} == {"watched", "status", "progress"}
+    assert {kind for kind, _ in published(redis_server, job)} == {"watched", "status", "progress"}
 
 
 def test_a_watched_job_gets_the_same_picture(served, redis_server, worker):
@@ -128,7 +128,7 @@ def test_a_watched_job_gets_the_same_picture(served, redis_server, worker):
     assert again.images.get().sha256 == first
 
 
-def test_a_release_of_one_step_has_no_previews_and_asks_redis_nothing(
+def test_a_release_of_one_step_has_no_previews_and_makes_no_calls_to_redis(
     tmp_path, writers, redis_server, worker
 ):
     serve(tmp_path, steps=1)
@@ -139,11 +139,11 @@ def test_a_release_of_one_step_has_no_previews_and_asks_redis_nothing(
 
     job.refresh_from_db()
     assert job.status == "succeeded"
-    assert {kind for kind, _ in told(redis_server, job)} == {"watched", "status"}
+    assert {kind for kind, _ in published(redis_server, job)} == {"watched", "status"}
     assert redis_server.get(f"{notifications.PROGRESS_PREFIX}{job.id}") is None
 
 
-def test_a_job_goes_back_to_the_queue_before_the_eyes_of_who_watches(redis_server):
+def test_a_watched_job_that_returns_to_the_queue_publishes_its_status(redis_server):
     job = make_job()
     events.watch(job.id, previews=True)
     (taken,) = jobs.claim("worker-1").jobs
@@ -152,14 +152,14 @@ def test_a_job_goes_back_to_the_queue_before_the_eyes_of_who_watches(redis_serve
     jobs.cancel(job.id)
     retrying.retry(job.id)
 
-    assert told(redis_server, job)[1:] == [
+    assert published(redis_server, job)[1:] == [
         ("status", {"status": "running", "attempt": 1}),
         ("status", {"status": "queued", "attempt": 1}),
         ("status", {"status": "queued", "attempt": 1}),
     ]
 
 
-def test_previews_that_cannot_be_made_cost_no_job(served, redis_server, caplog, worker):
+def test_previews_that_cannot_be_made_fail_no_job(served, redis_server, caplog, worker):
     job = submit(seed=1)
     events.watch(job.id, previews=True)
     decoder = worker.loaded.get(job.release).runtime.vae.decoder
@@ -215,12 +215,12 @@ def test_previews_of_many_steps_take_a_tenth_of_the_time_and_are_four_a_second_a
     assert batch.wanted(5, 20)
 
 
-def test_progress_is_told_ten_times_a_second_at_most(redis_server, monkeypatch):
+def test_progress_is_published_ten_times_a_second_at_most(redis_server, monkeypatch):
     now = time.monotonic()
     monkeypatch.setattr(progress.time, "monotonic", lambda: now)
     batch = watched_batch()
     for step in range(2, 12):
-        now += 0.051  # two of them are more than a tenth, however they are rounded
+        now += 0.051  # two of them exceed a tenth, however they are rounded
         batch.stepped(step, 20)
 
     (job_id,) = batch._jobs
@@ -234,7 +234,7 @@ def test_progress_is_told_ten_times_a_second_at_most(redis_server, monkeypatch):
     assert percents == sorted(percents)
 
 
-def test_when_files_are_made_too_slowly_previews_are_left_out_not_kept(redis_server):
+def test_when_encoding_is_too_slow_previews_are_dropped_instead_of_queued(redis_server):
     batch = watched_batch(images=progress.WAITING_PREVIEWS + 10)
     (job_id,) = batch._jobs
     blocked = progress._writer.submit(time.sleep, 0.3)
@@ -251,7 +251,7 @@ def test_when_files_are_made_too_slowly_previews_are_left_out_not_kept(redis_ser
     assert len(redis_server.xrange(events.stream(job_id))) == len(entries) + 1
 
 
-def test_without_redis_nothing_is_told_and_nothing_fails(settings, monkeypatch):
+def test_without_redis_nothing_is_published_and_nothing_fails(settings, monkeypatch):
     from generation.infra import redis_client
 
     settings.REDIS_URL = "redis://127.0.0.1:1/0"

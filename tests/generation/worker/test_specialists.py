@@ -10,7 +10,7 @@ from generation.models import Release
 from generation.releases import lifecycle as releases
 from generation.releases import specialists
 from tests.client import API
-from tests.people import make_quality, make_variant
+from tests.factories import make_quality, make_variant
 from tests.tiny import make_tiny_release
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -42,7 +42,7 @@ def test_each_prompt_is_made_by_the_better_student_until_it_is_retired(students,
     api = API()
 
     def made_by(text: str) -> str:
-        """The release of a job without a model, which the catalogue names as well."""
+        """Return the release of a job without a model, after checking that the catalogue lists the same."""
         job = api.post("/v1/jobs", {"text": text}).json()
         worker.run()
         ended = api.get(job["urls"]["self"]).json()

@@ -16,7 +16,7 @@ from generation.jobs import pausing, retention, stock, submission
 from generation.jobs.job_request import JobRequest
 from generation.models import Image, Job, OwnerLimits, Release, StockedImage
 from generation.releases import lifecycle as releases
-from tests.people import make_user, make_variant
+from tests.factories import make_user, make_variant
 from tests.tiny import make_tiny_release
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("redis_server")]
@@ -33,7 +33,7 @@ def stocked(tmp_path: Path, settings, worker):
     for text in (TEXT, OTHER):
         make_variant(text=text)
     assert encoding.encode_missing() == 0
-    worker.tick()  # it reads what is served
+    worker.tick()  # it reads which releases are in service
     for seed in range(stock.OFTEN):
         submit(TEXT, seed=seed)
     submit(OTHER, seed=1)
@@ -70,7 +70,7 @@ def test_a_request_without_a_seed_gets_an_image_of_its_own_at_once(stocked):
     image = got.images.get()
     assert (image.seed, image.index) == (got.seed, 0) and storage.exists(image.file)
     assert not StockedImage.objects.exists() and stocked._stocking.is_wanted()
-    metrics.flush()  # a worker of this process may keep them back
+    metrics.flush()  # a worker of this process may have buffered the metrics
     counted = {family.name: family.samples for family in metrics.recorded()}["retort_stock"]
     assert {sample.labels["outcome"]: sample.value for sample in counted} == {"made": 2, "given": 2}
     # From now on it is an image like any other.
@@ -79,31 +79,31 @@ def test_a_request_without_a_seed_gets_an_image_of_its_own_at_once(stocked):
     assert repeated.images.get().sha256 == image.sha256
 
 
-def test_what_the_stock_does_not_have_is_generated(stocked, settings):
-    for asked in ({"n": 2}, {"metadata": True}, {"output_format": "png"}, {"seed": 77}):
-        assert submit(**asked).status == "queued"
+def test_images_that_are_not_in_stock_are_generated(stocked, settings):
+    for parameters in ({"n": 2}, {"metadata": True}, {"output_format": "png"}, {"seed": 77}):
+        assert submit(**parameters).status == "queued"
     assert submit(OTHER).status == "queued"
     settings.STOCK = 0
     assert submit().status == "queued"
     assert StockedImage.objects.count() == 2
 
 
-def test_what_another_version_has_stocked_is_generated(stocked):
+def test_stock_of_another_version_is_not_used(stocked):
     for row in StockedImage.objects.all():
         row.image["of_the_next_version"] = 1
         row.save()
     assert submit().status == "queued"
 
 
-def test_requests_at_once_never_get_the_same_image(stocked):
+def test_concurrent_requests_never_get_the_same_image(stocked):
     found, ready = [], threading.Barrier(6)
 
-    def ask() -> None:
+    def submit_when_ready() -> None:
         ready.wait()
         found.append(submit())
         connection.close()
 
-    threads = [threading.Thread(target=ask) for _ in range(6)]
+    threads = [threading.Thread(target=submit_when_ready) for _ in range(6)]
     make_user()
     for thread in threads:
         thread.start()
@@ -114,7 +114,7 @@ def test_requests_at_once_never_get_the_same_image(stocked):
     assert len(found) == 6 and len(given) == len(set(given)) == 2
 
 
-def test_a_refused_request_takes_nothing(stocked):
+def test_a_refused_request_takes_nothing_from_the_stock(stocked):
     OwnerLimits.objects.create(owner=make_user(), images_per_day=0)
 
     with pytest.raises(QuotaExceeded):
@@ -134,7 +134,9 @@ def test_an_image_whose_file_is_gone_is_generated_again(stocked):
     assert (job.status, job.cache) == ("succeeded", "miss")
 
 
-def test_what_is_too_old_or_of_a_release_out_of_service_goes_with_its_files(stocked, settings):
+def test_old_stock_and_stock_of_releases_out_of_service_is_removed_with_its_files(
+    stocked, settings
+):
     old, young = StockedImage.objects.order_by("pk")
     StockedImage.objects.filter(pk=old.pk).update(created_at=timezone.now() - 2 * stock.KEPT)
     retention.sweep()
@@ -147,7 +149,7 @@ def test_what_is_too_old_or_of_a_release_out_of_service_goes_with_its_files(stoc
     assert all(storage.exists(image.file) for image in Image.objects.all())
 
 
-def test_a_paused_queue_makes_nothing(stocked):
+def test_a_paused_queue_stocks_nothing(stocked):
     StockedImage.objects.first().delete()
     assert stocked._stocking.is_wanted()
 
@@ -156,7 +158,7 @@ def test_a_paused_queue_makes_nothing(stocked):
     assert not stocked._stocking.is_wanted()
 
 
-def test_after_an_image_that_failed_the_worker_waits(stocked, monkeypatch, caplog):
+def test_after_a_failed_image_the_worker_pauses_its_stocking(stocked, monkeypatch, caplog):
     StockedImage.objects.all().delete()
 
     def broken(*_, **__):
@@ -170,14 +172,14 @@ def test_after_an_image_that_failed_the_worker_waits(stocked, monkeypatch, caplo
     assert "image_not_stocked" in caplog.text and not stocked.health.is_good
 
 
-def test_the_stock_stops_at_so_many_bytes(stocked, monkeypatch):
+def test_the_stock_is_limited_in_bytes(stocked, monkeypatch):
     monkeypatch.setattr(stock, "MOST_BYTES", 1)
     StockedImage.objects.first().delete()
 
     assert not stocked._stocking.is_wanted()
 
 
-def test_what_nobody_requests_any_more_is_not_stocked_again(stocked):
+def test_variants_that_are_no_longer_requested_are_not_stocked_again(stocked):
     StockedImage.objects.all().delete()
     Job.objects.update(created_at=timezone.now() - timedelta(days=3))
 

@@ -28,7 +28,7 @@ from generation.models import Image, Job, PromptVariant, Release
 from generation.releases import lifecycle
 from project.maintenance import archive, backup, programs
 from project.maintenance.errors import MaintenanceError, ProgramMissing
-from tests.people import make_image, make_job, make_variant, make_worker
+from tests.factories import make_image, make_job, make_variant, make_worker
 from tests.tiny import make_tiny_release
 from tests.web import ROOT, database_url
 
@@ -39,7 +39,7 @@ pytestmark = pytest.mark.django_db(transaction=True)
 
 @dataclass
 class Installation:
-    """A database of its own on the server of the tests, and a data folder."""
+    """A separate database on the server of the tests, and a data folder."""
 
     url: str
     data: Path
@@ -54,7 +54,7 @@ class Installation:
         )
 
     def begin(self, *words: str) -> subprocess.Popen[bytes]:
-        """Begin a command in a process group of its own."""
+        """Start a command in a process group of its own."""
         command = [sys.executable, "manage.py", *words]
         environment = {**os.environ, "DATABASE_URL": self.url, "DATA_DIR": str(self.data)}
         return subprocess.Popen(command, cwd=ROOT, env=environment, start_new_session=True)
@@ -84,7 +84,7 @@ def other(tmp_path: Path) -> Iterator[Installation]:
 
 @pytest.fixture
 def written(settings, tmp_path: Path) -> Path:
-    """The archive of an installation with a variant, a registered release, an image and what is left out."""
+    """The archive of an installation with a variant, a registered release, an image and files that are left out."""
     source = tmp_path / "tiny"
     make_tiny_release(source, name="restored", kind="student")
     release = lifecycle.register(source)
@@ -125,7 +125,7 @@ def test_a_backup_is_restored_into_an_empty_database_and_folder(written: Path, o
     assert other.query(entries) == [("backup_restored", made_at)]
     begun = audit.last_backup()
     assert begun and abs(begun - datetime.fromisoformat(made_at)) < timedelta(minutes=1)
-    # The code of now works on it.
+    # The current code works on it.
     checked = other.manage("migrate", "--check")
     assert checked.returncode == 0, checked.stderr
 
@@ -185,7 +185,7 @@ def test_an_archive_is_verified_without_a_change(written: Path, capsys):
 
 
 @pytest.mark.slow
-def test_a_dump_that_cannot_be_restored_leaves_the_tables_of_before(written: Path, other, tmp_path):
+def test_a_dump_that_cannot_be_restored_keeps_the_previous_tables(written: Path, other, tmp_path):
     assert other.manage("restore", str(written)).returncode == 0
     broken = tmp_path / "broken.tar"
     with tarfile.open(written) as tar, broken.open("wb") as out:
@@ -201,7 +201,7 @@ def test_a_dump_that_cannot_be_restored_leaves_the_tables_of_before(written: Pat
 
 
 @pytest.mark.parametrize("ended_by", [signal.SIGINT, signal.SIGKILL])
-def test_an_interrupted_restoration_loses_no_table_of_before(written: Path, other, ended_by):
+def test_an_interrupted_restoration_loses_no_previous_table(written: Path, other, ended_by):
     other.query("CREATE TABLE of_before AS SELECT 1")
     holder = psycopg2.connect(other.url)
     with holder.cursor() as cursor:
@@ -242,7 +242,7 @@ def test_an_archive_of_a_newer_revision_is_refused(written: Path, monkeypatch):
 
 
 @pytest.mark.parametrize("name", [b"caf\xe9.jpg", "a\u2028b.jpg".encode()])
-def test_a_name_of_any_bytes_is_in_the_archive(tmp_path: Path, name: bytes):
+def test_a_file_name_of_any_bytes_is_archived(tmp_path: Path, name: bytes):
     file = tmp_path / os.fsdecode(name)
     file.write_bytes(b"picture")
     out = io.BytesIO()
@@ -257,12 +257,12 @@ def test_a_name_of_any_bytes_is_in_the_archive(tmp_path: Path, name: bytes):
     assert (tmp_path / "unpacked" / "data" / file.name).read_bytes() == b"picture"
 
 
-def test_a_name_with_a_line_break_is_to_be_changed(tmp_path: Path):
+def test_a_file_name_with_a_line_break_is_refused(tmp_path: Path):
     with pytest.raises(MaintenanceError, match="has a line break"):
         archive.Writer(io.BytesIO()).add_file("data/two\nlines", tmp_path / "two\nlines")
 
 
-def test_a_file_that_is_replaced_meanwhile_is_in_the_archive_as_it_was(tmp_path: Path):
+def test_a_file_that_is_replaced_during_a_backup_is_archived_as_it_was(tmp_path: Path):
     file, ended = tmp_path / "file", threading.Event()
     file.write_bytes(b"")
 
@@ -284,7 +284,7 @@ def test_a_file_that_is_replaced_meanwhile_is_in_the_archive_as_it_was(tmp_path:
         replacing.join()
 
 
-def test_what_is_no_file_is_left_out_of_a_backup_and_a_loop_of_links_ends(tmp_path: Path):
+def test_special_files_are_left_out_of_a_backup_and_a_loop_of_links_ends(tmp_path: Path):
     (tmp_path / "folder").mkdir()
     (tmp_path / "folder" / "picture").write_bytes(b"picture")
     (tmp_path / "again").symlink_to(tmp_path / "folder")
@@ -300,7 +300,7 @@ def test_a_folder_that_cannot_be_read_is_not_left_out_silently():
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
         (root / "media").mkdir(mode=0o700)
-        (root / "lost+found").mkdir(mode=0o700)  # of the file system
+        (root / "lost+found").mkdir(mode=0o700)  # created by the file system
         root.chmod(0o755)
         os.seteuid(65534)
         try:

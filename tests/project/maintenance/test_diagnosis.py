@@ -1,4 +1,4 @@
-"""`manage.py doctor` finds what is wrong, and says what to do."""
+"""`manage.py doctor` finds faults and gives advice."""
 
 import json
 import os
@@ -16,14 +16,14 @@ from generation.models import Release, Worker
 from generation.releases import lifecycle
 from project.maintenance import diagnosis
 from project.maintenance.diagnosis import Finding, State
-from tests.people import make_image, make_worker
+from tests.factories import make_image, make_worker
 from tests.tiny import make_tiny_release
 from tests.web import ROOT, free_port
 
 
 @pytest.fixture
 def installation(settings, tmp_path: Path, redis_server, monkeypatch):
-    """What every check is well with."""
+    """An installation that passes every check."""
     monkeypatch.setattr(redis_client, "_resume_at", 0.0)
     Path(settings.DATA_DIR).mkdir()
     source = tmp_path / "tiny"
@@ -39,7 +39,7 @@ def installation(settings, tmp_path: Path, redis_server, monkeypatch):
 
 
 def wrong(**options: bool) -> dict[str, list[Finding]]:
-    """The findings that are not good, by part."""
+    """Return the findings that are not OK, by part."""
     found: dict[str, list[Finding]] = {}
     for finding in diagnosis.examine(**options):
         if finding.state is not State.OK and finding.part != "data":  # the disk of the tests
@@ -56,7 +56,7 @@ def test_a_sound_installation_has_no_finding(installation):
 
 
 @pytest.mark.django_db
-def test_every_fault_has_an_advice(installation, settings):
+def test_every_fault_is_found_with_advice(installation, settings):
     installation.delete(beat_lock.NAME)
     Worker.objects.filter(queue="light").delete()
     Worker.objects.filter(queue="generation").update(fault="storage_failed")
@@ -96,7 +96,7 @@ def test_the_doctor_prints_json(installation, capsys):
     ).items()
 
 
-def test_without_servers_the_doctor_says_so():
+def test_without_servers_the_doctor_reports_it():
     away = {
         "DATABASE_URL": f"postgres://nobody@127.0.0.1:{free_port()}/retort",
         "REDIS_URL": f"redis://127.0.0.1:{free_port()}/0",

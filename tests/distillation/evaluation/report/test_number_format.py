@@ -38,7 +38,7 @@ def test_sizes_counts_and_durations_have_their_unit():
     )
 
 
-def test_a_verdict_is_written_as_its_measure():
+def test_a_verdict_has_the_unit_of_its_measure():
     def written(measure: str, is_ratio: bool) -> str:
         verdict = Verdict(measure, is_ratio, 0.5, -0.1, None, None, 30, NON_INFERIOR)
         return number_format.of_verdict(verdict, verdict.estimate)

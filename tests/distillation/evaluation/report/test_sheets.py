@@ -22,7 +22,7 @@ def test_pictures_lie_side_by_side_under_their_title(tmp_path: Path):
         assert max(dark) < 10 and all(abs(value - 128) < 8 for value in grey)
 
 
-def test_a_row_may_be_parted(tmp_path: Path):
+def test_a_row_may_have_a_gap(tmp_path: Path):
     row = Row("", pictures(0, 0, 0), parted_at=2)
     sheets.write(tmp_path / "sheet.webp", [row])
     with Image.open(tmp_path / "sheet.webp") as sheet:

@@ -1,4 +1,4 @@
-"""The heads see the teacher's features, learn what is the teacher's, and tell the latents where to go."""
+"""The heads learn to classify the teacher's features, and their gradient moves latents towards the real ones."""
 
 import math
 
@@ -28,7 +28,7 @@ def inputs(teacher, *, seed: int = 0, count: int = 6):
     return latents, timesteps, toys.catalogue().embeds(torch.arange(count) % 3)
 
 
-def test_features_are_those_of_a_whole_pass_though_it_is_cut_short(teacher):
+def test_features_of_a_pass_that_is_cut_short_are_those_of_a_whole_pass(teacher):
     latents, timesteps, embeds = inputs(teacher)
     reached = []
     handle = teacher.unet.up_blocks[0].register_forward_hook(lambda *_: reached.append(True))
@@ -63,7 +63,7 @@ def test_every_place_of_every_map_has_a_logit(teacher):
     assert heads(maps).dtype == torch.float32
 
 
-def test_heads_begin_the_same_for_the_same_seed_and_leave_other_draws_alone(teacher):
+def test_heads_are_initialised_by_the_seed_and_do_not_affect_other_draws(teacher):
     torch.manual_seed(4)
     expected = torch.rand(2)
     torch.manual_seed(4)
@@ -89,7 +89,7 @@ def loss_of(heads, teacher, fake, real, timesteps, embeds, recipe=RECIPE):
     )
 
 
-def test_heads_learn_to_tell_apart_and_lead_the_latents_to_the_real_ones(teacher):
+def test_heads_learn_to_separate_latents_and_their_gradient_leads_to_the_real_ones(teacher):
     # Real latents have a square in a corner of one channel, the fake ones in another.
     latents, timesteps, embeds = inputs(teacher, count=12)
     fake, real = 0.3 * latents, 0.3 * latents.flip(0)
@@ -153,6 +153,6 @@ def test_layers_that_the_teacher_lacks_are_refused(teacher):
         ({"layers": ("mid_block", "mid_block")}, "layers"),
     ],
 )
-def test_a_recipe_that_cannot_be_is_refused_by_its_field(change, field):
+def test_an_invalid_recipe_is_refused_with_its_field(change, field):
     with pytest.raises(ValueError, match=f"^{field} "):
         AdversarialRecipe(**change)

@@ -1,4 +1,4 @@
-"""The critics follow the student, the student goes where the teacher is, and every term begins when the recipe says."""
+"""The critics follow the student, the student approaches the teacher, and every term begins as the recipe says."""
 
 import json
 from dataclasses import replace
@@ -53,7 +53,7 @@ def weights(task) -> dict[str, torch.Tensor]:
 
 
 def fake_losses(task, count: int) -> tuple[float, float]:
-    """Of the same images of the student, noised the same, at the first step and after `count` of them."""
+    """Return the fake score's losses at the first step and after `count` steps, of the same noised images."""
     first = steps(task, [0])[0]["fake_score"]
     steps(task, range(1, count))
     return first, steps(task, [0])[0]["fake_score"]
@@ -67,7 +67,7 @@ def same(left, right, name: str) -> bool:
     return all(left[key].equal(right[key]) for key in keys)
 
 
-# --- a world where the answer is known ------------------------------------------------------------
+# --- networks of Gaussians with a known solution --------------------------------------------------
 MEAN, DEVIATION = [0.8, -0.5, 0.0, 0.3], [0.6, 0.9, 1.2, 0.4]  # the teacher's, per channel
 
 
@@ -112,14 +112,16 @@ def test_the_student_ends_with_the_teachers_distribution(kind, timestep):
 
 
 @pytest.mark.parametrize(("kind", "timestep"), KINDS)
-def test_the_fake_score_learns_the_distribution_of_a_student_that_stands_still(kind, timestep):
+def test_the_fake_score_learns_the_distribution_of_a_frozen_student(kind, timestep):
     task = gaussian_task(replace(GAUSSIAN, **FROZEN), kind, timestep)
     before, after = fake_losses(task, 60)
     assert task.student.mean.abs().max() < 1e-6
     assert task.fake.mean.flatten().tolist() == pytest.approx([0.0] * 4, abs=0.1)
     assert task.fake.deviation.flatten().tolist() == pytest.approx([1.0, 0.5, 0.8, 1.0], abs=0.1)
     assert after < 0.95 * before
-    assert task._teacher.unet.mean.flatten().tolist() == pytest.approx(MEAN)  # its own stays
+    assert task._teacher.unet.mean.flatten().tolist() == pytest.approx(
+        MEAN
+    )  # the teacher is unchanged
 
 
 # --- the critics of real networks -----------------------------------------------------------------
@@ -131,10 +133,10 @@ def test_the_fake_scores_loss_falls(kind, timestep):
     assert after < 0.9 * before
 
 
-def test_the_heads_learn_to_tell_the_student_from_the_teacher():
+def test_the_heads_learn_to_separate_the_student_from_the_teacher():
     teacher = toys.teacher()
     pairs = toys.pairs(teacher)
-    pairs.latents[:, 0, :4, :4] += 4  # what no image of the student has
+    pairs.latents[:, 0, :4, :4] += 4  # no image of the student has it
     eager = AdversarialRecipe(
         learn_after=0, layers=("down_blocks.0",), width=16, learning_rate=1e-2, r1_weight=0.0
     )
@@ -144,7 +146,7 @@ def test_the_heads_learn_to_tell_the_student_from_the_teacher():
         task._update_critics(0, torch.Generator().manual_seed(seed), with_heads=True)
         for seed in (*range(40), 0)
     ]
-    # Not far: at most timesteps the noise hides what is told apart.
+    # Only a little: at most timesteps the noise hides the difference.
     assert found[-1]["heads"] < 0.95 * found[0]["heads"]
     assert found[-1]["heads_margin"] > 0.1 > abs(found[0]["heads_margin"])
 
@@ -160,7 +162,7 @@ def test_the_critics_are_updated_as_often_as_the_recipe_says():
     assert set(task.emas) == {"student"}
 
 
-# --- when what begins -----------------------------------------------------------------------------
+# --- begin of each term ---------------------------------------------------------------------------
 def test_the_fake_score_learns_alone_before_the_student_moves():
     task = task_of(replace(RECIPE, **ALONE, student_after=2))
     before = weights(task)
@@ -173,7 +175,7 @@ def test_the_fake_score_learns_alone_before_the_student_moves():
     assert not same(task, before, "student")
 
 
-def test_before_the_heads_learn_it_is_as_if_there_were_none():
+def test_heads_change_nothing_before_they_learn():
     late = replace(RECIPE, adversarial=replace(ADVERSARIAL, learn_after=2, gan_after=3))
     task, alone = task_of(late), task_of(replace(RECIPE, **ALONE))
     before = weights(task)
@@ -184,10 +186,10 @@ def test_before_the_heads_learn_it_is_as_if_there_were_none():
     assert not any("gan" in losses or "heads" in losses for losses in found)
 
 
-def test_heads_learn_before_the_student_hears_them():
+def test_heads_learn_before_they_affect_the_student():
     task = task_of(replace(RECIPE, adversarial=replace(ADVERSARIAL, learn_after=0, gan_after=2)))
-    loud = replace(ADVERSARIAL, learn_after=0, gan_after=2, gan_weight=10.0)
-    other = task_of(replace(RECIPE, adversarial=loud))
+    strong = replace(ADVERSARIAL, learn_after=0, gan_after=2, gan_weight=10.0)
+    other = task_of(replace(RECIPE, adversarial=strong))
     before = weights(task)
     found = steps(task, range(2))
     steps(other, range(2))
@@ -199,7 +201,7 @@ def test_heads_learn_before_the_student_hears_them():
     assert not same(task, other, "student")
 
 
-def test_the_heads_weigh_the_samples_once_they_are_heard():
+def test_the_heads_weigh_the_samples_once_they_affect_the_student():
     # Samples are weighed against those of the same tenth of the time, so there must be some.
     many = replace(RECIPE, batch=24, critic_updates=1)
     task, plain = task_of(many), task_of(replace(many, divergence="reverse_kl"))
@@ -228,7 +230,7 @@ def test_the_student_does_not_train_the_heads():
     assert not same(task, after[-1], "student")
 
 
-def test_the_regression_falls_as_the_recipe_says_and_holds_pairs_alone():
+def test_the_weight_of_the_regression_falls_as_the_recipe_says_and_needs_pairs():
     recipe = replace(RECIPE, **ALONE, steps=100)
     task = task_of(recipe)
     assert task._regression_weight(0) == pytest.approx(0.25)
@@ -253,9 +255,9 @@ def test_the_guided_teacher_is_the_same_with_and_without_the_heads_pass():
     task = task_of(RECIPE)
     noised = torch.randn(4, *task._teacher.latent_shape)
     times, embeds = torch.tensor([20, 300, 700, 980]), task._examples.embeds(torch.arange(4))
-    nobody, alone = task._judged(noised, times, embeds, None)
+    no_logits, alone = task._judged(noised, times, embeds, None)
     logits, shared = task._judged(noised.requires_grad_(), times, embeds, ADVERSARIAL)
-    assert nobody is None
+    assert no_logits is None
     torch.testing.assert_close(shared, alone)
     assert not shared.requires_grad
     assert logits.requires_grad
@@ -298,13 +300,13 @@ def test_the_fake_score_may_start_from_the_student_of_the_structure_stage():
 
 
 # --- a run ----------------------------------------------------------------------------------------
-def test_interrupted_it_ends_with_the_same_weights(tmp_path):
-    heard = replace(ADVERSARIAL, learn_after=0, gan_after=1)
-    recipe = replace(RECIPE, steps=2, adversarial=heard)
+def test_an_interrupted_training_ends_with_the_same_weights(tmp_path):
+    adversarial = replace(ADVERSARIAL, learn_after=0, gan_after=1)
+    recipe = replace(RECIPE, steps=2, adversarial=adversarial)
     toys.assert_resumes(lambda: task_of(recipe), recipe, tmp_path)
 
 
-def test_a_run_says_how_the_latents_are_and_saves_the_average(tmp_path):
+def test_a_training_logs_statistics_of_the_latents_and_saves_the_average(tmp_path):
     teacher = toys.teacher()
     trained = trainer.train(RECIPE, toys.inputs(tmp_path, of=teacher))
     line = json.loads((tmp_path / "metrics.jsonl").read_text().splitlines()[-1])
@@ -353,12 +355,12 @@ def test_a_run_says_how_the_latents_are_and_saves_the_average(tmp_path):
         ({"adversarial": None}, "divergence"),
     ],
 )
-def test_a_recipe_that_cannot_be_is_refused_by_its_field(change, field):
+def test_an_invalid_recipe_is_refused_with_its_field(change, field):
     with pytest.raises(ValueError, match=f"^{field} "):
         replace(RECIPE, **change)
 
 
-def test_what_contradicts_the_teacher_is_refused():
+def test_a_recipe_that_contradicts_the_teacher_is_refused():
     with pytest.raises(RecipeRefused, match="fake_score"):
         task_of(replace(RECIPE, fake_score="student"))
     with pytest.raises(RecipeRefused, match="fake_score"):

@@ -1,4 +1,4 @@
-"""A batch holds what its shares ask for, at the timesteps that training should see."""
+"""A batch has the samples that its shares demand, at timesteps drawn by the density."""
 
 import pytest
 import torch
@@ -100,12 +100,12 @@ def test_timesteps_are_drawn_by_the_density():
         ({"weight_floor": 0.0}, "weight_floor"),  # at zero terminal SNR the last step would go
     ],
 )
-def test_shares_that_cannot_be_are_refused(fields, named):
+def test_invalid_shares_are_refused(fields, named):
     with pytest.raises(ValueError, match=named):
         Shares(**fields)
 
 
-def test_what_the_pairs_lack_is_refused():
+def test_pairs_that_lack_what_a_batch_needs_are_refused():
     teacher, pairs = toys.teacher(), toys.pairs()
 
     def make(of, size=6):

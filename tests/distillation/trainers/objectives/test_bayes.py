@@ -32,7 +32,7 @@ def prepared(recipe, folder, *, student_recipe=toys.TINY, kind="v_prediction"):
     ],
     ids=["tiny-v_prediction", "tiny-epsilon", "1/2", "both"],
 )
-def test_the_prior_lies_where_the_student_starts(tmp_path, student_recipe, kind):
+def test_the_prior_is_centred_where_the_student_starts(tmp_path, student_recipe, kind):
     objective, batch, student, known = prepared(
         BayesRecipe(**SHORT), tmp_path, student_recipe=student_recipe, kind=kind
     )

@@ -1,4 +1,4 @@
-"""The student becomes the guided teacher in one pass, and its stages the teacher's."""
+"""The student learns the guided prediction in one pass, and the features of the teacher's stages."""
 
 import copy
 from dataclasses import replace

@@ -24,7 +24,7 @@ def test_a_high_temperature_is_the_regression():
     assert found.item() == pytest.approx(expected.item(), rel=1e-2)
 
 
-def test_a_low_temperature_minds_the_large_outputs_more():
+def test_a_low_temperature_weighs_large_outputs_more():
     _, target = outputs()
     target = target.flatten(1).double()
     rows = torch.arange(len(target))
@@ -39,7 +39,7 @@ def test_a_low_temperature_minds_the_large_outputs_more():
     assert losses["large"][0] > 3 * losses["small"][0]
 
 
-def test_what_the_softmax_does_not_see_is_regressed():
+def test_a_shift_that_the_softmax_ignores_is_regressed():
     _, target = outputs()
     found = softened_regression(target + 0.5, target, temperature=1.0)
     assert found.item() == pytest.approx(0.25, rel=1e-3)
@@ -62,7 +62,7 @@ def test_the_loss_is_the_weighted_average(tmp_path, kind, temperature):
     assert found["hard"].item() == pytest.approx(0.2 * hard.item(), rel=1e-4)
 
 
-def test_the_recipe_as_it_ships_is_not_the_regression(tmp_path):
+def test_the_default_recipe_is_not_the_regression(tmp_path):
     """Its gradient goes elsewhere than that of the squared error: else the method would be another name of it."""
     prediction, target = outputs()
     prediction.requires_grad_(True)

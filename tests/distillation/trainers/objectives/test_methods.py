@@ -19,13 +19,13 @@ def of(values: dict) -> object:
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_a_recipe_comes_back_from_json(name):
+def test_a_recipe_is_read_back_from_json(name):
     recipe = METHODS[name]()
     assert recipe.method == name
     assert of(json.loads(json.dumps(asdict(recipe)))) == recipe
 
 
-def test_lists_are_tuples_again():
+def test_lists_from_json_become_tuples():
     read = of({"method": "ensemble", "teachers": ["a", "b"]})
     assert read == EnsembleRecipe(teachers=("a", "b"))
 

@@ -16,7 +16,7 @@ def prepared(recipe, folder, *, student_recipe=toys.TINY, kind="v_prediction"):
     return objective, toys.batches(teacher).draw(toys.generator()), student, teacher
 
 
-def test_it_listens_to_all_residual_blocks_attentions_and_stages(tmp_path):
+def test_all_residual_blocks_attentions_and_stages_are_compared(tmp_path):
     objective, _, student, teacher = prepared(MmdRecipe(), tmp_path)
     for network, names in (
         (teacher.unet, objective.teacher_layers),
@@ -35,7 +35,7 @@ def test_it_listens_to_all_residual_blocks_attentions_and_stages(tmp_path):
 
 @pytest.mark.parametrize("kernel", KERNELS)
 @pytest.mark.parametrize("kind", toys.TYPES)
-def test_a_copy_of_the_teacher_has_its_layers(tmp_path, kernel, kind):
+def test_the_loss_of_a_copy_of_the_teacher_is_zero(tmp_path, kernel, kind):
     recipe = MmdRecipe(kernel=kernel, nearest=1, guidance_scale=1.0, samples=2)
     objective, batch, student, _ = prepared(recipe, tmp_path, student_recipe=toys.UNCUT, kind=kind)
     found = objective.losses(batch, toys.generator())
@@ -46,7 +46,7 @@ def test_a_copy_of_the_teacher_has_its_layers(tmp_path, kernel, kind):
 
 
 @pytest.mark.parametrize("student_recipe", [toys.TINY, toys.NARROW], ids=["tiny", "narrow"])
-def test_layers_of_other_shapes_are_pulled_too(tmp_path, student_recipe):
+def test_layers_of_other_shapes_get_a_gradient(tmp_path, student_recipe):
     objective, batch, student, teacher = prepared(
         MmdRecipe(), tmp_path, student_recipe=student_recipe
     )

@@ -1,4 +1,4 @@
-"""Tapping leaves no trace, and a guided pass is the teacher's own."""
+"""Taps leave nothing behind, and a guided pass is the teacher's own."""
 
 import copy
 
@@ -10,7 +10,7 @@ from distillation.trainers.perception import tapped
 from . import toys
 
 
-def test_outputs_come_in_the_order_of_the_pass_and_of_the_asked_samples():
+def test_outputs_are_in_the_order_of_the_pass_and_of_the_chosen_samples():
     teacher = toys.teacher()
     batch = toys.batches(teacher).draw(toys.generator())
     names = ["up_blocks.2", "mid_block", "down_blocks.0", "down_blocks.1.attentions.0"]
@@ -29,7 +29,7 @@ def test_outputs_come_in_the_order_of_the_pass_and_of_the_asked_samples():
         assert torch.equal(outputs[name][chosen], some[name])
 
 
-def test_afterwards_neither_the_network_nor_a_copy_speaks():
+def test_taps_record_nothing_after_the_block():
     teacher = toys.teacher()
     batch = toys.batches(teacher).draw(toys.generator())
     with tapped(teacher.unet, ["mid_block"]) as outputs:

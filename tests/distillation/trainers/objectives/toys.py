@@ -53,7 +53,7 @@ def _loaded(prediction_type: str) -> Teacher:
 
 @functools.cache
 def _network(is_even: bool) -> UNet2DConditionModel:
-    """Frozen and the same for all tests: who changes it takes a copy."""
+    """Return a frozen network that all tests share: copy it before changing it."""
     widths = {"block_out_channels": [16, 16, 16], "attention_head_dim": 4} if is_even else {}
     unet = unets.unet(unets.STARTER.changed({**widths, "cross_attention_dim": tiny.WIDTH}))
     unet.set_attn_processor(AttnProcessor())
@@ -63,7 +63,7 @@ def _network(is_even: bool) -> UNet2DConditionModel:
 def teacher(
     prediction_type: str = "v_prediction", *, guidance_scale: float = 1.5, is_even: bool = False
 ) -> Teacher:
-    """With the starter's block types, in fp32, so that what should be equal is equal.
+    """Return a teacher with the starter's block types in fp32, for exact comparisons.
 
     is_even: all levels equally wide, so that half of the channels can be kept.
     """
@@ -89,7 +89,7 @@ def catalogue() -> Catalogue:
 
 
 def pairs(count: int = 12) -> Pairs:
-    """Of no teacher in particular."""
+    """Return random pairs, of no particular teacher."""
     generator = torch.Generator().manual_seed(6)
     return Pairs(
         prompts=torch.arange(count) % 3,
@@ -103,8 +103,8 @@ def pairs(count: int = 12) -> Pairs:
 
 
 def batches(of: Teacher, *, size: int = 6, **shares: float) -> Batches:
-    asked = Shares(**{"path_share": 0.3, "first_timestep_share": 0.1, **shares})
-    return Batches(asked, size=size, teacher=of, pairs=pairs(), catalogue=catalogue())
+    made = Shares(**{"path_share": 0.3, "first_timestep_share": 0.1, **shares})
+    return Batches(made, size=size, teacher=of, pairs=pairs(), catalogue=catalogue())
 
 
 def sources(of: Teacher, folder: Path, *, student: StudentRecipe = TINY, size: int = 6) -> Sources:
@@ -124,7 +124,7 @@ def generator(seed: int = 0) -> torch.Generator:
 
 
 def moved(student, *, by: float = 0.02):
-    """The student with other weights than the teacher's."""
+    """Change the student's weights and return it."""
     torch.manual_seed(1)
     with torch.no_grad():
         for parameter in student.parameters():

@@ -16,14 +16,14 @@ from PIL import Image as Picture
 
 from generation.jobs import lifecycle as jobs
 from generation.models import Job
-from tests.painter import (
+from tests.factories import make_embedding, make_key, make_release, make_variant
+from tests.fake_worker import (
     COLOR,
-    begun,
     fail,
+    in_background,
     make_pictures,
     show_previews_then_pictures,
 )
-from tests.people import make_embedding, make_key, make_release, make_variant
 from tests.web import Web
 
 PROMPT = "a red vase"
@@ -35,8 +35,8 @@ def picture(content: bytes | str) -> Picture.Image:
 
 
 @pytest.fixture
-def hurried_web(transactional_db, tmp_path_factory) -> Iterator[Web]:
-    """It keeps nobody for long."""
+def short_wait_web(transactional_db, tmp_path_factory) -> Iterator[Web]:
+    """Start a web process that ends the wait of its clients after half a second."""
     web = Web(tmp_path_factory.mktemp("hurried"), OPENAI_WAIT_SECONDS="0.5")
     yield web
     web.stop()
@@ -44,7 +44,7 @@ def hurried_web(transactional_db, tmp_path_factory) -> Iterator[Web]:
 
 @pytest.fixture
 def key(transactional_db, redis_server) -> str:
-    """Of an owner who may ask for a red vase."""
+    """A key with all scopes, and a red vase in the catalogue."""
     make_release()
     make_embedding(variant=make_variant(slug="red-vase", text=PROMPT))
     return make_key()[1]
@@ -63,7 +63,7 @@ def client(web: Web, key: str, settings) -> Iterator[OpenAI]:
 
 @pytest.fixture
 def meanwhile() -> Iterator[Callable[..., None]]:
-    with begun() as begin:
+    with in_background() as begin:
         yield begin
 
 
@@ -81,7 +81,7 @@ def test_images_come_as_base64(client: OpenAI, meanwhile):
     assert abs(answer.created - time.time()) < 10
     assert (answer.size, answer.quality) == ("64x64", "auto")
     assert (answer.output_format, answer.background) == ("png", "opaque")
-    assert answer.usage.input_tokens == 3  # words: no release here has a tokenizer
+    assert answer.usage.input_tokens == 3  # words are counted: no release here has a tokenizer
     assert answer.usage.output_tokens == 2 * 8 * 8
     assert answer.usage.total_tokens == 3 + 128
     assert Job.objects.get().via == "openai"
@@ -110,9 +110,7 @@ def test_a_stored_picture_is_answered_at_once(client: OpenAI, meanwhile):
     assert {job.cache for job in Job.objects.all()} == {"miss", "hit"}
 
 
-def test_the_answer_names_the_job_so_that_one_may_go_on_with_it(
-    web: Web, client: OpenAI, meanwhile
-):
+def test_the_answer_has_the_id_of_the_job_in_a_header(web: Web, client: OpenAI, meanwhile):
     meanwhile(make_pictures)
 
     raw = client.images.with_raw_response.generate(prompt=PROMPT)
@@ -128,15 +126,15 @@ def test_the_answer_names_the_job_so_that_one_may_go_on_with_it(
 def test_the_asynchronous_client_works_too(web: Web, client: OpenAI, meanwhile):
     meanwhile(make_pictures)
 
-    async def scene() -> str:
+    async def scenario() -> str:
         async with AsyncOpenAI(base_url=f"{web.url}/v1", api_key=client.api_key) as other:
             return (await other.images.generate(prompt=PROMPT)).data[0].b64_json
 
-    assert picture(asyncio.run(scene())).size == (64, 64)
+    assert picture(asyncio.run(scenario())).size == (64, 64)
 
 
 # --- models ---------------------------------------------------------------------------------------
-def test_models_are_the_releases_that_are_served_and_their_kinds(client: OpenAI):
+def test_models_are_the_releases_in_service_and_their_kinds(client: OpenAI):
     models = {model.id: model for model in client.models.list()}
 
     assert set(models) == {"student", "student-1"}
@@ -148,7 +146,7 @@ def test_models_are_the_releases_that_are_served_and_their_kinds(client: OpenAI)
 
 # --- errors ---------------------------------------------------------------------------------------
 @pytest.mark.parametrize(
-    ("asked", "parameter", "code"),
+    ("fields", "parameter", "code"),
     [
         ({"background": "transparent"}, "background", "unsupported_parameter"),
         ({"size": "1024x1024"}, "size", "invalid_request"),
@@ -157,11 +155,11 @@ def test_models_are_the_releases_that_are_served_and_their_kinds(client: OpenAI)
         ({"extra_body": {"guidance_scale": 7.5}}, "guidance_scale", "unsupported_parameter"),
     ],
 )
-def test_what_cannot_be_honoured_is_a_bad_request_that_names_the_parameter(
-    client: OpenAI, asked: dict, parameter: str, code: str
+def test_an_unsupported_value_is_a_bad_request_that_names_the_parameter(
+    client: OpenAI, fields: dict, parameter: str, code: str
 ):
     with pytest.raises(openai.BadRequestError) as caught:
-        client.images.generate(**{"prompt": PROMPT, **asked})
+        client.images.generate(**{"prompt": PROMPT, **fields})
 
     error = caught.value
     assert (error.param, error.code, error.type) == (parameter, code, "invalid_request_error")
@@ -169,7 +167,7 @@ def test_what_cannot_be_honoured_is_a_bad_request_that_names_the_parameter(
     assert not Job.objects.exists()
 
 
-def test_a_key_that_is_not_good_is_an_authentication_error(web: Web, key: str):
+def test_an_invalid_key_is_an_authentication_error(web: Web, key: str):
     with (
         connected(web, "rt_nobody_x") as client,
         pytest.raises(openai.AuthenticationError) as caught,
@@ -187,7 +185,7 @@ def test_a_key_without_the_scope_is_a_permission_error(web: Web, key: str):
         client.images.generate(prompt=PROMPT)
 
 
-def test_too_many_requests_are_a_rate_limit_error_after_the_client_has_tried_again(web: Web, key):
+def test_too_many_requests_are_a_rate_limit_error_after_the_clients_retries(web: Web, key):
     plain = make_key(requests_per_minute=1)[1]
     with connected(web, plain, max_retries=0) as client:
         client.models.list()
@@ -199,7 +197,7 @@ def test_too_many_requests_are_a_rate_limit_error_after_the_client_has_tried_aga
     assert caught.value.response.headers["x-should-retry"] == "true"
 
 
-def test_a_used_up_quota_is_not_tried_again(web: Web, key: str):
+def test_a_used_up_quota_is_not_retried(web: Web, key: str):
     with (
         connected(web, make_key(images_per_day=1)[1]) as client,
         pytest.raises(openai.RateLimitError) as caught,
@@ -211,7 +209,7 @@ def test_a_used_up_quota_is_not_tried_again(web: Web, key: str):
     assert caught.value.response.request.headers["x-stainless-retry-count"] == "0"
 
 
-def test_a_failed_job_is_an_error_with_its_code_and_is_not_tried_again(client: OpenAI, meanwhile):
+def test_a_failed_job_is_an_error_with_its_code_and_is_not_retried(client: OpenAI, meanwhile):
     meanwhile(fail, after=0.3)
 
     with pytest.raises(openai.InternalServerError) as caught:
@@ -222,7 +220,7 @@ def test_a_failed_job_is_an_error_with_its_code_and_is_not_tried_again(client: O
     assert not [name for name in caught.value.response.headers if name.startswith("x-retort")]
 
 
-def test_a_canceled_job_is_a_conflict_that_is_not_tried_again(client: OpenAI, meanwhile):
+def test_a_canceled_job_is_a_conflict_that_is_not_retried(client: OpenAI, meanwhile):
     meanwhile(lambda: jobs.cancel(Job.objects.get().id), after=0.3)
 
     with pytest.raises(openai.ConflictError) as caught:
@@ -233,11 +231,13 @@ def test_a_canceled_job_is_a_conflict_that_is_not_tried_again(client: OpenAI, me
 
 
 # --- retries --------------------------------------------------------------------------------------
-def test_a_retry_of_the_client_gets_the_first_job(hurried_web: Web, key: str, settings, meanwhile):
-    settings.MEDIA_ROOT = hurried_web.log.parent / "media"
-    meanwhile(make_pictures, after=1)  # the first request is answered with 503 by then
+def test_a_retry_of_the_client_gets_the_first_job(
+    short_wait_web: Web, key: str, settings, meanwhile
+):
+    settings.MEDIA_ROOT = short_wait_web.log.parent / "media"
+    meanwhile(make_pictures, after=1)  # by then the first request was answered with 503
 
-    with connected(hurried_web, key) as client:
+    with connected(short_wait_web, key) as client:
         raw = client.images.with_raw_response.generate(prompt=PROMPT)
 
     assert int(raw.http_request.headers["x-stainless-retry-count"]) >= 1
@@ -245,7 +245,7 @@ def test_a_retry_of_the_client_gets_the_first_job(hurried_web: Web, key: str, se
     assert picture(raw.parse().data[0].b64_json).size == (64, 64)
 
 
-def test_a_client_that_gave_up_and_comes_back_gets_the_first_job(
+def test_a_client_that_timed_out_and_retries_gets_the_first_job(
     web: Web, client: OpenAI, meanwhile
 ):
     meanwhile(make_pictures, after=1.2)
@@ -255,9 +255,9 @@ def test_a_client_that_gave_up_and_comes_back_gets_the_first_job(
     assert Job.objects.count() == 1
 
 
-def test_when_the_time_is_up_the_error_says_that_the_job_goes_on(hurried_web: Web, key: str):
+def test_the_error_after_a_timeout_says_that_the_job_continues(short_wait_web: Web, key: str):
     with (
-        connected(hurried_web, key, max_retries=0) as client,
+        connected(short_wait_web, key, max_retries=0) as client,
         pytest.raises(openai.InternalServerError) as caught,
     ):
         client.images.generate(prompt=PROMPT)
@@ -266,10 +266,10 @@ def test_when_the_time_is_up_the_error_says_that_the_job_goes_on(hurried_web: We
     assert (answer.status_code, caught.value.code) == (503, "job_unfinished")
     assert (answer.headers["x-should-retry"], answer.headers["retry-after"]) == ("true", "1")
     assert answer.headers["x-job-id"] == str(Job.objects.get().id)
-    assert '"level": "error"' not in hurried_web.log.read_text()
+    assert '"level": "error"' not in short_wait_web.log.read_text()
 
 
-def test_a_process_that_stops_says_that_the_job_goes_on(tmp_path, key: str):
+def test_the_error_of_a_stopping_process_says_that_the_job_continues(tmp_path, key: str):
     web = Web(tmp_path)
     with connected(web, key, max_retries=0) as client, ThreadPoolExecutor(1) as threads:
         answer = threads.submit(client.images.generate, prompt=PROMPT)
@@ -282,7 +282,7 @@ def test_a_process_that_stops_says_that_the_job_goes_on(tmp_path, key: str):
     assert (caught.value.status_code, caught.value.code) == (503, "job_unfinished")
 
 
-def test_an_idempotency_key_gets_the_same_job_once_more(client: OpenAI, meanwhile):
+def test_an_idempotency_key_gets_the_same_job_again(client: OpenAI, meanwhile):
     meanwhile(make_pictures)
     header = {"Idempotency-Key": "one-vase"}
     first = client.images.generate(prompt=PROMPT, extra_headers=header)
@@ -296,7 +296,7 @@ def test_an_idempotency_key_gets_the_same_job_once_more(client: OpenAI, meanwhil
 
 
 # --- streams --------------------------------------------------------------------------------------
-def test_a_stream_brings_partial_images_and_the_whole_one(client: OpenAI, meanwhile):
+def test_a_stream_sends_partial_images_and_the_final_one(client: OpenAI, meanwhile):
     meanwhile(partial(show_previews_then_pictures, previews=3), after=0.5)
 
     seen = list(
@@ -337,7 +337,7 @@ def test_a_stream_of_a_stored_picture_is_one_event_at_once(client: OpenAI, meanw
     assert event.b64_json == first.data[0].b64_json
 
 
-def test_a_stream_of_what_fails_raises_in_the_middle(client: OpenAI, meanwhile):
+def test_a_stream_of_a_failing_job_raises_while_it_is_read(client: OpenAI, meanwhile):
     meanwhile(fail, after=0.5)
 
     stream = client.images.generate(prompt=PROMPT, stream=True, partial_images=1)
@@ -347,7 +347,7 @@ def test_a_stream_of_what_fails_raises_in_the_middle(client: OpenAI, meanwhile):
     assert caught.value.code == "not_finite"
 
 
-def test_what_is_refused_is_refused_before_the_stream_begins(client: OpenAI):
+def test_an_invalid_request_is_refused_before_the_stream_begins(client: OpenAI):
     with pytest.raises(openai.BadRequestError) as caught:
         client.images.generate(prompt=PROMPT, stream=True, n=2)
 

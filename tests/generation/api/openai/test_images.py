@@ -10,18 +10,25 @@ from django.utils import timezone
 from generation.jobs import submission
 from generation.models import IdempotencyKey, Image, Job
 from tests.client import API
-from tests.painter import make_pictures
-from tests.people import make_embedding, make_image, make_job, make_release, make_user, make_variant
+from tests.factories import (
+    make_embedding,
+    make_image,
+    make_job,
+    make_release,
+    make_user,
+    make_variant,
+)
+from tests.fake_worker import make_pictures
 
 pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("redis_server")]
 
 PATH = "/v1/images/generations"
-ASKED = {"prompt": "a red vase"}
+BODY = {"prompt": "a red vase"}
 
 
 @pytest.fixture(autouse=True)
 def variant():
-    """An encoded variant of the catalogue, and an active student to ask."""
+    """An encoded variant of the catalogue, and an active student."""
     make_release(image_sizes=((64, 64), (128, 64)))
     variant = make_variant(slug="red-vase", text="a red vase")
     make_embedding(variant=variant)
@@ -29,7 +36,7 @@ def variant():
 
 
 def error(answer, status: int, code: str, param: str | None = None) -> dict[str, Any]:
-    """The error of an answer that must be this one."""
+    """Assert that the answer is this error and return it."""
     assert answer.status_code == status, answer.content
     assert answer["Content-Type"] == "application/json"
     (name, body), *others = answer.json().items()
@@ -41,45 +48,45 @@ def error(answer, status: int, code: str, param: str | None = None) -> dict[str,
 
 
 def unfinished(answer) -> Job:
-    """The job of an answer without a shell: nobody waited."""
+    """Return the job of an answer without a shell, which does not wait."""
     error(answer, 503, "job_unfinished")
     return Job.objects.get(id=answer["X-Job-Id"])
 
 
-# --- what is accepted -----------------------------------------------------------------------------
-def test_everything_that_may_be_asked_for_reaches_the_job():
-    asked = {
+# --- accepted requests ----------------------------------------------------------------------------
+def test_every_parameter_reaches_the_job():
+    requested = {
         "model": "student", "n": 3, "size": "128x64", "seed": 7, "output_format": "webp", "response_format": "url",
         "quality": "standard", "background": "opaque", "moderation": "low", "output_compression": 100, "user": "u-1",
         "safety_identifier": "s-1", "stream": False, "partial_images": 0, "match": False,
     }  # fmt: skip
 
-    job = unfinished(API().post(PATH, {**ASKED, **asked}))
+    job = unfinished(API().post(PATH, {**BODY, **requested}))
 
     assert (job.variant.slug, job.release.name, job.n, job.seed) == ("red-vase", "student-1", 3, 7)
     assert (job.width, job.height, job.output_format, job.via) == (128, 64, "webp", "openai")
     assert job.api_key is not None and job.base_url == "http://testserver/"
 
 
-def test_what_is_left_out_or_null_is_the_default():
+def test_missing_and_null_parameters_get_the_default():
     nothing = dict.fromkeys(
         ("model", "n", "size", "seed", "output_format", "response_format", "quality", "style", "background",
          "moderation", "output_compression", "user", "stream", "partial_images", "variant", "negative_prompt"),
     )  # fmt: skip
 
-    for asked in (ASKED, {**ASKED, **nothing}, {**ASKED, "size": "auto", "quality": "auto"}):
-        job = unfinished(API().post(PATH, asked))
+    for requested in (BODY, {**BODY, **nothing}, {**BODY, "size": "auto", "quality": "auto"}):
+        job = unfinished(API().post(PATH, requested))
         assert (job.n, job.width, job.height, job.output_format) == (1, 64, 64, "png")
 
 
 @pytest.mark.parametrize("prompt", [{}, {"prompt": None}, {"prompt": ""}, {"prompt": "  "}])
-def test_a_variant_may_be_named_instead_of_a_prompt(prompt: dict):
+def test_a_variant_may_be_given_instead_of_a_prompt(prompt: dict):
     assert (
         unfinished(API().post(PATH, {"variant": "red-vase", **prompt})).variant.slug == "red-vase"
     )
 
 
-# --- what is refused ------------------------------------------------------------------------------
+# --- refused requests -----------------------------------------------------------------------------
 @pytest.mark.parametrize(
     ("parameter", "value"),
     [
@@ -88,8 +95,8 @@ def test_a_variant_may_be_named_instead_of_a_prompt(prompt: dict):
         ("num_inference_steps", 50), ("svg", {}), ("frame_count", 3), ("partial_images", 1),
     ],
 )  # fmt: skip
-def test_what_cannot_be_honoured_is_refused_by_name(parameter: str, value):
-    answer = API().post(PATH, {**ASKED, parameter: value})
+def test_an_unsupported_parameter_is_refused_by_name(parameter: str, value):
+    answer = API().post(PATH, {**BODY, parameter: value})
 
     body = error(answer, 400, "unsupported_parameter", parameter)
     assert body["type"] == "invalid_request_error"
@@ -98,7 +105,7 @@ def test_what_cannot_be_honoured_is_refused_by_name(parameter: str, value):
 
 
 @pytest.mark.parametrize(
-    ("asked", "parameter"),
+    ("requested", "parameter"),
     [
         ({"n": 0}, "n"), ({"n": 11}, "n"), ({"n": "two"}, "n"), ({"size": "big"}, "size"), ({"size": "32x32"}, "size"),
         ({"output_format": "gif"}, "output_format"), ({"response_format": "file"}, "response_format"),
@@ -108,46 +115,47 @@ def test_what_cannot_be_honoured_is_refused_by_name(parameter: str, value):
         ({"partial_images": 4, "stream": True}, "partial_images"), ({"stream": "perhaps"}, "stream"),
     ],
 )  # fmt: skip
-def test_a_value_of_the_wrong_kind_is_refused_by_name(asked: dict, parameter: str):
-    error(API().post(PATH, {**ASKED, **asked}), 400, "invalid_request", parameter)
+def test_a_value_of_the_wrong_type_is_refused_by_name(requested: dict, parameter: str):
+    error(API().post(PATH, {**BODY, **requested}), 400, "invalid_request", parameter)
 
 
 @pytest.mark.parametrize(
-    ("asked", "parameter"),
+    ("requested", "parameter"),
     [
         ({"variant": "red-vase"}, "variant"),
         ({"stream": True, "n": 2}, "n"),
         ({"stream": True, "response_format": "url"}, "response_format"),
     ],
 )
-def test_what_goes_not_together_is_refused_by_name(asked: dict, parameter: str):
-    error(API().post(PATH, {**ASKED, **asked}), 400, "unsupported_parameter", parameter)
+def test_contradicting_parameters_are_refused_by_name(requested: dict, parameter: str):
+    error(API().post(PATH, {**BODY, **requested}), 400, "unsupported_parameter", parameter)
 
 
 @pytest.mark.parametrize(
-    ("asked", "code", "parameter"),
+    ("requested", "code", "parameter"),
     [
         ({"prompt": "nobody wrote this", "match": False}, "variant_not_found", "prompt"),
         ({"prompt": None, "variant": "nobody"}, "variant_not_found", "variant"),
         ({"model": "gpt-image-2"}, "release_not_available", "model"),
     ],
 )
-def test_what_is_not_there_is_a_bad_request(asked: dict, code: str, parameter: str):
-    error(API().post(PATH, {**ASKED, **asked}), 400, code, parameter)
+def test_an_unknown_model_or_prompt_is_a_bad_request(requested: dict, code: str, parameter: str):
+    error(API().post(PATH, {**BODY, **requested}), 400, code, parameter)
 
 
 # --- errors in OpenAI's form ----------------------------------------------------------------------
-def test_every_refusal_on_these_routes_is_openais():
-    api, nobody = API(), Client()
+def test_every_refusal_on_these_routes_has_openais_format():
+    api, anonymous = API(), Client()
     json = {"content_type": "application/json"}
 
     assert (
-        error(nobody.get("/v1/models"), 401, "not_authenticated")["type"] == "authentication_error"
+        error(anonymous.get("/v1/models"), 401, "not_authenticated")["type"]
+        == "authentication_error"
     )
-    answer = API(scopes=["jobs:read"]).post(PATH, ASKED)
+    answer = API(scopes=["jobs:read"]).post(PATH, BODY)
     assert error(answer, 403, "permission_denied")["type"] == "permission_error"
     error(api.get("/v1/models/nothing"), 404, "not_found")
-    error(nobody.get(f"{PATH}/x"), 404, "not_found")
+    error(anonymous.get(f"{PATH}/x"), 404, "not_found")
     answer = api.get(PATH)
     error(answer, 405, "method_not_allowed")
     assert answer["Allow"] == "POST, OPTIONS"
@@ -157,29 +165,29 @@ def test_every_refusal_on_these_routes_is_openais():
     )
     error(api._client.post(PATH, "{", **json), 400, "parse_error")
     error(api._client.post(PATH, b" " * 3_000_000, **json), 413, "body_too_large")
-    error(api.post(f"{PATH}?x=1", ASKED), 400, "unsupported_parameter", "x")
-    error(nobody.get("/v1/models", headers={"Host": "a b"}), 400, "bad_request")
+    error(api.post(f"{PATH}?x=1", BODY), 400, "unsupported_parameter", "x")
+    error(anonymous.get("/v1/models", headers={"Host": "a b"}), 400, "bad_request")
 
 
-def test_a_fault_of_ours_is_openais_too_and_is_not_tried_again(monkeypatch):
+def test_a_server_error_has_openais_format_and_is_not_retried(monkeypatch):
     def fault(*_: object, **__: object) -> None:
         raise RuntimeError("secret insides")
 
     monkeypatch.setattr(submission, "submit", fault)
 
-    answer = API().post(PATH, ASKED)
+    answer = API().post(PATH, BODY)
 
     assert error(answer, 500, "internal_error")["type"] == "server_error"
     assert (answer["x-should-retry"], b"secret" in answer.content) == ("false", False)
     assert answer["X-Request-Id"]
 
 
-def test_other_routes_keep_to_problem_documents():
+def test_other_routes_answer_with_problem_documents():
     for path in ("/v1/images/edits", "/v1/chat/completions", "/v1/models/retort/x/y/z"):
         assert Client().get(path)["Content-Type"] == "application/problem+json", path
 
 
-def test_a_retryable_refusal_says_when_to_come_back():
+def test_a_retryable_refusal_has_a_retry_after():
     make_variant(slug="brand-new", text="a brand new cup")
 
     answer = API().post(PATH, {"variant": "brand-new"})
@@ -189,7 +197,7 @@ def test_a_retryable_refusal_says_when_to_come_back():
 
 
 # --- the same request again -----------------------------------------------------------------------
-def again(api: API, count: int | str, body: Any = ASKED):
+def again(api: API, count: int | str, body: Any = BODY):
     return api.post(PATH, body, headers={"x-stainless-retry-count": str(count)})
 
 
@@ -200,17 +208,17 @@ def test_a_retry_gets_the_first_job_and_a_first_request_a_new_one():
     assert unfinished(again(api, 1)) == first
     assert unfinished(again(api, 2, {"prompt": "a red vase"})) == first
     assert unfinished(again(api, 0)) != first
-    assert unfinished(again(api, 1, {**ASKED, "n": 2})).n == 2
+    assert unfinished(again(api, 1, {**BODY, "n": 2})).n == 2
     assert unfinished(again(api, "x")) != first
 
 
-def test_a_retry_does_not_get_the_job_of_somebody_else():
+def test_a_retry_does_not_get_the_job_of_another_owner():
     first = unfinished(again(API(), 0))
 
     assert unfinished(again(API(owner=make_user(username="stranger")), 1)) != first
 
 
-def test_a_retry_of_what_failed_or_was_deleted_is_made_anew():
+def test_a_retry_of_a_failed_or_deleted_job_creates_a_new_one():
     api = API()
     for fields in ({"status": "failed"}, {"status": "canceled"}):
         first = unfinished(again(api, 0))
@@ -226,64 +234,64 @@ def test_a_retry_finds_its_first_request_for_as_long_as_a_client_may_take():
     rows.update(created_at=timezone.now() - timedelta(seconds=890))
     assert unfinished(again(api, 1)) == first
     rows.update(created_at=timezone.now() - timedelta(seconds=890))
-    assert unfinished(again(api, 2)) == first  # counted from the retry before
+    assert unfinished(again(api, 2)) == first  # counted from the previous retry
     rows.update(created_at=timezone.now() - timedelta(seconds=910))
     assert unfinished(again(api, 2)) != first
 
 
-def test_an_idempotency_key_is_this_routes_own():
+def test_an_idempotency_key_belongs_to_its_route():
     api = API()
     header = {"headers": {"Idempotency-Key": "k"}}
-    first = unfinished(api.post(PATH, ASKED, **header))
+    first = unfinished(api.post(PATH, BODY, **header))
 
-    assert unfinished(api.post(PATH, ASKED, **header)) == first
+    assert unfinished(api.post(PATH, BODY, **header)) == first
     assert api.post("/v1/jobs", {"variant": "red-vase"}, **header).json()["id"] != str(first.id)
     error(
-        api.post(PATH, {**ASKED, "n": 2}, **header),
+        api.post(PATH, {**BODY, "n": 2}, **header),
         400,
         "idempotency_key_reused",
         "Idempotency-Key",
     )
 
 
-def test_a_purged_job_under_an_idempotency_key_is_said_to_be_purged():
+def test_a_purged_job_under_an_idempotency_key_is_reported_as_purged():
     api = API()
     header = {"headers": {"Idempotency-Key": "k"}}
-    job = unfinished(api.post(PATH, ASKED, **header))
+    job = unfinished(api.post(PATH, BODY, **header))
     Job.objects.filter(id=job.id).update(
         status="succeeded", finished_at=job.created_at, purged_at=job.created_at
     )
 
-    error(api.post(PATH, ASKED, **header), 410, "job_purged")
+    error(api.post(PATH, BODY, **header), 410, "job_purged")
 
 
 # --- the answer -----------------------------------------------------------------------------------
-def test_a_matched_text_is_answered_with_the_text_that_was_made():
+def test_the_answer_to_a_matched_text_has_the_text_of_its_variant():
     api = API()
     header = {"headers": {"Idempotency-Key": "k"}}
-    job = unfinished(api.post(PATH, ASKED, **header))
+    job = unfinished(api.post(PATH, BODY, **header))
     Job.objects.filter(id=job.id).update(asked_text="a crimson vase", match_score=0.97)
     make_pictures()
 
-    (image,) = api.post(PATH, ASKED, **header).json()["data"]
+    (image,) = api.post(PATH, BODY, **header).json()["data"]
 
     assert image["revised_prompt"] == "a red vase"
     assert "b64_json" in image
 
 
-def test_a_file_that_is_gone_is_said_to_be_gone():
+def test_a_missing_file_is_reported_as_gone():
     api = API()
     header = {"headers": {"Idempotency-Key": "k"}}
-    job = unfinished(api.post(PATH, ASKED, **header))
+    job = unfinished(api.post(PATH, BODY, **header))
     make_pictures()
     Image.objects.filter(job=job).update(
         file="images/00/nothing.png", master="images/00/nothing.png"
     )
 
-    error(api.post(PATH, ASKED, **header), 410, "image_gone")
+    error(api.post(PATH, BODY, **header), 410, "image_gone")
 
 
-def test_the_shells_question_is_nobody_elses():
+def test_the_internal_route_of_the_shell_is_closed_to_clients():
     job = make_job(status="succeeded")
     make_image(job=job)
 
@@ -293,7 +301,7 @@ def test_the_shells_question_is_nobody_elses():
 
 
 # --- models ---------------------------------------------------------------------------------------
-def test_models_are_what_is_served():
+def test_models_are_the_releases_in_service():
     make_release(name="teacher-1", kind="teacher")
     make_release(name="next", status="candidate")
     api = API(scopes=["jobs:read"])
@@ -310,4 +318,4 @@ def test_models_are_what_is_served():
     for model in listed["data"]:
         assert api.get(f"/v1/models/{model['id']}").json() == model
         assert (model["object"], model["owned_by"]) == ("model", "retort")
-    assert api.get("/v1/models/next").status_code == 200  # `model` may name it
+    assert api.get("/v1/models/next").status_code == 200  # a valid value of `model`

@@ -15,8 +15,8 @@ from replicate.pagination import paginate
 from generation.infra import notifications
 from generation.jobs import lifecycle as jobs
 from generation.models import Job
-from tests.painter import begun, fail, make_pictures
-from tests.people import make_embedding, make_job, make_key, make_release, make_variant
+from tests.factories import make_embedding, make_job, make_key, make_release, make_variant
+from tests.fake_worker import fail, in_background, make_pictures
 from tests.web import Web
 
 INPUT = {"prompt": "a red vase"}
@@ -30,17 +30,17 @@ def client(web: Web, transactional_db, redis_server, settings) -> Iterator[repli
     client = replicate.Client(api_token=make_key()[1], base_url=web.url)
     client.poll_interval = 0.05
     yield client
-    client._client.close()  # it has no public way
+    client._client.close()  # there is no public method
 
 
 @pytest.fixture
 def meanwhile() -> Iterator[Callable[..., None]]:
-    with begun() as begin:
+    with in_background() as begin:
         yield begin
 
 
 # --- run ------------------------------------------------------------------------------------------
-def test_run_gives_links_to_the_pictures(client: replicate.Client, meanwhile):
+def test_run_returns_links_to_the_pictures(client: replicate.Client, meanwhile):
     meanwhile(make_pictures)
 
     output = client.run("retort/student", input=INPUT | {"num_outputs": 2, "output_format": "png"})
@@ -55,7 +55,7 @@ def test_run_gives_links_to_the_pictures(client: replicate.Client, meanwhile):
     assert Job.objects.get().via == "replicate"
 
 
-def test_run_gives_links_of_a_version(client: replicate.Client, meanwhile):
+def test_run_with_a_version_returns_links(client: replicate.Client, meanwhile):
     meanwhile(make_pictures)
     version = client.models.get("retort/student").latest_version
 
@@ -65,10 +65,12 @@ def test_run_gives_links_of_a_version(client: replicate.Client, meanwhile):
     assert client.run(version, input=INPUT | {"seed": Job.objects.get().seed})
 
 
-def test_run_outlasts_the_time_that_the_server_holds_it(client: replicate.Client, meanwhile):
+def test_run_continues_after_the_server_ends_its_wait(client: replicate.Client, meanwhile):
     def slowly() -> None:
         (job,) = jobs.claim("worker-1").jobs
-        time.sleep(1.5)  # it runs when the server answers: "starting", or the client gives up
+        time.sleep(
+            1.5
+        )  # running when the server answers: it must be "starting", or the client gives up
         Job.objects.filter(id=job.id).update(status="queued", lease_expires_at=None)
         make_pictures()
 
@@ -77,13 +79,13 @@ def test_run_outlasts_the_time_that_the_server_holds_it(client: replicate.Client
     assert len(client.run("retort/student", input=INPUT, wait=1)) == 1
 
 
-def test_run_without_holding_polls(client: replicate.Client, meanwhile):
+def test_run_polls_when_the_server_does_not_wait(client: replicate.Client, meanwhile):
     meanwhile(make_pictures)
 
     assert len(client.run("retort/student", input=INPUT, wait=False)) == 1
 
 
-def test_run_of_what_fails_says_why(client: replicate.Client, meanwhile):
+def test_run_of_a_failing_prediction_raises_with_the_reason(client: replicate.Client, meanwhile):
     meanwhile(fail)
 
     with pytest.raises(ModelError, match=r"No\.") as raised:
@@ -92,14 +94,14 @@ def test_run_of_what_fails_says_why(client: replicate.Client, meanwhile):
     assert raised.value.prediction.status == "failed"
 
 
-def test_run_in_a_loop(client: replicate.Client, meanwhile):
+def test_run_works_in_an_event_loop(client: replicate.Client, meanwhile):
     meanwhile(make_pictures)
 
-    async def scene() -> list[str]:
+    async def scenario() -> list[str]:
         async with client._async_client:
             return await client.async_run("retort/student", input=INPUT)
 
-    assert len(asyncio.run(scene())) == 1
+    assert len(asyncio.run(scenario())) == 1
 
 
 # --- predictions ----------------------------------------------------------------------------------
@@ -132,7 +134,7 @@ def test_a_prediction_is_made_and_waited_for_in_one_request(client: replicate.Cl
     assert prediction.status == "succeeded"
 
 
-def test_a_prediction_is_canceled_as_often_as_you_like(client: replicate.Client):
+def test_canceling_a_prediction_may_be_repeated(client: replicate.Client):
     prediction = client.predictions.create("retort/student", INPUT)
 
     prediction.cancel()
@@ -154,7 +156,7 @@ def test_the_pages_of_a_list_follow_each_other(client: replicate.Client):
 
 
 # --- stream ---------------------------------------------------------------------------------------
-def test_a_stream_gives_the_links_and_ends(client: replicate.Client, meanwhile):
+def test_a_stream_sends_the_links_and_ends(client: replicate.Client, meanwhile):
     meanwhile(make_pictures, after=0.3)
 
     seen = list(client.stream("retort/student", input=INPUT | {"num_outputs": 2}))
@@ -164,7 +166,7 @@ def test_a_stream_gives_the_links_and_ends(client: replicate.Client, meanwhile):
     assert all(httpx.get(str(event)).status_code == 200 for event in shown[:2])
 
 
-def test_a_stream_of_what_has_ended_ends_at_once(client: replicate.Client):
+def test_a_stream_of_an_ended_prediction_ends_at_once(client: replicate.Client):
     prediction = client.predictions.create("retort/student", INPUT, stream=True)
     prediction.cancel()
 
@@ -173,7 +175,7 @@ def test_a_stream_of_what_has_ended_ends_at_once(client: replicate.Client):
     assert (last.event.value, last.data) == ("done", '{"reason": "canceled"}')
 
 
-def test_a_stream_of_what_fails_says_why(client: replicate.Client, meanwhile):
+def test_a_stream_of_a_failing_prediction_has_the_reason(client: replicate.Client, meanwhile):
     meanwhile(fail, after=0.3)
 
     with pytest.raises(RuntimeError, match=r"No\."):
@@ -192,7 +194,7 @@ def test_a_stream_of_what_fails_says_why(client: replicate.Client, meanwhile):
         (lambda client: client.models.get("someone/sdxl"), 404, "not"),
     ],
 )
-def test_a_refusal_is_an_error_that_says_what_to_do(client: replicate.Client, ask, status, word):
+def test_a_refusal_is_an_error_with_advice(client: replicate.Client, ask, status, word):
     with pytest.raises(ReplicateError) as raised:
         ask(client)
 
@@ -201,11 +203,11 @@ def test_a_refusal_is_an_error_that_says_what_to_do(client: replicate.Client, as
     assert error.title and word in error.detail.lower()
 
 
-def test_a_bad_key_is_told(web: Web, transactional_db):
-    stranger = replicate.Client(api_token="rt_no_no", base_url=web.url)
+def test_an_invalid_key_is_an_error(web: Web, transactional_db):
+    unauthorized = replicate.Client(api_token="rt_no_no", base_url=web.url)
 
     with pytest.raises(ReplicateError, match="key") as raised:
-        stranger.predictions.list()
+        unauthorized.predictions.list()
 
     assert raised.value.status == 401
-    stranger._client.close()
+    unauthorized._client.close()

@@ -13,7 +13,14 @@ from generation.models import IdempotencyKey, Job, Release
 from generation.realtime.hub import HEADER, SHELL, Wait
 from generation.webhooks.predictions import OWNER
 from tests.client import API, problem
-from tests.people import make_embedding, make_image, make_job, make_release, make_user, make_variant
+from tests.factories import (
+    make_embedding,
+    make_image,
+    make_job,
+    make_release,
+    make_user,
+    make_variant,
+)
 from tests.threads import in_threads
 
 pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("redis_server")]
@@ -23,7 +30,7 @@ INPUT = {"prompt": "A  red VASE"}
 
 @pytest.fixture
 def variant():
-    """An encoded variant of the catalogue, and an active student to ask."""
+    """An encoded variant of the catalogue, and an active student."""
     make_release(image_sizes=((64, 64), (128, 64)))
     variant = make_variant(slug="red-vase", text="a red vase")
     make_embedding(variant=variant)
@@ -36,7 +43,7 @@ def created(answer) -> dict:
 
 
 # --- create ---------------------------------------------------------------------------------------
-def test_a_prediction_is_accepted_with_its_address_and_every_default_stated(variant):
+def test_a_prediction_is_accepted_with_its_url_and_every_default(variant):
     api = API()
 
     answer = api.post("/v1/predictions", {"input": INPUT})
@@ -62,8 +69,8 @@ def test_a_prediction_is_accepted_with_its_address_and_every_default_stated(vari
     assert prediction["queue"]["position"] == 1
 
 
-def test_everything_that_may_be_asked_for_reaches_the_job(variant):
-    asked = {
+def test_every_parameter_reaches_the_job(variant):
+    requested = {
         "prompt": "a red vase", "seed": 7, "num_outputs": 3, "width": 128, "height": 64, "output_format": "jpg",
         "priority": 5, "metadata": True,
     }  # fmt: skip
@@ -71,12 +78,12 @@ def test_everything_that_may_be_asked_for_reaches_the_job(variant):
     prediction = created(
         API().post(
             "/v1/predictions",
-            {"input": asked, "model": "student", "stream": True},
+            {"input": requested, "model": "student", "stream": True},
             headers={"Cancel-After": "5m"},
         )
     )
 
-    assert prediction["input"] == asked
+    assert prediction["input"] == requested
     job = Job.objects.get()
     assert (job.n, job.output_format, job.cancel_at - job.created_at) == (
         3,
@@ -85,10 +92,10 @@ def test_everything_that_may_be_asked_for_reaches_the_job(variant):
     )
 
 
-def test_the_same_in_our_own_words(variant):
-    asked = {"variant": "red-vase", "size": "128x64", "output_format": "jpeg"}
+def test_parameters_of_the_jobs_api_are_accepted_too(variant):
+    requested = {"variant": "red-vase", "size": "128x64", "output_format": "jpeg"}
 
-    shown = created(API().post("/v1/predictions", {"input": asked}))
+    shown = created(API().post("/v1/predictions", {"input": requested}))
 
     assert (shown["variant"], shown["input"]["width"]) == ("red-vase", 128)
     assert shown["input"]["output_format"] == "jpg"
@@ -119,7 +126,7 @@ def test_the_same_in_our_own_words(variant):
         ({"input": INPUT, "id": "x"}, "id", "Known: "),
     ],
 )
-def test_what_is_wrong_is_named(variant, body: dict, parameter: str, word: str):
+def test_an_error_names_the_parameter(variant, body: dict, parameter: str, word: str):
     refused = problem(API().post("/v1/predictions", body), 400, "invalid_request")
 
     (error,) = refused["errors"]
@@ -129,20 +136,22 @@ def test_what_is_wrong_is_named(variant, body: dict, parameter: str, word: str):
 
 
 @pytest.mark.parametrize(
-    ("asked", "status", "code", "parameter"),
+    ("requested", "status", "code", "parameter"),
     [
         ({"prompt": "a blue vase"}, 422, "variant_not_found", "input.prompt"),
         ({"variant": "blue-vase"}, 422, "variant_not_found", "input.variant"),
         (INPUT | {"width": 65, "height": 64}, 400, "invalid_request", "input.size"),
     ],
 )
-def test_what_only_the_catalogue_knows_is_named_as_well(variant, asked, status, code, parameter):
-    refused = problem(API().post("/v1/predictions", {"input": asked}), status, code)
+def test_an_error_found_in_the_catalogue_names_the_parameter(
+    variant, requested, status, code, parameter
+):
+    refused = problem(API().post("/v1/predictions", {"input": requested}), status, code)
 
     assert refused["parameter"] == parameter
 
 
-def test_who_prefers_not_to_wait_hears_that_it_was_heard(variant):
+def test_respond_async_is_confirmed_in_the_answer(variant):
     answer = API().post(
         "/v1/predictions", {"input": INPUT}, headers={"Prefer": "respond-async, wait=5"}
     )
@@ -153,7 +162,7 @@ def test_who_prefers_not_to_wait_hears_that_it_was_heard(variant):
 @pytest.mark.parametrize(
     ("path", "body"), [("/v1/predictions", {"input": INPUT}), ("/v1/jobs", {"text": "a red vase"})]
 )
-def test_a_host_that_links_cannot_hold_is_refused(variant, settings, path: str, body: dict):
+def test_a_host_that_links_cannot_contain_is_refused(variant, settings, path: str, body: dict):
     settings.ALLOWED_HOSTS = ["*"]
 
     refused = API().post(path, body, headers={"Host": "a" * 200 + ".example"})
@@ -163,14 +172,14 @@ def test_a_host_that_links_cannot_hold_is_refused(variant, settings, path: str, 
 
 def test_stored_images_answer_at_once(variant):
     api = API()
-    asked = {"input": INPUT | {"seed": 7}}
-    first = Job.objects.get(id=created(api.post("/v1/predictions", asked))["id"])
+    requested = {"input": INPUT | {"seed": 7}}
+    first = Job.objects.get(id=created(api.post("/v1/predictions", requested))["id"])
     image = make_image(job=first)
     image.key = images.keys(first)[0]
     image.save()
     Job.objects.filter(id=first.id).update(status="succeeded", finished_at=timezone.now())
 
-    answer = api.post("/v1/predictions", asked)
+    answer = api.post("/v1/predictions", requested)
 
     assert answer.status_code == 201
     prediction = answer.json()
@@ -200,7 +209,7 @@ def shell(method: str = "") -> dict:
     return {"asgi.scope": {SHELL: method}}
 
 
-def test_who_waits_for_what_it_creates_is_kept_and_gets_a_creation_for_an_answer(variant):
+def test_a_client_that_waits_for_its_prediction_is_held_and_gets_the_status_of_a_creation(variant):
     api = API()
 
     held = api.post("/v1/predictions", {"input": INPUT}, headers={"Prefer": "wait=5"}, **shell())
@@ -210,7 +219,7 @@ def test_who_waits_for_what_it_creates_is_kept_and_gets_a_creation_for_an_answer
     assert (wait.seconds, wait.then) == (5, f"/v1/predictions/{prediction['id']}")
     Job.objects.update(status="running", lease_expires_at=timezone.now() + timedelta(minutes=1))
     unfinished = api.get(wait.then, headers={"Prefer": "wait=5"}, **shell("POST"))
-    # Clients of Replicate take "processing" in the answer to a creation for its end.
+    # Replicate's clients treat "processing" in the answer to a creation as the end of the prediction.
     assert (unfinished.status_code, unfinished.json()["status"]) == (202, "starting")
     assert unfinished.json()["phase"] == "running"
     jobs.cancel(Job.objects.get().id)
@@ -221,7 +230,7 @@ def test_who_waits_for_what_it_creates_is_kept_and_gets_a_creation_for_an_answer
     assert HEADER not in final
 
 
-def test_a_condition_of_a_creation_is_none_of_the_answer_that_ends_the_wait(variant):
+def test_a_condition_of_a_post_does_not_apply_to_the_answer_after_the_wait(variant):
     api = API()
     headers = {"Prefer": "wait=5", "If-None-Match": "*"}
     for path in ("/v1/jobs", "/v1/predictions"):
@@ -233,7 +242,7 @@ def test_a_condition_of_a_creation_is_none_of_the_answer_that_ends_the_wait(vari
         assert api.get(wait.then, headers=headers, **shell("GET")).status_code == 304
 
 
-def test_a_key_that_may_not_read_is_not_kept_waiting_for_what_it_could_not_have(variant):
+def test_a_key_without_the_read_scope_is_not_held_for_a_prediction(variant):
     api = API(scopes=["jobs:write"])
 
     answer = api.post("/v1/predictions", {"input": INPUT}, headers={"Prefer": "wait=5"}, **shell())
@@ -243,7 +252,7 @@ def test_a_key_that_may_not_read_is_not_kept_waiting_for_what_it_could_not_have(
     assert "Preference-Applied" not in answer
 
 
-def test_reading_can_wait(variant):
+def test_a_read_may_wait(variant):
     api = API()
     job = make_job(owner=api.owner, status="running", external_id="mine")
 
@@ -269,7 +278,7 @@ def test_reading_can_wait(variant):
         "retort/student:tried",
     ],
 )
-def test_a_version_means_a_release(variant, version: str):
+def test_a_version_names_a_release(variant, version: str):
     release = make_release(name="tried", status="candidate")
     named = version.format(sha256=release.manifest_sha256)
 
@@ -280,7 +289,7 @@ def test_a_version_means_a_release(variant, version: str):
 
 
 @pytest.mark.parametrize("model", ["retort/student", "student", "student-1"])
-def test_a_model_means_the_release_that_is_active(variant, model: str):
+def test_a_model_names_the_active_release(variant, model: str):
     created(API().post("/v1/predictions", {"input": INPUT, "model": model}))
 
     assert Job.objects.get().release.name == "student-1"
@@ -291,7 +300,7 @@ def test_a_model_means_the_release_that_is_active(variant, model: str):
     ["0" * 64, "unknown", "retort/unknown", "retort/teacher:student-1", "retort/student:x",
      "someone/student", "retort/teacher", "retort/", "/", ":", "a:b", "retort/student:a:b", "bad"],
 )  # fmt: skip
-def test_a_version_that_means_nothing_is_refused(variant, version: str):
+def test_an_unknown_version_is_refused(variant, version: str):
     make_release(name="bad", status="rejected")
 
     refused = API().post("/v1/predictions", {"input": INPUT, "version": version})
@@ -299,7 +308,7 @@ def test_a_version_that_means_nothing_is_refused(variant, version: str):
     problem(refused, 422, "release_not_available")
 
 
-def test_digits_that_two_releases_begin_with_mean_neither(variant):
+def test_an_ambiguous_version_prefix_is_refused(variant):
     for name in ("one", "two"):
         release = make_release(name=name)
         Release.objects.filter(pk=release.pk).update(manifest_sha256="abcdef012345" + name * 3)
@@ -309,7 +318,7 @@ def test_digits_that_two_releases_begin_with_mean_neither(variant):
     assert "more than one" in problem(refused, 422, "release_not_available")["detail"]
 
 
-def test_a_model_is_asked_by_its_address(variant):
+def test_predictions_are_created_at_the_url_of_a_model(variant):
     make_release(name="tried", status="candidate")
 
     created(API().post("/v1/models/retort/tried/predictions", {"input": INPUT}))
@@ -321,7 +330,7 @@ def test_a_model_is_asked_by_its_address(variant):
     problem(both, 400, "invalid_request")
 
 
-def test_a_model_tells_its_latest_version_and_what_goes_in(variant):
+def test_a_model_has_its_latest_version_and_input_schema(variant):
     api = API(scopes=["jobs:read"])
 
     model = api.get(f"/v1/models/{OWNER}/student").json()
@@ -344,12 +353,12 @@ def test_a_model_tells_its_latest_version_and_what_goes_in(variant):
         problem(api.get(f"/v1/models/{gone}"), 404, "not_found")
 
 
-# --- ids of the client's own ----------------------------------------------------------------------
+# --- ids chosen by clients ------------------------------------------------------------------------
 def put(api: API, name: str, body: dict, **extra):
     return api.put(f"/v1/predictions/{name}", body, **extra)
 
 
-def test_the_same_put_gets_the_same_prediction_also_when_it_has_ended_and_long_after(variant):
+def test_a_repeated_put_gets_the_same_prediction_even_long_after_its_end(variant):
     api = API()
     first = created(put(api, "vase_1-A", {"input": INPUT}))
     assert (first["id"], first["job"]) == ("vase_1-A", str(Job.objects.get().id))
@@ -378,7 +387,7 @@ def test_an_id_with_another_body_is_refused(variant):
     assert refused["parameter"] == "id"
 
 
-def test_an_id_that_a_job_of_ours_has_cannot_be_chosen(variant):
+def test_the_id_of_an_existing_job_cannot_be_chosen(variant):
     api = API()
     known = created(api.post("/v1/predictions", {"input": INPUT}))
 
@@ -401,7 +410,7 @@ def test_an_id_belongs_to_its_owner(variant):
 
 
 @pytest.mark.parametrize("name", ["a" * 65, "a.b", "ü", "%00", "a b", "{}"])
-def test_an_id_of_other_letters_cannot_be_chosen_nor_found(variant, name: str):
+def test_an_id_with_invalid_characters_cannot_be_chosen_or_found(variant, name: str):
     api = API()
 
     refused = problem(put(api, name, {"input": INPUT}), 400, "invalid_request")
@@ -418,7 +427,7 @@ def test_a_refused_put_leaves_its_id_free(variant):
 
 
 @pytest.mark.django_db(transaction=True)
-def test_of_the_same_puts_at_once_one_makes_the_job(variant):
+def test_one_of_several_concurrent_puts_creates_the_job(variant):
     api, answers = API(), []
 
     in_threads(lambda: answers.append(put(api, "vase", {"input": INPUT})), count=6)
@@ -437,7 +446,7 @@ def test_an_unchanged_prediction_is_not_sent_again(variant):
     assert (again.status_code, again.content) == (304, b"")
 
 
-def test_a_page_has_the_newest_first_and_leads_to_the_next(variant):
+def test_a_page_has_the_newest_first_and_links_to_the_next(variant):
     api = API()
     made = [make_job(owner=api.owner, seed=seed) for seed in range(5)]
     make_job(owner=make_user(username="other"))
@@ -455,7 +464,7 @@ def test_a_page_has_the_newest_first_and_leads_to_the_next(variant):
     assert [shown["id"] for shown in earlier] == ids[3:]
 
 
-def test_a_page_of_many_predictions_asks_few_questions(variant, django_assert_max_num_queries):
+def test_a_page_of_many_predictions_costs_few_queries(variant, django_assert_max_num_queries):
     api = API()
     for seed in range(8):
         make_image(job=make_job(owner=api.owner, seed=seed, status="succeeded"))
@@ -464,7 +473,7 @@ def test_a_page_of_many_predictions_asks_few_questions(variant, django_assert_ma
         assert len(api.get("/v1/predictions").json()["results"]) == 8
 
 
-def test_canceling_ends_it_once_and_says_how_it_is(variant):
+def test_canceling_ends_a_prediction_once_and_returns_its_state(variant):
     api = API()
     job = make_job(owner=api.owner, external_id="vase")
 
@@ -478,7 +487,7 @@ def test_canceling_ends_it_once_and_says_how_it_is(variant):
     problem(api.post(f"/v1/predictions/{uuid4()}/cancel"), 404, "not_found")
 
 
-def test_a_deadline_that_passed_before_the_start_is_told_as_aborted(variant):
+def test_a_prediction_whose_deadline_passed_before_its_start_is_aborted(variant):
     api = API()
     past = timezone.now() - timedelta(seconds=1)
     job = make_job(owner=api.owner, cancel_at=past)
@@ -488,24 +497,24 @@ def test_a_deadline_that_passed_before_the_start_is_told_as_aborted(variant):
 
 # --- webhooks -------------------------------------------------------------------------------------
 @pytest.mark.parametrize(
-    ("events", "told"),
+    ("events", "expected"),
     [
         (None, ["start", "output", "completed"]),
         (["completed", "logs", "start"], ["start", "completed"]),
     ],
 )
-def test_a_webhook_is_told_of_what_was_asked_for(variant, events, told: list[str]):
-    asked = {"input": INPUT, "webhook": "https://example.com/hook"}
-    asked |= {"webhook_events_filter": events} if events else {}
+def test_a_webhook_gets_the_requested_events(variant, events, expected: list[str]):
+    requested = {"input": INPUT, "webhook": "https://example.com/hook"}
+    requested |= {"webhook_events_filter": events} if events else {}
 
-    created(API().post("/v1/predictions", asked))
+    created(API().post("/v1/predictions", requested))
 
     job = Job.objects.get()
-    assert (job.webhook.url, job.webhook_events) == ("https://example.com/hook", told)
+    assert (job.webhook.url, job.webhook_events) == ("https://example.com/hook", expected)
 
 
 @pytest.mark.parametrize(
-    ("asked", "parameter"),
+    ("requested", "parameter"),
     [
         ({"webhook": "https://example.com", "webhook_events_filter": ["logs"]}, "events_filter"),
         ({"webhook": "https://example.com", "webhook_events_filter": []}, "events_filter"),
@@ -516,8 +525,8 @@ def test_a_webhook_is_told_of_what_was_asked_for(variant, events, told: list[str
         ({"webhook": "ftp://example.com"}, "webhook"),
     ],
 )
-def test_a_webhook_that_cannot_be_is_refused(variant, asked: dict, parameter: str):
-    body = {"input": INPUT} | asked
+def test_an_invalid_webhook_is_refused(variant, requested: dict, parameter: str):
+    body = {"input": INPUT} | requested
 
     refused = problem(API().post("/v1/predictions", body), 400, "invalid_request")
 

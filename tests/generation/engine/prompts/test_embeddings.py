@@ -19,7 +19,7 @@ def stored(number: int = 0) -> StoredEmbedding:
     return embeddings.pack(values, FINGERPRINT)
 
 
-def test_what_is_unpacked_is_what_was_packed_rounded_to_fp16() -> None:
+def test_unpacking_returns_the_packed_values_rounded_to_fp16() -> None:
     values = np.random.default_rng(0).normal(size=(5, 4))
     packed = embeddings.pack(values, FINGERPRINT)
     assert (packed.shape, packed.dtype, packed.encoder_fingerprint) == (
@@ -47,7 +47,7 @@ def test_a_damaged_embedding_is_refused(change: dict) -> None:
 
 @pytest.mark.parametrize("values", [np.full((2, 2), 1e6), np.full((2, 2), np.nan), np.zeros(4)])
 @pytest.mark.filterwarnings("ignore:overflow encountered:RuntimeWarning")
-def test_what_fp16_cannot_hold_is_not_packed(values: np.ndarray) -> None:
+def test_values_outside_fp16_are_not_packed(values: np.ndarray) -> None:
     with pytest.raises(EmbeddingInvalid):
         embeddings.pack(values, FINGERPRINT)
 
@@ -62,7 +62,7 @@ def test_a_batch_is_gathered_in_order_with_repeats() -> None:
     assert len(table) == 2
 
 
-def test_the_table_forgets_those_used_longest_ago_but_never_a_row_of_the_batch() -> None:
+def test_the_table_evicts_the_least_recently_used_rows_but_none_of_the_batch() -> None:
     table = EmbeddingTable(torch.device("cpu"), torch.float32, max_bytes=3 * 5 * 4 * 4)
     table.gather([stored(1), stored(2), stored(3)])
     table.add(stored(1))

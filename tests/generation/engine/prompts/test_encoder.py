@@ -16,9 +16,7 @@ from generation.engine.prompts.encoder import Encoder
 from tests import tiny
 
 
-def test_an_embedding_is_what_stable_diffusion_would_compute(
-    tiny_release: Path, encoder: Encoder
-) -> None:
+def test_an_embedding_equals_that_of_stable_diffusion(tiny_release: Path, encoder: Encoder) -> None:
     text = "a red glass vase on a wooden table"
     tokenizer = CLIPTokenizer.from_pretrained(tiny_release / "tokenizer")
     text_encoder = CLIPTextModel.from_pretrained(tiny_release / "text_encoder")
@@ -28,7 +26,7 @@ def test_an_embedding_is_what_stable_diffusion_would_compute(
     assert np.allclose(unpack(encoder.encode([text])[0]), expected, atol=2e-3)
 
 
-def test_it_knows_its_fingerprint_and_shape(tiny_release: Path, encoder: Encoder) -> None:
+def test_the_encoder_has_its_fingerprint_and_shape(tiny_release: Path, encoder: Encoder) -> None:
     assert encoder.fingerprint == release.encoder_fingerprint(tiny_release)
     assert encoder.shape == (77, 32) == encoder.encode(["red"])[0].shape
     assert encoder.encode(["red"])[0].encoder_fingerprint == encoder.fingerprint
@@ -44,7 +42,7 @@ def test_more_texts_than_a_batch_stay_in_order(encoder: Encoder) -> None:
         assert np.allclose(unpack(together[index]), unpack(alone), atol=4e-3)
 
 
-def test_a_text_that_would_be_cut_is_refused(encoder: Encoder) -> None:
+def test_a_text_that_would_be_truncated_is_refused(encoder: Encoder) -> None:
     assert encoder.encode(["red " * 75])
     with pytest.raises(TextTooLong, match="78 tokens; the limit is 77"):
         encoder.encode(["red", "red " * 76])

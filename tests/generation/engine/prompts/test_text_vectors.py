@@ -62,5 +62,5 @@ def test_a_word_without_a_token_of_its_own_is_split(vectors):
 @pytest.mark.parametrize(
     "damaged", [b"\0\0", b"\xff\xff", b"\0\x7c"]
 )  # zero, not a number, infinite
-def test_a_damaged_embedding_is_near_to_nothing(vectors, damaged):
+def test_a_damaged_embedding_has_a_zero_vector(vectors, damaged):
     assert not vectors.read(damaged * vectors.width).any()

@@ -10,7 +10,7 @@ from generation.engine.errors import ReleaseInvalid
 from generation.engine.prompts import tokens
 
 
-def test_the_two_markers_are_counted(tiny_release: Path) -> None:
+def test_the_start_and_end_tokens_are_counted(tiny_release: Path) -> None:
     assert tokens.count_tokens(tiny_release, "") == 2
     assert tokens.count_tokens(tiny_release, "red") == 3
 
@@ -20,7 +20,7 @@ def test_a_long_text_is_counted_to_its_end(tiny_release: Path) -> None:
     assert tokens.limit(tiny_release) == 77
 
 
-def test_the_count_is_that_of_the_tokenizer_that_came_with_the_model(tiny_release: Path) -> None:
+def test_the_count_equals_that_of_the_models_own_tokenizer(tiny_release: Path) -> None:
     from transformers import CLIPTokenizer
 
     tokenizer = CLIPTokenizer.from_pretrained(tiny_release / "tokenizer")

@@ -21,7 +21,7 @@ def student(
 
 @pytest.fixture(scope="session")
 def cache(tmp_path_factory: pytest.TempPathFactory, student: Path) -> Path:
-    """With the student's conversion, made in this process, which is quicker."""
+    """A cache with the student's conversion, made in this process, which is faster."""
     pytest.importorskip("openvino")
     folder = tmp_path_factory.mktemp("runtimes")
     conversion.make(student, folder / conversion.key(student, release.read(student)))

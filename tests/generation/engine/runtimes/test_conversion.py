@@ -1,4 +1,4 @@
-"""The cache of conversions: it saves time and is never the truth."""
+"""Cache of converted networks: it saves time, and no result depends on it."""
 
 import os
 import shutil
@@ -31,8 +31,8 @@ def picture(student: Path, cache: Path | None, request: GenerationRequest) -> np
 
 
 @pytest.fixture
-def kept(student: Path, cache: Path, tmp_path: Path) -> Path:
-    """A cache of this test alone that holds the student."""
+def own_cache(student: Path, cache: Path, tmp_path: Path) -> Path:
+    """A private copy of the cache with the student's conversion."""
     name = conversion.key(student, release.read(student))
     shutil.copytree(cache / name, tmp_path / "runtimes" / name)
     return tmp_path / "runtimes"
@@ -53,19 +53,21 @@ def spoil(folder: Path, damage: str) -> None:
         facts.write_text("[]")
 
 
-def test_a_release_is_converted_once(student: Path, kept: Path, request_for: RequestFor) -> None:
-    (folder,) = kept.iterdir()
+def test_a_release_is_converted_once(
+    student: Path, own_cache: Path, request_for: RequestFor
+) -> None:
+    (folder,) = own_cache.iterdir()
     before = {path.name: path.stat().st_mtime_ns for path in folder.iterdir()}
     assert set(before) >= {"unet.bin", "decoder.bin", conversion.KEYVALUES, conversion.FACTS}
-    picture(student, kept, request_for(0))
+    picture(student, own_cache, request_for(0))
     assert {path.name: path.stat().st_mtime_ns for path in folder.iterdir()} == before
 
 
 @pytest.mark.parametrize(
     "damage", ["cut", "altered", "a file is missing", "no facts", "facts of another form"]
 )
-def test_a_damaged_conversion_is_not_read(kept: Path, damage: str) -> None:
-    (folder,) = kept.iterdir()
+def test_a_damaged_conversion_is_not_read(own_cache: Path, damage: str) -> None:
+    (folder,) = own_cache.iterdir()
     assert conversion._read(folder) is not None
     spoil(folder, damage)
     assert conversion._read(folder) is None
@@ -74,21 +76,21 @@ def test_a_damaged_conversion_is_not_read(kept: Path, damage: str) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("damage", ["cut", "no facts"])
 def test_a_damaged_conversion_is_made_again(
-    student: Path, kept: Path, request_for: RequestFor, damage: str
+    student: Path, own_cache: Path, request_for: RequestFor, damage: str
 ) -> None:
-    (folder,) = kept.iterdir()
-    expected = picture(student, kept, request_for(0))
+    (folder,) = own_cache.iterdir()
+    expected = picture(student, own_cache, request_for(0))
     weights = folder / "unet.bin"
     content = weights.read_bytes()
     spoil(folder, damage)
-    assert (picture(student, kept, request_for(0)) == expected).all()
+    assert (picture(student, own_cache, request_for(0)) == expected).all()
     assert weights.read_bytes() == content
     assert conversion._read(folder) is not None
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root mounts a small disk")
-def test_a_conversion_needs_no_room_in_the_folder_of_temporary_files(
+def test_a_conversion_needs_no_space_in_the_temporary_folder(
     student: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "tmp").mkdir()
@@ -101,11 +103,11 @@ def test_a_conversion_needs_no_room_in_the_folder_of_temporary_files(
         conversion.convert(student, release.read(student), tmp_path / "runtimes")
     finally:
         subprocess.run(["umount", tmp_path / "tmp"], check=True)
-    (kept,) = (tmp_path / "runtimes").iterdir()
-    assert conversion._read(kept) is not None
+    (own_cache,) = (tmp_path / "runtimes").iterdir()
+    assert conversion._read(own_cache) is not None
 
 
-def test_what_a_killed_conversion_left_is_removed_in_time(tmp_path: Path) -> None:
+def test_files_of_a_killed_conversion_are_removed_after_a_time(tmp_path: Path) -> None:
     for name in ("new", "old"):
         (tmp_path / f"{conversion.SCRATCH}{name}" / "part").mkdir(parents=True)
     long_ago = time.time() - 2 * conversion.ABANDONED_SECONDS
@@ -117,17 +119,17 @@ def test_what_a_killed_conversion_left_is_removed_in_time(tmp_path: Path) -> Non
 
 @pytest.mark.slow
 def test_a_conversion_of_another_version_is_replaced(
-    student: Path, kept: Path, request_for: RequestFor, monkeypatch: pytest.MonkeyPatch
+    student: Path, own_cache: Path, request_for: RequestFor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (before,) = kept.iterdir()
+    (before,) = own_cache.iterdir()
     monkeypatch.setattr(conversion, "REVISION", 99)
-    picture(student, kept, request_for(0))
-    (after,) = kept.iterdir()
+    picture(student, own_cache, request_for(0))
+    (after,) = own_cache.iterdir()
     assert after.name != before.name
 
 
 @pytest.mark.slow
-def test_without_a_writable_folder_a_release_is_served_all_the_same(
+def test_a_release_is_served_without_a_writable_folder(
     student: Path, tmp_path: Path, request_for: RequestFor
 ) -> None:
     (tmp_path / "file").write_text("no folder")
@@ -135,7 +137,7 @@ def test_without_a_writable_folder_a_release_is_served_all_the_same(
 
 
 @pytest.mark.slow
-def test_a_release_that_cannot_be_converted_is_said(student: Path, tmp_path: Path) -> None:
+def test_a_release_that_cannot_be_converted_is_an_error(student: Path, tmp_path: Path) -> None:
     broken = tmp_path / "student"
     shutil.copytree(student, broken)
     (broken / "unet" / "config.json").write_text("{}")

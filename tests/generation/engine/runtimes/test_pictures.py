@@ -1,4 +1,4 @@
-"""What each runtime that is there computes: the pixels of the reference, torch in fp32, within the stated tolerance."""
+"""Each installed runtime computes the pixels of the reference, torch in fp32, within the stated tolerance."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -85,12 +85,12 @@ def test_a_student_of_one_step_and_several_sizes_gives_the_same_pictures(
     loaded = load(tmp_path / "student", runtime, "float32")
     for width in (64, 96):
         one = request_for(0)
-        asked = [GenerationRequest(one.embedding, 7, width, 64)]
-        assert difference(loaded.generate(asked)[0], reference.generate(asked)[0]) <= 2
+        one_size = [GenerationRequest(one.embedding, 7, width, 64)]
+        assert difference(loaded.generate(one_size)[0], reference.generate(one_size)[0]) <= 2
 
 
 @pytest.mark.parametrize("runtime", RUNTIMES)
-def test_values_that_are_not_finite_are_said_not_shown(
+def test_values_that_are_not_finite_are_an_error_and_no_picture(
     student: Path, cache: Path, request_for: RequestFor, runtime: str
 ) -> None:
     loaded = load(student, runtime, "float32", cache)

@@ -25,7 +25,7 @@ def name(folder: Path, runtime: str, cache: Path | None = None) -> str:
 
 
 @pytest.mark.slow
-def test_the_faster_one_is_measured_once_and_kept(student: Path, cache: Path) -> None:
+def test_the_faster_runtime_is_measured_once_and_stored(student: Path, cache: Path) -> None:
     pytest.importorskip("openvino")
     file = cache / selection.MEASURED
     file.unlink(missing_ok=True)
@@ -44,7 +44,7 @@ def test_the_faster_one_is_measured_once_and_kept(student: Path, cache: Path) ->
     assert list(json.loads(file.read_text())) == [key]
 
 
-def test_what_was_measured_here_decides(student: Path, cache: Path) -> None:
+def test_a_stored_measurement_decides(student: Path, cache: Path) -> None:
     device = devices.choose("cpu", "float32")
     key = selection._key(student, device, 1)
     for runtime in ("openvino", "torch"):
@@ -66,7 +66,7 @@ def test_workers_that_start_together_measure_once(student: Path, tmp_path: Path)
 
 
 @pytest.mark.parametrize("kept", [{}, None, "openvino"])
-def test_a_measurement_that_failed_is_made_again(
+def test_a_failed_measurement_is_repeated(
     student: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kept: object
 ) -> None:
     pytest.importorskip("openvino")
@@ -78,7 +78,7 @@ def test_a_measurement_that_failed_is_made_again(
     assert set(json.loads(file.read_text())[key]) == {"error"}
 
 
-def test_what_cannot_be_kept_is_no_error(tmp_path: Path) -> None:
+def test_a_measurement_that_cannot_be_stored_is_no_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("no folder")
     selection._write(tmp_path / "file" / selection.MEASURED, {})
 
@@ -89,7 +89,7 @@ def test_a_teacher_is_computed_by_torch(tiny_release: Path, tmp_path: Path, runt
     assert list(tmp_path.iterdir()) == []
 
 
-def test_without_openvino_torch_computes(
+def test_without_openvino_torch_is_used(
     student: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "openvino", None)
@@ -98,7 +98,7 @@ def test_without_openvino_torch_computes(
         name(student, "openvino")
 
 
-def test_what_openvino_does_not_compute_is_refused(student: Path) -> None:
+def test_what_openvino_does_not_support_is_refused(student: Path) -> None:
     pytest.importorskip("openvino")
     with pytest.raises(DeviceUnavailable, match="float32 or bfloat16"):
         pipelines.load(student, device="cpu", dtype="float16", runtime="openvino")

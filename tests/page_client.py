@@ -6,11 +6,11 @@ from typing import Any
 
 from django.test import Client
 
-from tests.people import make_user
+from tests.factories import make_user
 
 
 class Person:
-    """`person.get("/")`; with htmx=True as the page's own script asks for a part of it."""
+    """`person.get("/")`; htmx=True: as the page's script requests a part of it."""
 
     def __init__(self, *, username: str = "person", **user: Any) -> None:
         self.user = make_user(username=username, **user)
@@ -29,17 +29,17 @@ def _headers(htmx: bool, headers: dict[str, str]) -> dict[str, str]:
 
 
 def html(answer: Any) -> str:
-    """The text of the answer, with single spaces."""
+    """Return the HTML of the answer, with single spaces."""
     return unescape(" ".join(answer.content.decode().split()))
 
 
 def words(answer: Any) -> str:
-    """What is read in it, without its tags."""
+    """Return the text of the answer, without tags."""
     return " ".join(re.sub(r"<[^>]*>", " ", html(answer)).split())
 
 
 def checked(answer: Any, name: str) -> list[str]:
-    """Values of the radio buttons or boxes of this name that are chosen."""
+    """Return the values of the checked radio buttons or boxes of this name."""
     return [
         match[1]
         for match in re.finditer(
@@ -50,7 +50,7 @@ def checked(answer: Any, name: str) -> list[str]:
 
 
 def offered(answer: Any, name: str) -> list[str]:
-    """Values of all radio buttons or boxes of this name."""
+    """Return the values of all radio buttons or boxes of this name."""
     return re.findall(
         rf'<input type="(?:radio|checkbox)" name="{name}" value="([^"]*)"', html(answer)
     )

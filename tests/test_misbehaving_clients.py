@@ -1,7 +1,7 @@
-"""Clients that send or read badly, by raw sockets, against the web process under uvicorn.
+"""Clients that send or read too slowly or too much, over raw sockets, against the web process under uvicorn.
 
-While they are connected, and after they left, a well-behaved client is answered: by the shell alone (/health/live) and
-by a view on one of Django's threads. In between no thread is at work.
+While they are connected and afterwards, a well-behaved client is answered: by the shell alone (/health/live) and
+by a view on one of Django's threads. In between no thread is busy.
 """
 
 import contextlib
@@ -23,7 +23,7 @@ from django.urls import reverse
 
 from project.asgi import HELD_BYTES, LOGINS, LOGINS_AT_ONCE, THREADS
 from project.connections import PENDING_BYTES, Connection
-from tests.people import make_key
+from tests.factories import make_key
 from tests.web import Web, eventually
 
 MORE_THAN_THREADS = THREADS + 2
@@ -31,8 +31,8 @@ LARGE = "/static/drf_spectacular_sidecar/swagger-ui-dist/swagger-ui-bundle.js"  
 MOST_BYTES = 2_621_440  # DATA_UPLOAD_MAX_MEMORY_SIZE
 
 
-class Hasty(Connection):
-    """As deployed, with shorter deadlines."""
+class ShortDeadlines(Connection):
+    """The deployed connection with shorter deadlines."""
 
     head_seconds = 3.0
     write_seconds = 2.0
@@ -40,9 +40,12 @@ class Hasty(Connection):
 
 
 @pytest.fixture(scope="module")
-def hasty_web(django_db_setup, django_db_blocker, tmp_path_factory) -> Iterator[Web]:
+def short_deadline_web(django_db_setup, django_db_blocker, tmp_path_factory) -> Iterator[Web]:
     with django_db_blocker.unblock():
-        web = Web(tmp_path_factory.mktemp("web"), connection="tests.test_strangers:Hasty")
+        web = Web(
+            tmp_path_factory.mktemp("web"),
+            connection="tests.test_misbehaving_clients:ShortDeadlines",
+        )
     yield web
     web.stop()
 
@@ -51,7 +54,7 @@ _clients: list[socket.socket] = []
 
 
 @pytest.fixture(autouse=True)
-def all_leave() -> Iterator[None]:
+def close_all_clients() -> Iterator[None]:
     yield
     for client in _clients:
         client.close()
@@ -59,7 +62,7 @@ def all_leave() -> Iterator[None]:
 
 
 def connected(web: Web, sent: bytes = b"", *, window: int = 0) -> socket.socket:
-    """window: of what the client takes from the network without reading, in bytes."""
+    """Return a connected socket. window: bytes that the client's receive buffer takes without reading."""
     client = socket.socket()
     _clients.append(client)
     if window:
@@ -79,7 +82,7 @@ def reset(client: socket.socket) -> None:
     client.close()
 
 
-def answers_others(web: Web) -> None:
+def assert_others_are_answered(web: Web) -> None:
     with httpx.Client(base_url=web.url, timeout=60) as client:
         assert client.get("/health/live").status_code == 200
         for _ in range(2):
@@ -92,7 +95,7 @@ def has_free_threads(web: Web) -> bool:
 
 
 def is_closed(client: socket.socket) -> bool:
-    """Whether the server ended the connection; reads what it sent."""
+    """Return whether the server closed the connection; read what it sent."""
     client.settimeout(0.001)
     try:
         while client.recv(1_000_000):
@@ -108,27 +111,27 @@ def read_all(client: socket.socket) -> bytes:
     return b"".join(iter(lambda: client.recv(1_000_000), b""))
 
 
-def hold_no_thread(
+def assert_threads_stay_free(
     web: Web, clients: list[socket.socket], leave: Callable[[socket.socket], None]
 ) -> None:
-    """Assert that others are answered and threads free, while these clients are connected and after they left."""
-    answers_others(web)
+    """Assert that others are answered and threads are free, while these clients are connected and afterwards."""
+    assert_others_are_answered(web)
     eventually(lambda: has_free_threads(web))
 
     for client in clients:
         leave(client)
 
-    answers_others(web)
+    assert_others_are_answered(web)
     eventually(lambda: has_free_threads(web))
 
 
 # --- clients that do not read ---------------------------------------------------------------------
 @pytest.mark.parametrize("leave", [socket.socket.close, reset])
-def test_pipelined_visits_that_read_nothing_hold_no_thread(web: Web, leave):
+def test_pipelined_requests_that_read_nothing_do_not_block_threads(web: Web, leave):
     depths = [*range(1, 11), 2, 5]
     assert len(depths) > THREADS
     clients = [connected(web, get(LARGE) * depth, window=4096) for depth in depths]
-    hold_no_thread(web, clients, leave)
+    assert_threads_stay_free(web, clients, leave)
 
 
 @pytest.mark.parametrize("depth", [1, 2, 10])
@@ -143,12 +146,16 @@ def test_pipelined_requests_are_answered_in_order(web: Web, depth: int):
     assert all(kinds[path] in head[:2000] for path, head in zip(paths, heads, strict=True))
 
 
-def test_readers_of_a_byte_a_second_hold_no_thread_and_are_disconnected(hasty_web: Web):
-    # More than the system's buffers take.
-    clients = [connected(hasty_web, get(LARGE) * 5, window=2048) for _ in range(MORE_THAN_THREADS)]
+def test_readers_of_a_byte_a_second_do_not_block_threads_and_are_disconnected(
+    short_deadline_web: Web,
+):
+    # More than the system's buffers hold.
+    clients = [
+        connected(short_deadline_web, get(LARGE) * 5, window=2048) for _ in range(MORE_THAN_THREADS)
+    ]
     readers = set(clients)
-    answers_others(hasty_web)
-    eventually(lambda: has_free_threads(hasty_web))
+    assert_others_are_answered(short_deadline_web)
+    eventually(lambda: has_free_threads(short_deadline_web))
 
     def all_were_disconnected() -> bool:
         for client in list(readers):
@@ -169,7 +176,7 @@ SIZES = (1, 1000, 1_100_000, MOST_BYTES, MOST_BYTES + 1, 5_000_000)
 
 
 def half_sent() -> Iterator[bytes]:
-    """Requests that are cut in each phase."""
+    """Yield requests that are cut off in each phase."""
     whole = b"POST /login HTTP/1.1\r\nHost: localhost\r\nContent-Length: 10\r\n\r\n"
     yield from (whole[:length] for length in (1, 5, 20, 40, len(whole) - 2, len(whole) - 1))
     for size, path in itertools.product(SIZES, PATHS):
@@ -182,14 +189,14 @@ def half_sent() -> Iterator[bytes]:
 
 
 @pytest.mark.parametrize("leave", [socket.socket.close, reset])
-def test_half_sent_requests_hold_no_thread(web: Web, leave):
+def test_half_sent_requests_do_not_block_threads(web: Web, leave):
     clients = [connected(web, sent) for sent in half_sent()]
     assert len(clients) > 100
-    hold_no_thread(web, clients, leave)
+    assert_threads_stay_free(web, clients, leave)
 
 
-def test_half_sent_bodies_hold_a_bounded_part_of_the_memory(web: Web):
-    """The oldest make room for the newest, which may be a well-behaved client's."""
+def test_half_sent_bodies_use_a_bounded_amount_of_memory(web: Web):
+    """The oldest are dropped for the newest, which may be a well-behaved client's."""
     head = f"POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: {MOST_BYTES}\r\n\r\n".encode()
     clients = [connected(web) for _ in range(60)]
 
@@ -198,7 +205,7 @@ def test_half_sent_bodies_hold_a_bounded_part_of_the_memory(web: Web):
 
     eventually(lambda: is_closed(clients[0]))
     eventually(lambda: sum(map(is_closed, clients)) >= 60 - HELD_BYTES // 2_600_000)
-    answers_others(web)
+    assert_others_are_answered(web)
 
 
 @pytest.mark.parametrize("path", ["/login", "/admin/login/", "/", "/v1/jobs"])
@@ -222,7 +229,7 @@ def test_an_endless_upload_is_refused(web: Web, path: str, announced: bool, tmp_
         pass
     else:
         raise AssertionError("the server took it all")
-    answers_others(web)
+    assert_others_are_answered(web)
 
 
 def test_a_refusal_for_size_reaches_a_client_that_sends_everything_first(web: Web):
@@ -249,36 +256,38 @@ CHUNKED = START + b"Transfer-Encoding: chunked\r\n\r\n"
     ],
     ids=["address", "headers", "empty-headers", "value", "trailers", "trailer", "chunk-extension"],
 )
-def test_what_is_endless_ends(web: Web, first: bytes, again: bytes):
+def test_an_endless_head_or_trailer_is_disconnected(web: Web, first: bytes, again: bytes):
     client = connected(web, first)
     with pytest.raises(OSError):
         for _ in range(10_000):  # 60 MB or more
             client.sendall(again)
-    answers_others(web)
+    assert_others_are_answered(web)
 
 
-def test_half_sent_heads_hold_a_bounded_part_of_the_memory(web: Web):
+def test_half_sent_heads_use_a_bounded_amount_of_memory(web: Web):
     clients = [connected(web, START + b"A: " + b"a" * 60_000) for _ in range(600)]
 
     eventually(lambda: sum(map(is_closed, clients)) >= 600 - PENDING_BYTES // 60_000)
-    answers_others(web)
+    assert_others_are_answered(web)
 
 
-def test_requests_that_do_not_wait_for_their_answers_are_few(web: Web):
+def test_the_number_of_pipelined_requests_is_bounded(web: Web):
     client = connected(web, get("/v1/problems") * 5000)
 
     with contextlib.suppress(ConnectionResetError):
         assert read_all(client).count(b"HTTP/1.1 200") <= 20
-    answers_others(web)
+    assert_others_are_answered(web)
 
 
 # --- connections ----------------------------------------------------------------------------------
-def test_two_thousand_idle_connections_keep_nobody_out_and_end(hasty_web: Web):
+def test_two_thousand_idle_connections_block_no_other_client_and_are_closed(
+    short_deadline_web: Web,
+):
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, min(hard, 8192)), hard))
     try:
-        clients = [connected(hasty_web, b"GET" * (number % 2)) for number in range(2000)]
-        answers_others(hasty_web)
+        clients = [connected(short_deadline_web, b"GET" * (number % 2)) for number in range(2000)]
+        assert_others_are_answered(short_deadline_web)
         eventually(lambda: all(map(is_closed, clients)))
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
@@ -293,10 +302,12 @@ SILENT = {
 
 
 @pytest.mark.parametrize("kind", SILENT)
-def test_with_few_files_those_that_wait_longest_for_their_client_make_room(few_web: Web, kind: str):
-    clients = [connected(few_web, SILENT[kind], window=2048) for _ in range(20)]
+def test_at_the_limit_of_files_the_longest_idle_connections_are_closed(
+    few_files_web: Web, kind: str
+):
+    clients = [connected(few_files_web, SILENT[kind], window=2048) for _ in range(20)]
 
-    answers_others(few_web)
+    assert_others_are_answered(few_files_web)
 
     eventually(lambda: is_closed(clients[0]))
     for client in clients:
@@ -304,35 +315,37 @@ def test_with_few_files_those_that_wait_longest_for_their_client_make_room(few_w
 
 
 @pytest.fixture(scope="module")
-def few_web(django_db_setup, django_db_blocker, tmp_path_factory) -> Iterator[Web]:
+def few_files_web(django_db_setup, django_db_blocker, tmp_path_factory) -> Iterator[Web]:
     with django_db_blocker.unblock():
-        web = Web(tmp_path_factory.mktemp("web"), connection="tests.test_strangers:Few")
+        web = Web(
+            tmp_path_factory.mktemp("web"), connection="tests.test_misbehaving_clients:FewFiles"
+        )
     yield web
     web.stop()
 
 
-class Few(Connection):
+class FewFiles(Connection):
     most = 10
 
 
-def test_all_of_them_at_once_hold_no_thread(web: Web):
+def test_all_kinds_of_bad_clients_at_once_do_not_block_threads(web: Web):
     sent = [get(LARGE) * depth for depth in range(1, 11)]
     sent += [b""] * 200 + list(half_sent()) + [get("/v1/problems") * 10] * 10
     clients = [connected(web, data, window=2048) for data in sent]
 
     for _ in range(20):
-        answers_others(web)
+        assert_others_are_answered(web)
     eventually(lambda: has_free_threads(web))
 
     for number, client in enumerate(clients):
         (reset if number % 2 else socket.socket.close)(client)
-    answers_others(web)
+    assert_others_are_answered(web)
     eventually(lambda: has_free_threads(web))
     assert "Exception in ASGI application" not in web.log.read_text()
 
 
 # --- passwords ------------------------------------------------------------------------------------
-def test_the_shell_knows_the_pages_that_check_passwords():
+def test_the_shell_lists_the_pages_that_check_passwords():
     assert {reverse("login"), reverse("admin:login")} == set(LOGINS)
 
 
@@ -359,8 +372,8 @@ def test_passwords_are_checked_two_at_a_time(web: Web, transactional_db, redis_s
 
 
 # --- a process whose threads hang -----------------------------------------------------------------
-def test_a_process_whose_threads_hang_says_so_and_ends(tmp_path: Path, transactional_db):
-    """A server that does not answer: here a lock in PostgreSQL."""
+def test_a_process_whose_threads_hang_reports_it_and_ends(tmp_path: Path, transactional_db):
+    """The threads wait for a server: here for a lock in PostgreSQL."""
     web = Web(tmp_path, WEB_STUCK_SECONDS="8", METRICS_TOKEN="token")
     headers = {"Authorization": f"Bearer {make_key()[1]}"}
 

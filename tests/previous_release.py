@@ -1,4 +1,4 @@
-"""The code of the release before, out of the repository's history."""
+"""The code of the previous release, from the repository's history."""
 
 import io
 import shutil
@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-# The commit of the release before this one: set it when a release is made.
+# The commit of the previous release: change it with each release.
 RELEASE_BEFORE = "631329a1041990b6805b70655f7ffce3df06e7f1"
 
 
 def extract(folder: Path, *, without: tuple[str, ...] = ()) -> Path:
-    """Write its files into the folder, and return that. without: folders that are left out. Skips without a history."""
+    """Write its files into the folder and return that. without: omitted folders. Skip the test without a history."""
     if shutil.which("git") is None:
         pytest.skip("git is not installed")
     paths = [".", *(f":!{path}" for path in without)]

@@ -18,7 +18,7 @@ def candidate(
     spread: float = 0.02,
     **params: str | int,
 ) -> Candidate:
-    """size, memory: MB; time: ms; qualities: of its rungs; spread: of half an interval."""
+    """Return a candidate. size, memory: MB; time: ms; qualities: of its rungs; spread: half of an interval."""
     rungs = tuple(
         Judged(
             rung=rung,

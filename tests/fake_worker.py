@@ -1,4 +1,4 @@
-"""Plays the worker without a device: images of one colour, previews, failures."""
+"""Stands in for a worker, without a device: images of one colour, previews, failures."""
 
 import base64
 import io
@@ -40,7 +40,7 @@ def finish(
 def result_of(
     job: Job, *, device_seconds: float = 0.01, encode_seconds: float = 0.0
 ) -> completion.Result:
-    """Store the images of a claimed job, with metadata where the job wants it."""
+    """Store the images of a claimed job, with metadata if the job requests it."""
     stored = []
     for index, key in enumerate(images.keys(job)):
         pixels = np.full((job.height, job.width, 3), COLOR, dtype=np.uint8)
@@ -56,7 +56,7 @@ def fail() -> None:
 
 
 def show_previews_then_pictures(*, previews: int) -> None:
-    """Of one job that somebody watches."""
+    """Claim one watched job, publish its previews, then commit its images."""
     claimed = jobs.claim("worker-1").jobs
     buffer = io.BytesIO()
     Picture.new("RGB", (16, 16), COLOR).save(buffer, "webp")
@@ -68,8 +68,8 @@ def show_previews_then_pictures(*, previews: int) -> None:
 
 
 @contextmanager
-def begun() -> Iterator[Callable[..., None]]:
-    """`begin(action, after=1)`: act in a thread as soon as a job waits, and `after` seconds later."""
+def in_background() -> Iterator[Callable[..., None]]:
+    """Yield `begin(action, after=1)`: run the action in a thread, `after` seconds after a job is waiting."""
     threads: list[threading.Thread] = []
 
     def begin(action: Callable[[], None], *, after: float = 0) -> None:

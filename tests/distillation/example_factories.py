@@ -14,7 +14,7 @@ _numbers = itertools.count(1)
 def make_detector(
     *, name: str = "detector-1", bits: Sequence[str] = ("vase", "bowl"), **fields: Any
 ) -> Detector:
-    """The detector of that name, made if there is none; active if no other is. It has no folder."""
+    """Return the detector of that name; create it, without a folder, if there is none, active if no other is."""
     known = Detector.objects.filter(name=name).first()
     if known:
         return known
@@ -33,7 +33,7 @@ def make_detector(
 def make_source(
     *, name: str = "field", variants: Sequence[PromptVariant] = (), **fields: Any
 ) -> ImageSource:
-    """The source of that name, made if there is none."""
+    """Return the source of that name; create it if there is none."""
     source, _ = ImageSource.objects.get_or_create(name=name, defaults={"url": name, **fields})
     source.variants.add(*variants)
     return source
@@ -42,7 +42,7 @@ def make_source(
 def make_example(
     *, source: ImageSource | None = None, content: bytes | None = None, **fields: Any
 ) -> Example:
-    """A picture that nobody judged. content: of its crop; None = there is no file."""
+    """Create an example without verdicts. content: of its crop; None for no file."""
     number = next(_numbers)
     file = "" if content is None else storage.save(content, "png").name
     return Example.objects.create(
@@ -61,7 +61,7 @@ def make_verdict(
     failing: Sequence[str] = (),
     **fields: Any,
 ) -> Verdict:
-    """Accepted, unless a bit fails."""
+    """Create a verdict: accepted, unless a bit fails."""
     return Verdict.objects.create(
         example=example,
         detector=detector or make_detector(),

@@ -1,4 +1,4 @@
-"""Rows for tests, each function with defaults for everything. Without arguments they fit together: one catalogue row,
+"""Rows for tests; every function has defaults for everything. Without arguments they fit together: one catalogue row,
 
 one release, one embedding of the former for the latter, one owner. Nothing here loads tensors.
 """
@@ -34,7 +34,7 @@ from generation.models import (
 )
 from generation.releases import coverage
 
-ENCODER = "e" * 64  # the fingerprint of the text encoder that every default here belongs to
+ENCODER = "e" * 64  # fingerprint of the text encoder of all defaults here
 DEFAULT_TEXT = "a red glass vase on a wooden table"
 DEFAULT_SLUG = "red-glass-vase"
 EVERY_SCOPE = tuple(APIKey.Scope.values)
@@ -53,7 +53,7 @@ def make_user(
     is_superuser: bool = False,
     password: str = "",
 ):
-    """The user of that name, made if there is none."""
+    """Return the user of that name; create it if there is none."""
     users = get_user_model().objects
     user = users.filter(username=username).first()
     if user is None:
@@ -74,7 +74,7 @@ def make_key(
     expires_at: datetime | None = None,
     **limits: int | None,
 ):
-    """(key, plain text). The owner gets the permissions behind the scopes."""
+    """Return (key, plain text). The owner gets the permissions behind the scopes."""
     owner = owner or make_user()
     permit(owner, scopes)
     return APIKey.objects.issue(owner, name, list(scopes), expires_at=expires_at, limits=limits)
@@ -98,7 +98,7 @@ def make_variant(
     notes: str = "",
     revision: int = 1,
 ) -> PromptVariant:
-    """A new catalogue row; past `generation.catalogue.variants`, so nothing is validated and nothing is encoded."""
+    """Create a catalogue row without `generation.catalogue.variants`: nothing is validated and nothing is encoded."""
     if slug is None:
         slug = f"variant-{next(_numbers)}" if text is None else "-".join(text.lower().split())[:120]
     if text is None:
@@ -127,7 +127,7 @@ def make_release(
     parent: str | None = None,
     covered_variants: Sequence[str] = (),
 ) -> Release:
-    """The release of that name, made if there is none; active if no other of its kind is. It has no folder."""
+    """Return the release of that name. Else create it, without a folder; active if no other of its kind is."""
     known = Release.objects.filter(name=name).first()
     if known:
         return known
@@ -184,7 +184,7 @@ def cover(release: Release, texts: Mapping[str, str]) -> None:
 def make_quality(
     release: Release, text: str, right: int, evaluated: int = 4, **fields: int
 ) -> Quality:
-    """Counts of the release's evaluation at a normalised text."""
+    """Create the counts of the release's evaluation at a normalised text."""
     return Quality.objects.create(
         release=release,
         normalized_text=text,
@@ -201,7 +201,7 @@ def make_embedding(
     shape: tuple[int, int] = (4, 8),
     error: str = "",
 ) -> Embedding:
-    """The embedding of the variant's present revision, made if there is none: zeros, float16. `error`: a failed one."""
+    """Return the embedding of the current revision. Else create it: zeros in float16, or failed with `error`."""
     variant = variant or _default_variant()
     row = {
         "variant": variant,
@@ -236,7 +236,7 @@ def make_job(
     key: str | None = None,
     **fields: Any,
 ) -> Job:
-    """A job written past `generation.jobs.lifecycle`, with what its status needs. Its key is unique."""
+    """Create a job without `generation.jobs.lifecycle`, with the fields that its status needs. Its key is unique."""
     now = timezone.now()
     release = release or make_release()
     variant = variant or (embedding.variant if embedding else _default_variant())
@@ -268,7 +268,7 @@ def make_job(
 def make_image(
     *, job: Job | None = None, index: int = 0, color: tuple[int, int, int] = (200, 40, 40)
 ) -> Image:
-    """An image of the job with a real file of one colour in the storage."""
+    """Create an image of the job with a real file of one colour in the storage."""
     job = job or make_job(status=Job.Status.SUCCEEDED)
     picture = Picture.new("RGB", (job.width, job.height), color)
     master = storage.save(_encode(picture, "png"), "png")
@@ -306,7 +306,7 @@ def make_worker(
     release: Release | None = None,
     loaded: Sequence[Release] = (),
 ) -> Worker:
-    """A worker's row whose last heartbeat was `silent_seconds` ago."""
+    """Create the row of a worker whose last heartbeat was `silent_seconds` ago."""
     return Worker.objects.create(
         name=name,
         queue=queue,
@@ -322,7 +322,7 @@ def make_worker(
 def make_endpoint(
     *, owner=None, url: str = "https://example.org/hook", **fields: Any
 ) -> WebhookEndpoint:
-    """The owner's endpoint at the URL, made if there is none."""
+    """Return the owner's endpoint at the URL; create it if there is none."""
     endpoint, _ = WebhookEndpoint.objects.get_or_create(
         owner=owner or make_user(), url=url, defaults=fields
     )
@@ -336,7 +336,7 @@ def make_delivery(
     event: str = Delivery.Event.COMPLETED,
     **fields: Any,
 ) -> Delivery:
-    """A webhook that is due, of a job of the endpoint's owner that has succeeded."""
+    """Create a due delivery about a succeeded job of the endpoint's owner."""
     endpoint = endpoint or make_endpoint()
     job = job or make_job(
         owner=endpoint.owner, status=Job.Status.SUCCEEDED, base_url="https://retort.example.org/"

@@ -5,7 +5,7 @@ from typing import Any
 
 from distillation.models import Run
 from generation.models import Release
-from tests.people import make_release
+from tests.factories import make_release
 
 _numbers = itertools.count(1)
 
