@@ -172,13 +172,15 @@ def _report(options: argparse.Namespace) -> None:
 
 
 def _blind(options: argparse.Namespace) -> None:
-    from distillation.starter import recipe
     from distillation.starter.report import blind, student
 
     pictures, combinations = student.make(
-        options.student, recipe.CATALOGUE, options.data / "pictures", progress_bar=True
+        options.student, options.data / "pictures", progress_bar=True
     )
-    sheet = blind.write(options.folder, _rendered(options, "test"), pictures, combinations)
+    try:
+        sheet = blind.write(options.folder, _rendered(options, "test"), pictures, combinations)
+    except ValueError as error:
+        raise StageError(str(error)) from error
     print(f"Wrote {sheet}.")
 
 

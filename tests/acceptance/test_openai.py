@@ -150,7 +150,7 @@ def test_the_examples_in_the_document_work(stack: Stack, variants: list[str], tm
 
     shown = subprocess.run([sys.executable, "-c", python], **run)
     assert shown.returncode == 0, shown.stderr
-    assert "image_generation.completed 128x128" in shown.stdout
+    assert "image_generation.completed 256x256" in shown.stdout
     assert picture((tmp_path / "vase.png").read_bytes()).size == (256, 256)
 
     called = subprocess.run(["bash", "-euc", shell], **run)

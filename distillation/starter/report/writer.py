@@ -61,9 +61,7 @@ def write(
         docs=docs,
         student=None
         if student is None
-        else students.make(
-            student, recipes.CATALOGUE, root / "pictures", progress_bar=progress_bar
-        ),
+        else students.make(student, root / "pictures", progress_bar=progress_bar),
     )
 
 

@@ -16,7 +16,7 @@ from tests.factories import make_embedding, make_release, make_user, make_varian
 
 pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("encoder")]
 
-STARTER = Path(settings.BASE_DIR) / "generation" / "starter" / "teacher"
+STARTER = Path(settings.BASE_DIR) / "generation" / "starter" / "teacher-2"
 MESSAGE = "The text encoder does not know “elephant”"
 
 

@@ -8,7 +8,7 @@ from django.conf import settings
 from generation.engine.prompts import tokens
 from tests.factories import make_release
 
-STARTER = Path(settings.BASE_DIR) / "generation" / "starter" / "teacher"
+STARTER = Path(settings.BASE_DIR) / "generation" / "starter" / "teacher-2"
 
 
 @pytest.fixture

@@ -120,7 +120,7 @@ def test_an_included_release_removed_by_an_upgrade_is_replaced_by_the_current_on
     bootstrap()
     new = shipped.parent / "starter-of-today"
     shutil.copytree(shipped, new)
-    for folder, kind in (("teacher", "teacher"), ("student-2", "student")):
+    for folder, kind in zip(command.SHIPPED, ("teacher", "student"), strict=True):
         path = new / folder / "release.json"
         manifest = json.loads(path.read_text())
         path.write_text(json.dumps(manifest | {"name": f"toy-{kind}-of-today"}))

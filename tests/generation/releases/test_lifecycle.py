@@ -56,7 +56,7 @@ def test_a_release_in_the_releases_folder_is_used_in_place(root: Path) -> None:
 
 
 def test_the_starter_is_used_in_place_and_may_move_with_the_project(settings) -> None:
-    release = releases.register(releases.STARTER / "teacher")
+    release = releases.register(releases.STARTER / "teacher-2")
     assert release.path == "generation/starter/teacher-2"
     assert releases.folder(release) == settings.BASE_DIR / "generation/starter/teacher-2"
     assert not settings.RELEASES_ROOT.exists()

@@ -11,7 +11,7 @@ from generation.engine.prompts import encoder, tokens
 from generation.engine.request import GenerationRequest
 from generation.releases.lifecycle import STARTER
 
-TEACHER = STARTER / "teacher"
+TEACHER = STARTER / "teacher-2"
 
 
 @pytest.fixture(scope="module")

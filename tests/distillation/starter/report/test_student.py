@@ -15,7 +15,7 @@ def test_the_shipped_student_makes_a_picture_of_each_combination_of_the_catalogu
 ) -> None:
     monkeypatch.setattr(student, "SEEDS_EACH", 1)
     folder = next(recipe.CATALOGUE.parent / name for name in SHIPPED if name.startswith("student"))
-    pictures, combinations = student.make(folder, recipe.CATALOGUE, tmp_path, progress_bar=False)
+    pictures, combinations = student.make(folder, tmp_path, progress_bar=False)
     assert len(pictures) == len(combinations) == 256 and set(combinations) == set(catalogue())
     middle = pictures[:, :, 40:-40, 40:-40].float().mean(dim=(2, 3))  # [N, 3]
     warmth = middle[:, 0] - middle[:, 2]
