@@ -22,7 +22,7 @@ from generation.engine.importing import TOKENIZER_FILES, Options
 from generation.engine.networks import write_json
 from generation.engine.release import Manifest
 
-MOST_BYTES = 64_000_000  # of the release: it is committed with the project
+MAX_BYTES = 64_000_000  # of the release: it is committed with the project
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 MODEL_INDEX = {
     "_class_name": "StableDiffusionPipeline",
@@ -63,7 +63,7 @@ def write(
     guidance_scale: float,
     steps: int = 50,
     name: str = "starter-teacher",
-    most_bytes: int = MOST_BYTES,
+    most_bytes: int = MAX_BYTES,
 ) -> Manifest:
     """Write or replace the release `target`. unet … scheduler: the folders of the components.
 
