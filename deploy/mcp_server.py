@@ -17,7 +17,7 @@ from mcp.server.mcpserver.exceptions import ToolError
 from pydantic import BaseModel, Field
 
 WAIT_SECONDS = 60  # maximum wait of a request for its job
-MOST_WAITS = 5
+MAX_WAITS = 5
 TIMEOUT = httpx.Timeout(WAIT_SECONDS + 10, connect=10)
 
 server = MCPServer(
@@ -81,7 +81,7 @@ async def make_picture(
         job = await _send(
             api, "POST", "/v1/jobs", json=body, headers={"Prefer": f"wait={WAIT_SECONDS}"}
         )
-        for _ in range(MOST_WAITS):
+        for _ in range(MAX_WAITS):
             if job["status"] in ("succeeded", "failed", "canceled"):
                 break
             job = await _send(api, "GET", f"/v1/jobs/{job['id']}", params={"wait": WAIT_SECONDS})

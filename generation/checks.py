@@ -9,12 +9,12 @@ from django.core.checks import CheckMessage, Error, Tags, Warning, register
 
 from generation.infra import heartbeat
 
-LEAST_CHARACTERS, LEAST_DIFFERENT = 32, 8  # of SECRET_KEY
+MIN_CHARACTERS, MIN_DIFFERENT = 32, 8  # of SECRET_KEY
 
 
 def is_weak(key: str) -> bool:
     """Return whether a secret key is short, repetitive or Django's placeholder."""
-    few = len(key) < LEAST_CHARACTERS or len(set(key)) < LEAST_DIFFERENT
+    few = len(key) < MIN_CHARACTERS or len(set(key)) < MIN_DIFFERENT
     return few or key.startswith("django-insecure-")
 
 

@@ -23,7 +23,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 log = structlog.get_logger(__name__)
 
 PENDING_BYTES = 33_554_432  # limit for incomplete request headers, all connections together
-MOST_FILES = 65_536  # the limit of open files is raised to this, where the system allows it
+MAX_FILES = 65_536  # the limit of open files is raised to this, where the system allows it
 SPARE_FILES = 256  # for the connections to PostgreSQL and Redis, and for files
 CHECK_SECONDS = 0.5
 LOG_SECONDS = 60.0
@@ -241,9 +241,9 @@ class _Table:
 def _raise_limit() -> int:
     """Raise the limit of open files as far as the system allows, and return it."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = MOST_FILES if hard == resource.RLIM_INFINITY else min(MOST_FILES, hard)
+    wanted = MAX_FILES if hard == resource.RLIM_INFINITY else min(MAX_FILES, hard)
     if soft == resource.RLIM_INFINITY or soft >= wanted:
-        return MOST_FILES if soft == resource.RLIM_INFINITY else soft
+        return MAX_FILES if soft == resource.RLIM_INFINITY else soft
     try:
         resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
     except (OSError, ValueError):  # macOS allows less than it reports

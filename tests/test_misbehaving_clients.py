@@ -28,7 +28,7 @@ from tests.web import Web, eventually
 
 MORE_THAN_THREADS = THREADS + 2
 LARGE = "/static/drf_spectacular_sidecar/swagger-ui-dist/swagger-ui-bundle.js"  # 1.4 MB
-MOST_BYTES = 2_621_440  # DATA_UPLOAD_MAX_MEMORY_SIZE
+MAX_BYTES = 2_621_440  # DATA_UPLOAD_MAX_MEMORY_SIZE
 
 
 class ShortDeadlines(Connection):
@@ -172,7 +172,7 @@ def test_readers_of_a_byte_a_second_do_not_block_threads_and_are_disconnected(
 
 # --- clients that do not send ---------------------------------------------------------------------
 PATHS = ("/login", "/", "/v1/jobs", "/admin/login/", "/static/x", LARGE)
-SIZES = (1, 1000, 1_100_000, MOST_BYTES, MOST_BYTES + 1, 5_000_000)
+SIZES = (1, 1000, 1_100_000, MAX_BYTES, MAX_BYTES + 1, 5_000_000)
 
 
 def half_sent() -> Iterator[bytes]:
@@ -197,7 +197,7 @@ def test_half_sent_requests_do_not_block_threads(web: Web, leave):
 
 def test_half_sent_bodies_use_a_bounded_amount_of_memory(web: Web):
     """The oldest are dropped for the newest, which may be a well-behaved client's."""
-    head = f"POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: {MOST_BYTES}\r\n\r\n".encode()
+    head = f"POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: {MAX_BYTES}\r\n\r\n".encode()
     clients = [connected(web) for _ in range(60)]
 
     for client in clients:
@@ -233,7 +233,7 @@ def test_an_endless_upload_is_refused(web: Web, path: str, announced: bool, tmp_
 
 
 def test_a_refusal_for_size_reaches_a_client_that_sends_everything_first(web: Web):
-    answer = httpx.post(f"{web.url}/login", content=bytes(MOST_BYTES + 1), timeout=60)
+    answer = httpx.post(f"{web.url}/login", content=bytes(MAX_BYTES + 1), timeout=60)
 
     assert (answer.status_code, answer.json()["code"]) == (413, "body_too_large")
     assert answer.headers["connection"] == "close"

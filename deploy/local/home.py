@@ -14,7 +14,7 @@ from typing import IO, Any
 from deploy.local.errors import AlreadyRunning, LocalError
 
 PROJECT = Path(__file__).resolve().parents[2]
-LONGEST_SOCKET_PATH = 90  # the kernel takes 103 bytes or more; supervisor appends its pid
+MAX_SOCKET_PATH = 90  # the kernel takes 103 bytes or more; supervisor appends its pid
 
 
 class Home:
@@ -64,7 +64,7 @@ class Home:
 
     def sockets(self) -> Path:
         """Return a private folder whose path is short enough for Unix sockets."""
-        if len(os.fsencode(self.folder)) + len("/supervisor.sock") < LONGEST_SOCKET_PATH:
+        if len(os.fsencode(self.folder)) + len("/supervisor.sock") < MAX_SOCKET_PATH:
             return self.folder
         name = hashlib.sha256(os.fsencode(self.folder)).hexdigest()[:16]
         folder = Path("/tmp") / f"retort-{os.getuid()}-{name}"

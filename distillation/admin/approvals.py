@@ -11,7 +11,7 @@ from django.shortcuts import get_object_or_404, redirect
 from django.urls import path, reverse
 
 from distillation.errors import DistillationRefused
-from distillation.evaluation.gate_limits import MOST_SEEDS
+from distillation.evaluation.gate_limits import MAX_SEEDS
 from distillation.models import Run
 from distillation.reports import explanation
 from distillation.runs import approval
@@ -27,7 +27,7 @@ PERMISSIONS = {
     TRAIN_ON: "distillation.add_run",
     DISCARD: "generation.change_release",
 }
-MOST_REASON = 300
+MAX_REASON = 300
 
 
 class ApprovalsMixin:
@@ -99,8 +99,8 @@ DECISIONS: dict[str, Callable[[HttpRequest, Run], tuple[Run, str]]] = {
 
 def _reason(request: HttpRequest) -> str:
     reason = " ".join(request.POST.get("reason", "").split())
-    if len(reason) > MOST_REASON:
-        raise DistillationRefused(f"A reason has at most {MOST_REASON} characters.")
+    if len(reason) > MAX_REASON:
+        raise DistillationRefused(f"A reason has at most {MAX_REASON} characters.")
     return reason
 
 
@@ -158,7 +158,7 @@ def offered(request: HttpRequest, run: Run) -> list[dict[str, Any]]:
                 f"{run.name} if that is still on disk and the catalogue has not changed; otherwise it trains again. "
                 f"{release.name} is not changed: discard it when the new release is served.",
                 "number": {
-                    "name": "seeds", "label": "Seeds of each variant", "least": 1, "most": MOST_SEEDS,
+                    "name": "seeds", "label": "Seeds of each variant", "least": 1, "most": MAX_SEEDS,
                     "value": explanation.explain(run.gate or {}).seeds,
                 },
             }
@@ -172,7 +172,7 @@ def offered(request: HttpRequest, run: Run) -> list[dict[str, Any]]:
                 "text": f"A new run continues the training of {release.name}, with the present catalogue. Its release "
                 "comes back here.",
                 "number": {
-                    "name": "steps", "label": "Steps", "least": 1, "most": approval.MOST_STEPS,
+                    "name": "steps", "label": "Steps", "least": 1, "most": approval.MAX_STEPS,
                     "value": approval.steps_of(run),
                 },
             }

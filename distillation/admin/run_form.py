@@ -23,7 +23,7 @@ from distillation.runs.plans import Plan
 from generation.api.parsers import StrictJSON
 from generation.errors import GenerationError
 
-MOST_BYTES = 100_000  # of an uploaded recipe
+MAX_BYTES = 100_000  # of an uploaded recipe
 
 
 class RunForm(forms.ModelForm):
@@ -74,8 +74,8 @@ class RunForm(forms.ModelForm):
         file = self.cleaned_data["changes"]
         if file is None:
             return None
-        if file.size > MOST_BYTES:
-            raise forms.ValidationError(f"A recipe has at most {MOST_BYTES} bytes.")
+        if file.size > MAX_BYTES:
+            raise forms.ValidationError(f"A recipe has at most {MAX_BYTES} bytes.")
         try:
             return redistillation.check_description(StrictJSON().parse(file), file.name)
         except (APIException, GenerationError) as error:

@@ -25,7 +25,7 @@ from generation.catalogue import editing
 from generation.models import PromptVariant
 
 SCHEDULED = "distillation.consider"  # task that may begin a run
-MOST_EXAMPLES = 24
+MAX_EXAMPLES = 24
 admin.site.unregister(PromptVariant)
 
 
@@ -94,7 +94,7 @@ class VariantWithRunsAdmin(PromptVariantAdmin):
                     reverse("admin:distillation_example_picture", args=[example.pk, "thumbnail"]),
                     example.pk,
                 )
-                for example in found[:MOST_EXAMPLES]
+                for example in found[:MAX_EXAMPLES]
             ),
         )
         place = reverse("admin:distillation_imagesource_changelist")

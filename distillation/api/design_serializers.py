@@ -5,7 +5,7 @@ from typing import Any
 from rest_framework import serializers
 
 from distillation.api.serializers import recipe_description
-from distillation.design.limits import BEST, MOST_HOURS, WISHES
+from distillation.design.limits import BEST, MAX_HOURS, WISHES
 from distillation.designs import lifecycle as designs
 from distillation.models import Design, DesignCandidate
 from generation.api.serializers.shapes import PageQuery, Strict
@@ -31,7 +31,7 @@ class DesignRequestSerializer(Strict):
     wish = serializers.ChoiceField(
         WISHES, default=BEST, help_text="Which of the students within the limits to choose."
     )
-    hours = serializers.FloatField(help_text=f"Of work, up to {MOST_HOURS:g}.")
+    hours = serializers.FloatField(help_text=f"Of work, up to {MAX_HOURS:g}.")
     tags = serializers.ListField(
         child=serializers.CharField(max_length=60),
         max_length=20,

@@ -11,8 +11,8 @@ UNITS = {
 TIMES = {"us": 1e-6, "ms": 1e-3, "s": 1.0}
 SMALLEST, FASTEST, BEST = WISHES = ("smallest", "fastest", "best")
 AUTO = "auto"
-MOST_QUALITY = 1.5
-MOST_HOURS = 720.0
+MAX_QUALITY = 1.5
+MAX_HOURS = 720.0
 
 
 class LimitRefused(ValueError):
@@ -88,11 +88,11 @@ def _time(text: str) -> tuple[float, str]:
 def _quality(text: str) -> float:
     number, unit = _split(text)
     value = number / 100 if number is not None and unit == "%" else number
-    if value is None or unit not in ("", "%") or not 0 < value <= MOST_QUALITY:
+    if value is None or unit not in ("", "%") or not 0 < value <= MAX_QUALITY:
         raise LimitRefused(
             "quality",
             f"{text!r} is not a share. Give right pictures of the student ÷ those of the teacher, above 0 and "
-            f"up to {MOST_QUALITY}, such as 0.97 or 97%.",
+            f"up to {MAX_QUALITY}, such as 0.97 or 97%.",
         )
     return value
 

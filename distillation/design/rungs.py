@@ -31,11 +31,11 @@ from distillation.resumable import atomic
 from distillation.training.errors import RecipeRefused
 
 JUDGED = 256  # pictures in the first rung, twice and four times as many in the further ones
-MOST_TIMES = 4
-MOST_EACH = 8  # pictures of a prompt in the first rung
+MAX_TIMES = 4
+MAX_EACH = 8  # pictures of a prompt in the first rung
 SKIPPED = SEEDS_EACH // 2  # seeds of a variant that evaluations and the gate use
-MOST_PICTURES = 2048  # decoded by the VAE for one training, which is short and uses few
-FEWEST_SEEDS = 4  # of a variant
+MAX_PICTURES = 2048  # decoded by the VAE for one training, which is short and uses few
+MIN_SEEDS = 4  # of a variant
 QUANTISED = 8  # pictures on which the error of quantisation is measured
 Timed = TypeVar("Timed", bound=Any)
 
@@ -114,8 +114,8 @@ class Ladder:
     def seeds(self, rung: int) -> Seeds:
         """Return the seeds of a rung. Pairs and evaluations use other ones; earlier rungs use a subset of them."""
         slugs = self.loaded.catalogue.slugs
-        each = max(1, min(MOST_EACH, ceil(JUDGED / len(slugs))))
-        return seeds_of(slugs, each=each * min(2**rung, MOST_TIMES), skip=SKIPPED)
+        each = max(1, min(MAX_EACH, ceil(JUDGED / len(slugs))))
+        return seeds_of(slugs, each=each * min(2**rung, MAX_TIMES), skip=SKIPPED)
 
     def prepare(self) -> None:
         """Make the pairs, and the teacher's pictures of the first rung, which all candidates share."""
@@ -164,8 +164,8 @@ def ladder(recipe: Recipe, inputs: Inputs, *, root: Path, sheets: Path, name: st
 
 
 def _seeds(count: int) -> int:
-    """Return the number of pairs per variant in a design: a third of the recipe's `count`, at least FEWEST_SEEDS."""
-    return min(count, max(FEWEST_SEEDS, count // 3))
+    """Return the number of pairs per variant in a design: a third of the recipe's `count`, at least MIN_SEEDS."""
+    return min(count, max(MIN_SEEDS, count // 3))
 
 
 # --- recipes of rungs -----------------------------------------------------------------------------
@@ -202,7 +202,7 @@ def _steps(part: Timed, steps: int) -> Timed:
     """Return the training's recipe with this number of steps, at most a tenth for warm-up, and fewer pictures."""
     fields: dict[str, Any] = {"steps": steps, "warmup": min(part.warmup, steps // 10)}
     if hasattr(part, "pictures"):
-        fields["pictures"] = min(part.pictures, MOST_PICTURES)
+        fields["pictures"] = min(part.pictures, MAX_PICTURES)
     return replace(part, **fields)
 
 

@@ -30,7 +30,7 @@ WIDTHS = ("1", "7/8", "3/4", "5/8", "1/2", "3/8", "1/4")
 CHANNELS = (0.5, 0.75, 1.0, 1.5)  # of the recipe's decoder
 DEPTHS = (1, 2, 4)  # residual blocks of a decoder's first level
 LEVELS = range(1, 5)  # of a decoder
-MOST_SHUFFLE = 4  # factor of a decoder's pixel shuffle; more would show as tiles
+MAX_SHUFFLE = 4  # factor of a decoder's pixel shuffle; more would show as tiles
 # `ensemble` needs teachers that a person names; `scratch` exists only as a baseline.
 LEFT_OUT = ("ensemble", "scratch")
 ORDERED = ("width", "channels", "depth", "shuffle")  # axes whose values have an order
@@ -147,7 +147,7 @@ def of(recipe: Recipe, teacher: Teacher) -> Space:
     factor = pixels_per_latent(teacher.vae.config)
     shuffles = [
         2**power for power in range(5)
-        if 2**power <= MOST_SHUFFLE and factor % 2**power == 0 and _levels(factor, 2**power) in LEVELS
+        if 2**power <= MAX_SHUFFLE and factor % 2**power == 0 and _levels(factor, 2**power) in LEVELS
     ]  # fmt: skip
     axes: dict[str, tuple[str | int, ...]] = {
         "cut": tuple(dict.fromkeys(cut for cut in (*cuts.CUTS, WHOLE) if cut in dict(students))),

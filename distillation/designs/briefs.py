@@ -10,7 +10,7 @@ from django.conf import settings
 
 from distillation.design import limits as limiting
 from distillation.design.descriptions import merged
-from distillation.design.limits import BEST, MOST_HOURS, Limits
+from distillation.design.limits import BEST, MAX_HOURS, Limits
 from distillation.runs import policy
 from generation.catalogue import variants as prompts
 from generation.models import Release
@@ -70,8 +70,8 @@ def of(
     Raises LimitRefused, DistillationRefused, GateForbidden and ReleaseNotAvailable.
     """
     limits, device = limiting.parse(size=size, time=time, memory=memory, quality=quality)
-    if not 0 < hours <= MOST_HOURS:
-        raise limiting.LimitRefused("hours", f"above 0 and up to {MOST_HOURS:g}, not {hours:g}.")
+    if not 0 < hours <= MAX_HOURS:
+        raise limiting.LimitRefused("hours", f"above 0 and up to {MAX_HOURS:g}, not {hours:g}.")
     description = (
         policy.described(settings.DISTILLATION_RECIPE)
         if recipe is None

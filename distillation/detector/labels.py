@@ -31,7 +31,7 @@ COLUMNS = ("file", "tags", "mask", "defect", "lacks", "part")  # the first two a
 LEARNT = ("sharp", "clean", "whole", "large")
 NOT = "not-"
 UNKNOWN = -1.0
-MOST_PIXELS = 64_000_000  # of a file; more is a mistake or an attack
+MAX_PIXELS = 64_000_000  # of a file; more is a mistake or an attack
 
 
 @dataclass(frozen=True)
@@ -294,7 +294,7 @@ def _opened(labelled: Labelled, row: Row, name: str) -> Image.Image:
     where = f"{labelled.folder / LABELS} line {row.line}: {name}"
     try:
         picture = Image.open(labelled.folder / name, formats=("PNG", "JPEG", "WEBP"))
-        if picture.width * picture.height > MOST_PIXELS:
+        if picture.width * picture.height > MAX_PIXELS:
             raise ValueError(f"{picture.width}×{picture.height} pixels are too many")
         picture.load()
     except (*pixels.UNREADABLE, Image.DecompressionBombError) as error:

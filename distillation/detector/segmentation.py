@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from distillation.detector.network import outputs, read_files, write_files
 
 BITS = ("whole", "large")  # the object does not touch the border; it is as large as it should be
-SMALLEST_SHARE = 1e-4  # lower bound of a mask's area, as a share, so that its logarithm is finite
+MIN_SHARE = 1e-4  # lower bound of a mask's area, as a share, so that its logarithm is finite
 
 
 @dataclass(frozen=True)
@@ -109,7 +109,7 @@ def bit_logits(mask_logits: Tensor, config: SegmentationConfig) -> Tensor:
     """
     on_rim = mask_logits[:, rim(config)]
     touching = on_rim.topk(config.tolerance + 1, dim=1).values[:, -1]
-    share = torch.sigmoid(mask_logits).mean(dim=(1, 2)).clamp(min=SMALLEST_SHARE)
+    share = torch.sigmoid(mask_logits).mean(dim=(1, 2)).clamp(min=MIN_SHARE)
     return torch.stack([-touching, torch.log(share / config.smallest)], dim=1).float()
 
 

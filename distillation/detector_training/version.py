@@ -26,7 +26,7 @@ from distillation.resumable import atomic
 from distillation.training import loop
 
 HELD_OUT = 0.2  # share of the pictures by which the bits are calibrated
-FEWEST_MASKS = 20  # with fewer no segmentation is trained
+MIN_MASKS = 20  # with fewer no segmentation is trained
 
 
 @dataclass(frozen=True)
@@ -166,7 +166,7 @@ def _segmentation(
     recipe: JudgeRecipe, parts: tuple[Labelled, Labelled], *, folder: Path, progress_bar: bool
 ) -> UNet | None:
     masked = [part.only([row for row in part.rows if row.mask]) for part in parts]
-    if len(masked[0]) < FEWEST_MASKS or not len(masked[1]):
+    if len(masked[0]) < MIN_MASKS or not len(masked[1]):
         return None
     size = recipe.image_size
     (images, masks), (held_images, held_masks) = (

@@ -1,4 +1,4 @@
 """Limits and names of the gate that pages need as well. Imports no torch."""
 
-MOST_SEEDS = 256  # of a prompt: more are neither advised nor measured again
+MAX_SEEDS = 256  # of a prompt: more are neither advised nor measured again
 QUALITY = "quality"  # the check that fails if a judge is missing

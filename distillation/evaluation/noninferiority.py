@@ -12,7 +12,7 @@ from math import ceil, isnan, nan
 import torch
 from torch import Tensor
 
-from distillation.evaluation.gate_limits import MOST_SEEDS
+from distillation.evaluation.gate_limits import MAX_SEEDS
 
 NON_INFERIOR, INFERIOR, INCONCLUSIVE = "non-inferior", "inferior", "inconclusive"
 NOT_MEASURED = "not measured"
@@ -93,7 +93,7 @@ def decisive(verdict: Verdict, seeds: int) -> Decisive | None:
     if not distance:
         return None
     needed = seeds * ((end - verdict.estimate) / distance) ** 2
-    if needed > MOST_SEEDS:
+    if needed > MAX_SEEDS:
         return None
     return Decisive(max(seeds + 1, ceil(needed)), NON_INFERIOR if distance > 0 else INFERIOR)
 

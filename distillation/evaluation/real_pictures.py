@@ -72,7 +72,7 @@ def _looks(batches: Iterable[Tensor], side: int) -> _Looks:
     for batch in batches:
         images = sharpness.squares(batch, side)
         rows.append((sharpness.gradient(images), sharpness.laplacian_variance(images)))
-        if side >= texture.LEAST_SIDE:
+        if side >= texture.MIN_SIDE:
             textures.append(texture.features(images))
     gradient, laplacian = (torch.cat(column) for column in zip(*rows, strict=True))
     return _Looks(gradient, laplacian, torch.cat(textures) if textures else None)

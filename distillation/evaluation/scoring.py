@@ -134,7 +134,7 @@ def judge(
         if judges.clip is not None and of_texts is not None:
             features = judges.clip.image_features(images)
             scores = CLIP_SCORE * features @ of_texts[number]
-        is_large = min(images.shape[2:]) >= texture.LEAST_SIDE
+        is_large = min(images.shape[2:]) >= texture.MIN_SIDE
         rows.append(
             _Row(
                 gradient=sharpness.gradient(images),

@@ -17,7 +17,7 @@ from distillation.image_metrics.sharpness import luma
 SCALES = 3  # each half as large as the one before
 REGIONS = 4  # a side
 FLOOR = 1.0  # levels; much weaker detail counts as flat
-LEAST_SIDE = 2 ** (SCALES - 1) * (REGIONS + 2)  # pixels: a region of one pixel at the last scale
+MIN_SIDE = 2 ** (SCALES - 1) * (REGIONS + 2)  # pixels: a region of one pixel at the last scale
 MEASURE = Measure(partial(gaussian, sigma=1.0), 1000)
 
 
@@ -25,13 +25,11 @@ def features(images: Tensor) -> Tensor:
     """Return log energies, fp32 [N, SCALES · 2 · REGIONS²]. images: RGB [N, 3, height, width], 0 … 255.
 
     At each scale and in each region: the logarithm of FLOOR plus the mean magnitude of the gradient, and of the
-    Laplacian, both of the luma in levels. Raises ValueError for pictures smaller than LEAST_SIDE.
+    Laplacian, both of the luma in levels. Raises ValueError for pictures smaller than MIN_SIDE.
     """
     values = luma(images)[:, None]
-    if min(values.shape[2:]) < LEAST_SIDE:
-        raise ValueError(
-            f"Pictures have {LEAST_SIDE} pixels a side or more, not {images.shape[2:]}."
-        )
+    if min(values.shape[2:]) < MIN_SIDE:
+        raise ValueError(f"Pictures have {MIN_SIDE} pixels a side or more, not {images.shape[2:]}.")
     found = []
     for scale in range(SCALES):
         if scale:

@@ -33,7 +33,7 @@ SETTINGS: dict[str, tuple[MethodRecipe, ...]] = {
     "bayes": tuple(BayesRecipe(beta=value) for value in (1e-2, 1e-3, 1e-1, 1e-4, 1.0)),
     "scratch": (ScratchRecipe(),),
 }  # fmt: skip
-MOST_TRIALS = max(map(len, SETTINGS.values()))
+MAX_TRIALS = max(map(len, SETTINGS.values()))
 
 
 def chosen(
@@ -47,8 +47,8 @@ def chosen(
         raise RecipeRefused(
             f"methods: there is no {', '.join(unknown)}. There are {', '.join(SETTINGS)}."
         )
-    if not 1 <= trials <= MOST_TRIALS:
-        raise RecipeRefused(f"trials must lie from 1 to {MOST_TRIALS}, not {trials}.")
+    if not 1 <= trials <= MAX_TRIALS:
+        raise RecipeRefused(f"trials must lie from 1 to {MAX_TRIALS}, not {trials}.")
     wanted = names or [name for name in SETTINGS if teachers or name != ENSEMBLE]
     if ENSEMBLE in wanted and not teachers:
         raise RecipeRefused(

@@ -14,7 +14,7 @@ from distillation.trainers.objectives.methods import METHODS
 from distillation.training.errors import RecipeRefused
 
 Recipe = TypeVar("Recipe")
-MOST_WHOLE = 2**53  # larger whole numbers are not exact as floats
+MAX_WHOLE = 2**53  # larger whole numbers are not exact as floats
 
 
 def changed(recipe: Recipe, changes: Mapping[str, Any], *, place: str = "") -> Recipe:
@@ -52,7 +52,7 @@ def _value(present: Any, value: Any, kinds: tuple[Any, ...], path: str) -> Any:
     lists = [kind for kind in kinds if get_origin(kind) is tuple]
     if isinstance(value, list | tuple) and lists:
         return _list(present, value, get_args(lists[0]), path)
-    if type(value) is int and int not in kinds and float in kinds and abs(value) < MOST_WHOLE:
+    if type(value) is int and int not in kinds and float in kinds and abs(value) < MAX_WHOLE:
         value = float(value)
     if value is None or type(value) not in kinds:
         raise RecipeRefused(f"{path} takes {_words(kinds)} (it is {present!r} now), not {value!r}.")

@@ -30,7 +30,7 @@ from distillation.trainers.student import StudentRecipe
 from distillation.trainers.teacher import Teacher
 from distillation.training.errors import RecipeRefused
 
-MOST_WEIGHT = 8
+MAX_WEIGHT = 8
 INT8, FLOAT16 = WEIGHTS = ("int8", "float16")
 
 
@@ -96,8 +96,8 @@ class Recipe:
     def __post_init__(self) -> None:
         if self.weights not in WEIGHTS:
             raise ValueError(f"weights must be one of {', '.join(WEIGHTS)}, not {self.weights!r}.")
-        if not 1 <= self.hard_weight <= MOST_WEIGHT:
-            raise ValueError(f"hard_weight: from 1 to {MOST_WEIGHT}, not {self.hard_weight}.")
+        if not 1 <= self.hard_weight <= MAX_WEIGHT:
+            raise ValueError(f"hard_weight: from 1 to {MAX_WEIGHT}, not {self.hard_weight}.")
         if self.most_variants is not None and self.most_variants < 1:
             raise ValueError(f"most_variants: at least 1, not {self.most_variants}.")
         if not self.timesteps or min(self.timesteps) < 0:

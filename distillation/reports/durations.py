@@ -14,7 +14,7 @@ from django.db.models.functions import Coalesce, Now
 from distillation.models import Run, Slice
 
 LATEST = 5  # runs of a recipe whose time is averaged
-FEWEST_PERCENT = 2.0  # progress of a run before the rest is estimated by its own pace
+MIN_PERCENT = 2.0  # progress of a run before the rest is estimated by its own pace
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ def measured() -> dict[tuple[str, bool], Measured]:
 
 def left(run: Run, seconds: float) -> float | None:
     """Return the estimated seconds of work that an open run still needs; None at its beginning."""
-    if not run.is_open or run.percent < FEWEST_PERCENT:
+    if not run.is_open or run.percent < MIN_PERCENT:
         return None
     return seconds * (100 - run.percent) / run.percent
 

@@ -13,7 +13,7 @@ from generation.releases import default_release, quality
 from generation.releases.default_release import Serving
 
 MOST = 100  # rows of a list: those that change most
-MOST_TRIED = 5  # releases named at a hard prompt, the best first
+MAX_TRIED = 5  # releases named at a hard prompt, the best first
 
 
 def of(release: Release, *, is_specialist: bool) -> dict[str, Any]:
@@ -112,7 +112,7 @@ def _tried(variants: Sequence[Any]) -> list[dict[str, Any]]:
             "tried": sorted(
                 tried[row.normalized_text],
                 key=lambda side: (-side["right"] / side["judged"], side["release"]),
-            )[:MOST_TRIED],
+            )[:MAX_TRIED],
         }
         for row in variants
     ]

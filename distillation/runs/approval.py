@@ -10,7 +10,7 @@ from django.urls import reverse
 
 from distillation.design.descriptions import merged
 from distillation.errors import DistillationRefused
-from distillation.evaluation.gate_limits import MOST_SEEDS
+from distillation.evaluation.gate_limits import MAX_SEEDS
 from distillation.models import Run
 from distillation.pipeline.summaries import FITS
 from distillation.reports import explanation
@@ -22,7 +22,7 @@ from generation.releases import lifecycle as releases
 
 log = structlog.get_logger(__name__)
 
-MOST_STEPS = 1_000_000
+MAX_STEPS = 1_000_000
 Outcome = Run.Outcome
 
 
@@ -139,8 +139,8 @@ def measure_again(run: Run, *, seeds: int, by: Any) -> Run:
         raise DistillationRefused(
             f"More seeds cannot decide about {run.name}: it was decided already, or no open check needs more seeds."
         )
-    if not 1 <= seeds <= MOST_SEEDS:
-        raise DistillationRefused(f"Give from 1 to {MOST_SEEDS} seeds, not {seeds}.")
+    if not 1 <= seeds <= MAX_SEEDS:
+        raise DistillationRefused(f"Give from 1 to {MAX_SEEDS} seeds, not {seeds}.")
     started = _follow(
         run,
         {"evaluation": {"fresh_seeds": seeds}},
@@ -162,8 +162,8 @@ def train_on(run: Run, *, steps: int, by: Any) -> Run:
             f"Training of {run.name} cannot be continued: it made no release, its canary has not ended, or its recipe "
             "has no joint training (again)."
         )
-    if not 1 <= steps <= MOST_STEPS:
-        raise DistillationRefused(f"Give from 1 to {MOST_STEPS} steps, not {steps}.")
+    if not 1 <= steps <= MAX_STEPS:
+        raise DistillationRefused(f"Give from 1 to {MAX_STEPS} steps, not {steps}.")
     started = _follow(
         run,
         {"again": {"steps": steps}},

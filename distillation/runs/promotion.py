@@ -23,7 +23,7 @@ from generation.releases import lifecycle as releases
 log = structlog.get_logger(__name__)
 
 Outcome, Status = Run.Outcome, Release.Status
-MOST_FOUND = 230  # characters of a reason, of which 300 are stored
+MAX_FOUND = 230  # characters of a reason, of which 300 are stored
 
 
 @dataclass(frozen=True)
@@ -164,7 +164,7 @@ def _of_specialist(
 
 def _cut(found: str) -> str:
     """Return what the gate found without its full stop, short enough for the rest of a reason."""
-    return found.rstrip(".") if len(found) <= MOST_FOUND else f"{found[:MOST_FOUND]}…"
+    return found.rstrip(".") if len(found) <= MAX_FOUND else f"{found[:MAX_FOUND]}…"
 
 
 def _decided(release: Release) -> Verdict | None:

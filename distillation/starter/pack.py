@@ -23,7 +23,7 @@ from generation.engine.importing import TOKENIZER_FILES, Options
 from generation.engine.networks import write_json
 from generation.engine.release import Manifest
 
-MOST_BYTES = 100_000_000  # of the release, which is committed
+MAX_BYTES = 100_000_000  # of the release, which is committed
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 MODEL_INDEX = {
     "_class_name": "StableDiffusionPipeline",
@@ -64,7 +64,7 @@ def write(
     guidance_scale: float,
     steps: int = 50,
     name: str = "starter-teacher-2",
-    most_bytes: int = MOST_BYTES,
+    most_bytes: int = MAX_BYTES,
 ) -> Manifest:
     """Write or replace the release in `target` and return its manifest. unet … scheduler: folders of the components.
 

@@ -15,7 +15,7 @@ from distillation.resumable import atomic
 START, END = "<|startoftext|>", "<|endoftext|>"
 MODEL_MAX_LENGTH = 16  # tokens, including the start and end tokens
 END_OF_WORD = "</w>"
-MOST_TOKENS = 49_408  # size of CLIP's vocabulary; the captions need far fewer
+MAX_TOKENS = 49_408  # size of CLIP's vocabulary; the captions need far fewer
 
 Merge = tuple[str, str]
 
@@ -63,7 +63,7 @@ def _merges(texts: Iterable[str]) -> list[Merge]:
     learner = Tokenizer(models.BPE(end_of_word_suffix=END_OF_WORD))
     learner.normalizer, learner.pre_tokenizer = blank.normalizer, blank.pre_tokenizer
     trainer = trainers.BpeTrainer(
-        vocab_size=MOST_TOKENS,
+        vocab_size=MAX_TOKENS,
         min_frequency=1,
         end_of_word_suffix=END_OF_WORD,
         show_progress=False,

@@ -41,7 +41,7 @@ Item = tuple[int, int]  # row of the catalogue, seed
 Piece = TypeVar("Piece")
 
 
-MOST_SEEDS = 10_000  # of a variant: API clients may set it, and pairs share the disk with images
+MAX_SEEDS = 10_000  # of a variant: API clients may set it, and pairs share the disk with images
 
 
 @dataclass(frozen=True)
@@ -64,9 +64,9 @@ class PairsRecipe:
         checks.not_negative(self, "num_inference_steps")
         if not 0 < self.held_out < 1:
             raise ValueError(f"held_out must be between 0 and 1, not {self.held_out}.")
-        if not 2 <= self.seeds_per_variant <= MOST_SEEDS:
+        if not 2 <= self.seeds_per_variant <= MAX_SEEDS:
             raise ValueError(
-                f"seeds_per_variant must be from 2, one of which is held out, to {MOST_SEEDS}."
+                f"seeds_per_variant must be from 2, one of which is held out, to {MAX_SEEDS}."
             )
         if self.held_out_seeds >= self.seeds_per_variant:
             raise ValueError(

@@ -9,7 +9,7 @@ import torch
 from distillation.training import checks, optimizers
 from distillation.training.ema import Ema
 
-MOST_SEED = 2**63 - 1  # largest seed of torch's generator
+MAX_SEED = 2**63 - 1  # largest seed of torch's generator
 
 
 class Task(Protocol):
@@ -50,7 +50,7 @@ class TrainingRecipe:
         checks.at_least_1(self, "batch")
         checks.positive(self, "learning_rate", "clipped_norm")
         checks.below_1(self, "ema_decay")
-        checks.at_most(self, "seed", MOST_SEED, "the largest")
+        checks.at_most(self, "seed", MAX_SEED, "the largest")
         if not all(0 <= beta < 1 for beta in self.betas):
             raise ValueError(f"betas must lie from 0 to below 1, not {self.betas}.")
 

@@ -19,7 +19,7 @@ from generation.infra import beat_lock, heartbeat
 from generation.models import Delivery, Job, Release
 from generation.releases import quality
 
-LEAST_FREE = 0.1  # of the disk
+MIN_FREE = 0.1  # of the disk
 # Queue → consequence of having no worker for it.
 QUEUES = {
     "generation": "no job runs",
@@ -107,7 +107,7 @@ def _disk() -> Iterator[Item]:
         disk = shutil.disk_usage(settings.DATA_DIR)
     except OSError:
         return  # created with the first file
-    if disk.free < LEAST_FREE * disk.total:
+    if disk.free < MIN_FREE * disk.total:
         text = f"{disk.free / 2**30:,.1f} GiB of {disk.total / 2**30:,.1f} GiB are free for images"
         advice = "Set RETENTION_DAYS, or add disk space."
         yield Item(Level.CRITICAL, text, advice, page("job"))

@@ -17,7 +17,7 @@ from generation.admin import pictures
 from generation.admin.actions import ReadOnlyMixin
 from generation.models import AuditEntry
 
-MOST_CHARACTERS = (
+MAX_CHARACTERS = (
     300  # of the detail in the list: a change of the whole catalogue names all its variants
 )
 
@@ -52,7 +52,7 @@ class AuditEntryAdmin(ReadOnlyMixin, ModelAdmin):
         # An edit lists each value before and after.
         between = " → " if entry.action.endswith("_edited") else ", "
         facts = (f"{name}: {_text(value, between)}" for name, value in entry.detail.items())
-        return Truncator("; ".join(facts)).chars(MOST_CHARACTERS) or "–"
+        return Truncator("; ".join(facts)).chars(MAX_CHARACTERS) or "–"
 
 
 def _text(value: object, between: str) -> str:

@@ -103,7 +103,7 @@ def _disk() -> list[dict]:
     except OSError:
         return []  # created with the first file
     free, total = f"{disk.free / 2**30:,.1f} GiB", f"{disk.total / 2**30:,.1f} GiB"
-    is_bad = disk.free < attention.LEAST_FREE * disk.total
+    is_bad = disk.free < attention.MIN_FREE * disk.total
     return [_card("Disk", free, f"free of {total} for images", "job", is_bad=is_bad)]
 
 

@@ -29,14 +29,14 @@ from generation.errors import PromptInvalid
 from generation.models import AuditEntry, PromptVariant
 
 # --- tags -----------------------------------------------------------------------------------------
-MOST_TAGS = 500  # suggestions
+MAX_TAGS = 500  # suggestions
 
 
 def known_tags() -> list[str]:
-    """Return tags of the catalogue in alphabetical order, at most MOST_TAGS."""
+    """Return tags of the catalogue in alphabetical order, at most MAX_TAGS."""
     table = connection.ops.quote_name(PromptVariant._meta.db_table)
     with connection.cursor() as cursor:
-        cursor.execute(f"SELECT DISTINCT unnest(tags) FROM {table} ORDER BY 1 LIMIT {MOST_TAGS}")
+        cursor.execute(f"SELECT DISTINCT unnest(tags) FROM {table} ORDER BY 1 LIMIT {MAX_TAGS}")
         return [tag for (tag,) in cursor.fetchall()]
 
 

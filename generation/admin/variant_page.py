@@ -13,11 +13,11 @@ from generation.engine.proportions import Share
 from generation.models import Coverage, Image, Job, PromptVariant, Quality, Release
 from generation.releases.quality import Judged
 
-MOST_IMAGES = 300  # latest ones that are searched for equal seeds
-MOST_SEEDS = 4
-MOST_RELEASES = 12
+MAX_IMAGES = 300  # latest ones that are searched for equal seeds
+MAX_SEEDS = 4
+MAX_RELEASES = 12
 IN_COLUMNS = 5  # releases with a column of pictures
-MOST_JOBS = 8
+MAX_JOBS = 8
 
 
 def of(variant: Any, overview: Overview, *, waits: str, may_see: bool) -> dict[str, Any]:
@@ -50,7 +50,7 @@ def _releases(variant: PromptVariant) -> list[Any]:
     )
     known = rows.filter(Q(covers_all=True) | Q(made_for__isnull=False) | Q(judged__isnull=False))
     is_served = Case(When(status__in=Release.SERVED, then=Value(0)), default=Value(1))
-    return list(known.order_by(is_served, "status", "kind", "-registered_at")[:MOST_RELEASES])
+    return list(known.order_by(is_served, "status", "kind", "-registered_at")[:MAX_RELEASES])
 
 
 def _row(release: Any, variant: PromptVariant, faults: dict[int, str]) -> dict[str, Any]:
@@ -98,7 +98,7 @@ def _pictures(variant: PromptVariant) -> dict[str, Any]:
         Image.objects.filter(job__variant=variant, job__embedding__revision=variant.revision)
         .select_related("job__release")
         .defer("job__release__manifest")
-        .order_by("-job__created_at", "index")[:MOST_IMAGES]
+        .order_by("-job__created_at", "index")[:MAX_IMAGES]
     )
     by_seed: dict[int, dict[int, Image]] = defaultdict(dict)
     releases: dict[int, Release] = {}
@@ -122,7 +122,7 @@ def _pictures(variant: PromptVariant) -> dict[str, Any]:
         ],
         "seeds": [
             (seed, [_cell(by_seed[seed].get(release.pk)) for release in columns])
-            for seed in seeds[:MOST_SEEDS]
+            for seed in seeds[:MAX_SEEDS]
         ],
     }
 
@@ -162,7 +162,7 @@ def _jobs(variant: PromptVariant) -> dict[str, Any]:
                     to=reverse("admin:generation_job_change", args=[job.pk]),
                 ),
             }
-            for job in rows.prefetch_related("images")[:MOST_JOBS]
+            for job in rows.prefetch_related("images")[:MAX_JOBS]
         ],
         "all_jobs": f"{reverse('admin:generation_job_changelist')}?q={variant.slug}",
     }

@@ -10,7 +10,7 @@ from rest_framework.parsers import JSONParser
 from generation.infra.database import UNSTORABLE
 
 LARGEST = 2**63 - 1
-MOST_VALUES = 1000  # each may be a separate error, slow to report
+MAX_VALUES = 1000  # each may be a separate error, slow to report
 
 
 class StrictJSON(JSONParser):
@@ -71,8 +71,8 @@ def _check(value: dict[str, Any]) -> None:
         part = waiting.pop()
         if isinstance(part, dict | list):
             count += len(part)
-            if count > MOST_VALUES:
-                raise ParseError(f"The body has more than {MOST_VALUES} values.")
+            if count > MAX_VALUES:
+                raise ParseError(f"The body has more than {MAX_VALUES} values.")
             waiting += part
         if isinstance(part, dict):
             waiting += part.values()

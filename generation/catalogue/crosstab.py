@@ -13,8 +13,8 @@ from generation.catalogue.standing import Overview, Standing
 from generation.catalogue.text_rules import NOT
 from generation.models import PromptVariant
 
-MOST_OTHERS = 500  # tags without a known kind
-MOST_SHOWN = 40  # rows, and columns
+MAX_OTHERS = 500  # tags without a known kind
+MAX_SHOWN = 40  # rows, and columns
 NAMED = 3  # how many tags the name of a kind lists
 OTHER = "other"
 ALL = ""  # in place of a tag
@@ -43,7 +43,7 @@ class Kind:
 
     @property
     def shown(self) -> tuple[str, ...]:
-        return self.tags[:MOST_SHOWN]
+        return self.tags[:MAX_SHOWN]
 
 
 @dataclass(frozen=True)
@@ -88,7 +88,7 @@ def kinds(variants: Iterable[Variant]) -> list[Kind]:
     known = [Kind(kind[0], kind) for kind in tags.kinds() if not counts.keys().isdisjoint(kind)]
     placed = {tag for kind in known for tag in kind.tags}
     others = [(-count, tag) for tag, count in counts.items() if tag not in placed]
-    rest = tuple(tag for _, tag in sorted(others)[:MOST_OTHERS])
+    rest = tuple(tag for _, tag in sorted(others)[:MAX_OTHERS])
     return [*known, Kind(OTHER, rest)] if rest else known
 
 

@@ -18,7 +18,7 @@ ASKED = "retort:match:asked:"  # id → question, while a client waits for the a
 ANSWERED = "retort:match:answered:"  # id → list of one answer
 KNOWN = "retort:match:texts:"  # cache: hash of a text → hash of a question about it → answer
 KNOWN_SECONDS = 3600
-MOST_WAITING = 64
+MAX_WAITING = 64
 UNREAD_SECONDS = 30  # lifetime of an answer that is not fetched
 
 
@@ -76,7 +76,7 @@ def put(question: Question, *, seconds: int) -> str | None:
         with redis.pipeline(transaction=False) as pipe:
             pipe.set(ASKED + asked, json.dumps(asdict(question)), ex=seconds)
             pipe.lpush(WAITING, asked)
-            pipe.ltrim(WAITING, 0, MOST_WAITING - 1)
+            pipe.ltrim(WAITING, 0, MAX_WAITING - 1)
             pipe.execute()
         return asked
 

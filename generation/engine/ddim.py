@@ -15,7 +15,7 @@ from torch import Tensor
 
 from generation.engine.errors import ReleaseInvalid
 
-COSINE_OFFSET, LARGEST_BETA = 0.008, 0.999  # of squaredcos_cap_v2: Nichol & Dhariwal 2021, eq. 17
+COSINE_OFFSET, MAX_BETA = 0.008, 0.999  # of squaredcos_cap_v2: Nichol & Dhariwal 2021, eq. 17
 
 
 class ExactDDIMScheduler:
@@ -67,7 +67,7 @@ def _alphas_cumprod(config: Mapping[str, Any]) -> Tensor:
     elif schedule == "squaredcos_cap_v2":
         levels = [_cosine(number / count) for number in range(count + 1)]
         betas = torch.tensor(
-            [min(1 - after / before, LARGEST_BETA) for before, after in pairwise(levels)]
+            [min(1 - after / before, MAX_BETA) for before, after in pairwise(levels)]
         )
     else:
         raise ReleaseInvalid(

@@ -1,7 +1,7 @@
 """Estimate of a job's end from its position in the queue and the measured time per image.
 
 The position follows the order of `generation.jobs.claiming`: owners take turns, so each other owner contributes at most
-as many jobs as precede this one among its own owner's. At most about MOST_AHEAD rows of an index are read, however long
+as many jobs as precede this one among its own owner's. At most about MAX_AHEAD rows of an index are read, however long
 the queue is.
 """
 
@@ -21,7 +21,7 @@ from generation.jobs import claiming, throughput
 from generation.jobs.throughput import Seconds
 from generation.models import Job, Queue, Release, Worker
 
-MOST_AHEAD = 1000
+MAX_AHEAD = 1000
 LOADS_FIRST = "A worker loads the model first, which can take a while."
 REMEMBERED_SECONDS = 1.0  # cache time of workers and measurements: many clients poll at once
 
@@ -56,7 +56,7 @@ LANE = "AND q.release_id IN (SELECT id FROM generation_release WHERE kind = %(ki
 
 @dataclass(frozen=True)
 class Estimate:
-    """position: 1 = next, 0 = running, at most MOST_AHEAD + 1. eta: seconds from now, None without measurements or
+    """position: 1 = next, 0 = running, at most MAX_AHEAD + 1. eta: seconds from now, None without measurements or
     workers. feasible: whether a live worker serves the release. reason: why none does, or why the job takes longer.
     """
 
@@ -81,7 +81,7 @@ def of(job: Job) -> Estimate | None:
         seconds = _seconds(measured, less=gone)
         return Estimate(0, *seconds, feasible=True, reason=_loading(job, own))
     count, images, running = _ahead(job, lane)
-    position = min(count, MOST_AHEAD) + 1
+    position = min(count, MAX_AHEAD) + 1
     if is_paused:
         reason = "The queue is paused. The job waits until it is resumed."
         return Estimate(position, None, None, feasible=False, reason=reason)
@@ -106,7 +106,7 @@ def _ahead(job: Job, kind: str | None) -> tuple[int, int, int]:
         "owner": job.owner_id,
         "priority": job.priority,
         "created": job.created_at,
-        "most": MOST_AHEAD,
+        "most": MAX_AHEAD,
         "kind": kind,
     }
     with connection.cursor() as cursor:

@@ -18,7 +18,7 @@ from generation.errors import DATABASE_UNAVAILABLE, INTERNAL_ERROR, GenerationEr
 from generation.infra import database
 from generation.models import Attempt, Job
 
-LONGEST_PAUSE_SECONDS = 300.0
+MAX_PAUSE_SECONDS = 300.0
 
 
 @dataclass(frozen=True)
@@ -69,5 +69,5 @@ def not_before(
 
 def pause_seconds(attempt: int) -> float:
     """Return the pause after this attempt (from 1): it grows fourfold each time, and half of it is random."""
-    most = min(LONGEST_PAUSE_SECONDS, settings.RETRY_PAUSE_SECONDS * 4 ** min(attempt - 1, 10))
+    most = min(MAX_PAUSE_SECONDS, settings.RETRY_PAUSE_SECONDS * 4 ** min(attempt - 1, 10))
     return random.uniform(most / 2, most)

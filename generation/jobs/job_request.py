@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from django.conf import settings
 
 from generation.errors import InvalidRequest
-from generation.models import MOST_TRIES, APIKey, Job
+from generation.models import TRIES_LIMIT, APIKey, Job
 from generation.webhooks import endpoints as webhooks
 
 MAX_BASE_URL = 200  # characters of the column
@@ -65,7 +65,7 @@ class JobRequest:
     @property
     def largest_fresh_seed(self) -> int:
         """Return the largest random seed, below which the seeds of all images and tries fit."""
-        return SEED_LIMIT - self.n * MOST_TRIES
+        return SEED_LIMIT - self.n * TRIES_LIMIT
 
 
 def _invalid(detail: str, parameter: str) -> InvalidRequest:

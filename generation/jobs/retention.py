@@ -34,7 +34,7 @@ FILES = 1000  # names per query
 ORPHAN_AGE = timedelta(days=1)  # minimum, since a file is written before its row
 # More orphans than this, if they are more than half of all files, suggest a wrong database: they are kept.
 FEW_ORPHANS = 20
-MOST_DAYS = 36_500
+MAX_DAYS = 36_500
 
 
 @dataclass
@@ -164,7 +164,7 @@ def due(now: datetime) -> QuerySet[Job]:
     own_days: dict[int, list[int]] = defaultdict(list)
     for pk, days in APIKey.objects.values_list("pk", "retention_days"):
         if days is not None:
-            own_days[min(days, MOST_DAYS)].append(pk)
+            own_days[min(days, MAX_DAYS)].append(pk)
     wanted = Q()
     cutoffs = []
     for days, keys in own_days.items():

@@ -23,12 +23,12 @@ from generation.images.store import StoredImage
 from generation.infra import metrics, queues
 from generation.jobs import quality_control
 from generation.jobs.job_request import SEED_LIMIT
-from generation.models import MOST_TRIES, Embedding, Job, PromptVariant, Release, StockedImage
+from generation.models import TRIES_LIMIT, Embedding, Job, PromptVariant, Release, StockedImage
 from generation.releases import lifecycle
 
 log = structlog.get_logger(__name__)
 
-MOST_BYTES = 2**30
+MAX_BYTES = 2**30
 KEPT = timedelta(days=1)
 RECENT = timedelta(days=1)  # age of the jobs that are searched for frequent requests
 RECENT_JOBS = 2000  # at most so many jobs are searched
@@ -104,7 +104,7 @@ def wanted(releases: Collection[int]) -> Job | None:
         "often": OFTEN,
         "kept": KEPT,
         "stock": settings.STOCK,
-        "most_bytes": MOST_BYTES,
+        "most_bytes": MAX_BYTES,
         "queue": queues.GENERATION,
     }
     with connection.cursor() as cursor:
@@ -119,7 +119,7 @@ def wanted(releases: Collection[int]) -> Job | None:
         variant=variant,
         release=release,
         embedding=Embedding.objects.get(pk=embedding_id),
-        seed=secrets.randbelow(SEED_LIMIT - MOST_TRIES + 1),
+        seed=secrets.randbelow(SEED_LIMIT - TRIES_LIMIT + 1),
         width=width,
         height=height,
         num_inference_steps=release.num_inference_steps,

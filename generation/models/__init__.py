@@ -19,16 +19,16 @@ from generation.models.jobs import (
     Job,
     PurgedImage,
 )
-from generation.models.releases import MOST_TRIES, TRIES, Coverage, Quality, Release
+from generation.models.releases import TRIES, TRIES_LIMIT, Coverage, Quality, Release
 from generation.models.stock import StockedImage
 from generation.models.webhooks import Delivery, WebhookEndpoint, WebhookSecret
 from generation.models.workers import Queue, Worker
 
 __all__ = [
     "ERASED",
-    "MOST_TRIES",
     "NOT_ERASED",
     "TRIES",
+    "TRIES_LIMIT",
     "APIKey",
     "APIKeyManager",
     "Attempt",

@@ -6,7 +6,7 @@ from django.db import models
 from django.db.models import Q
 
 from generation.engine.request import StoredEmbedding
-from generation.models.releases import MOST_TRIES, TRIES
+from generation.models.releases import TRIES, TRIES_LIMIT
 
 
 class PromptVariant(models.Model):
@@ -28,7 +28,7 @@ class PromptVariant(models.Model):
     max_tries = models.PositiveSmallIntegerField(
         null=True,
         blank=True,
-        validators=[MaxValueValidator(MOST_TRIES)],
+        validators=[MaxValueValidator(TRIES_LIMIT)],
         help_text=f"{TRIES}. Empty: as for the release.",
     )
     notes = models.TextField(blank=True)

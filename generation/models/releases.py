@@ -4,7 +4,7 @@ from django.core.validators import MaxValueValidator
 from django.db import models
 from django.db.models import Q
 
-MOST_TRIES = 10  # pictures per image
+TRIES_LIMIT = 10  # pictures per image
 TRIES = "0: pictures are delivered unjudged; 1: they are judged; N: a rejected one is replaced, up to N pictures"
 
 
@@ -45,7 +45,7 @@ class Release(models.Model):
     max_tries = models.PositiveSmallIntegerField(
         null=True,
         blank=True,
-        validators=[MaxValueValidator(MOST_TRIES)],
+        validators=[MaxValueValidator(TRIES_LIMIT)],
         help_text=f"{TRIES}. Empty: the setting MAX_TRIES.",
     )
     canary_percent = models.PositiveSmallIntegerField(

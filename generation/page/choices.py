@@ -17,9 +17,9 @@ from generation.models import PromptVariant, Release
 from generation.page import spelling
 from generation.releases.default_release import Serving
 
-MOST_VARIANTS = 50
-MOST_TAGS = 24
-MOST_RELEASES = 12
+MAX_VARIANTS = 50
+MAX_TAGS = 24
+MAX_RELEASES = 12
 
 
 # --- prompt variants ------------------------------------------------------------------------------
@@ -53,7 +53,7 @@ class Found:
 
 
 def search(text: str, wanted: Sequence[str], *, slug: str = "", is_own_text: bool = False) -> Found:
-    """Search active variants with all words of `text` in any order, and all tags; at most MOST_VARIANTS.
+    """Search active variants with all words of `text` in any order, and all tags; at most MAX_VARIANTS.
 
     Words that no variant has are corrected. Selected is the variant with exactly this text, else `slug` (the previous
     selection) if it matches the search, else the first found variant, if there are words and their corrections are only
@@ -61,15 +61,15 @@ def search(text: str, wanted: Sequence[str], *, slug: str = "", is_own_text: boo
     """
     normalized = normalize(text)
     words = normalized.split()[: text_rules.MAX_WORDS]
-    chosen_tags = list(dict.fromkeys(wanted))[:MOST_TAGS]
+    chosen_tags = list(dict.fromkeys(wanted))[:MAX_TAGS]
     rows = _fitting(words, chosen_tags)
-    found = list(rows.order_by("slug")[: MOST_VARIANTS + 1])
+    found = list(rows.order_by("slug")[: MAX_VARIANTS + 1])
     meant, is_sure = "", True
     if words and not found:
         corrected = spelling.correct(words, spelling.vocabulary())
         if corrected not in (None, words):
             rows = _fitting(corrected, chosen_tags)
-            found = list(rows.order_by("slug")[: MOST_VARIANTS + 1])
+            found = list(rows.order_by("slug")[: MAX_VARIANTS + 1])
         if found and corrected:
             meant, is_sure = " ".join(corrected), spelling.are_typos(words, corrected)
             words = corrected
@@ -78,11 +78,11 @@ def search(text: str, wanted: Sequence[str], *, slug: str = "", is_own_text: boo
         chosen = same
     elif chosen is not None and not _fits(chosen, words, chosen_tags):
         chosen = None
-    shown, has_more = found[:MOST_VARIANTS], len(found) > MOST_VARIANTS
+    shown, has_more = found[:MAX_VARIANTS], len(found) > MAX_VARIANTS
     if chosen is None and words and shown and is_sure and not is_own_text:
         chosen = shown[0]
     if chosen is not None and chosen not in shown:
-        shown = [chosen, *shown[: MOST_VARIANTS - 1]]
+        shown = [chosen, *shown[: MAX_VARIANTS - 1]]
     return Found(
         shown,
         chosen,
@@ -123,7 +123,7 @@ def _tags(rows: QuerySet[PromptVariant], chosen: Sequence[str], *, every: int | 
     every: number of the variants, if known.
     """
     counted = rows.order_by().annotate(tag=Unnest(F("tags"))).values_list("tag")
-    counts = dict(counted.annotate(n=Count("pk")).order_by("-n", "tag")[:MOST_TAGS])
+    counts = dict(counted.annotate(n=Count("pk")).order_by("-n", "tag")[:MAX_TAGS])
     return [
         *(Tag(name, counts.get(name), True) for name in chosen),
         *(
@@ -185,7 +185,7 @@ class Offer:
 
 @dataclass(frozen=True)
 class Offers:
-    """Selectable releases: active ones, then the newest; at most MOST_RELEASES."""
+    """Selectable releases: active ones, then the newest; at most MAX_RELEASES."""
 
     releases: Sequence[Offer]
 
@@ -215,7 +215,7 @@ def offers() -> Offers:
         default=Value(2),
     )
     rows = Release.objects.exclude(status=Release.Status.REJECTED)
-    rows = rows.order_by(rank, "kind", "-registered_at")[:MOST_RELEASES]
+    rows = rows.order_by(rank, "kind", "-registered_at")[:MAX_RELEASES]
     return Offers(
         [
             Offer(

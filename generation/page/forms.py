@@ -21,7 +21,7 @@ from generation.page.choices import Choice, Found, Offers
 from generation.page.responses import read
 
 PROMPT = "prompt"  # text and variant are one field on the page
-LARGEST_SEED = 2**32 - 1
+MAX_SEED = 2**32 - 1
 OPTIONS = ("n", "seed", "size", "output_format", "model")
 
 
@@ -109,7 +109,7 @@ def _said(name: str, message: Any) -> str:
     if name == "n":
         return f"Give a whole number from 1 to {settings.MAX_IMAGES_PER_JOB}."
     if name == "seed":
-        return f"Give a whole number from 0 to {LARGEST_SEED:,}, or nothing for a random seed."
+        return f"Give a whole number from 0 to {MAX_SEED:,}, or nothing for a random seed."
     return str(message)
 
 

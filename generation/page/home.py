@@ -16,7 +16,7 @@ from generation.page.jobs import card, for_display
 from generation.page.login import Login
 from generation.page.responses import PageView, PersonRequest, query, read, refused
 
-MOST_OPEN = 10  # unfinished jobs shown
+MAX_OPEN = 10  # unfinished jobs shown
 OPEN = (Job.Status.QUEUED, Job.Status.RUNNING)
 FORM = "create"  # id of the form
 REFUSED = 422  # the error status for which the script shows the response as the form
@@ -59,7 +59,7 @@ class Choices(PageView):
 
 def _page(request: PersonRequest, filled: Filled) -> HttpResponse:
     rows = owned(request).filter(status__in=OPEN).order_by("-created_at", "-id")
-    unfinished = [for_display(job) for job in rows[:MOST_OPEN]]
+    unfinished = [for_display(job) for job in rows[:MAX_OPEN]]
     facts = {"open": unfinished, "gallery": gallery(request), **_facts(filled)}
     return render(request, "generation/page/home.html", facts)
 

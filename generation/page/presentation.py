@@ -12,7 +12,7 @@ from django.utils.functional import cached_property
 from generation.api import problems
 from generation.images import links
 from generation.jobs import lifecycle as jobs
-from generation.jobs.estimates import MOST_AHEAD, Estimate
+from generation.jobs.estimates import MAX_AHEAD, Estimate
 from generation.models import Favourite, Image, Job, Release
 
 WORDS = {
@@ -121,8 +121,8 @@ class Shown:
             return ""
         if self.estimate.position == 1:
             return "next in the queue"
-        if self.estimate.position > MOST_AHEAD:
-            return f"more than {MOST_AHEAD} jobs ahead"
+        if self.estimate.position > MAX_AHEAD:
+            return f"more than {MAX_AHEAD} jobs ahead"
         return f"number {self.estimate.position} in the queue"
 
     @property

@@ -24,8 +24,8 @@ from generation.page.presentation import Picture, with_job
 from generation.page.responses import PageView, PersonRequest, read
 
 MOST = 500  # pictures at once
-MOST_COMPARED = 6
-MOST_BYTES = 64 * 2**20  # of a zip, which is in memory until it is sent
+MAX_COMPARED = 6
+MAX_BYTES = 64 * 2**20  # of a zip, which is in memory until it is sent
 
 MISSING = "The files of these pictures are no longer stored. Generate them again with their seeds."
 COMPARE, DOWNLOAD, FAVOURITE = "compare", "download", "favourite"
@@ -72,8 +72,8 @@ class Selection(PageView):
 
 def _compare(request: PersonRequest, chosen: Sequence[Image]) -> HttpResponse:
     """Show the pictures side by side. Raises InvalidRequest if they are too few or too many."""
-    if not 2 <= len(chosen) <= MOST_COMPARED:
-        raise InvalidRequest(f"Choose 2 to {MOST_COMPARED} pictures to compare them.")
+    if not 2 <= len(chosen) <= MAX_COMPARED:
+        raise InvalidRequest(f"Choose 2 to {MAX_COMPARED} pictures to compare them.")
     facts = {"pictures": [Picture(image) for image in chosen]}
     return render(request, "generation/page/compare.html", facts)
 
@@ -88,9 +88,9 @@ def _delete(chosen: Iterable[Image]) -> int:
 def _zip(chosen: Sequence[Image]) -> HttpResponse:
     """Return the files in a zip. Raises InvalidRequest if they are too large, ImageGone if all files are missing."""
     size_bytes = sum(image.size_bytes for image in chosen)
-    if size_bytes > MOST_BYTES:
+    if size_bytes > MAX_BYTES:
         raise InvalidRequest(
-            f"The pictures have {size_bytes // 2**20} MiB. Choose at most {MOST_BYTES // 2**20} MiB at once."
+            f"The pictures have {size_bytes // 2**20} MiB. Choose at most {MAX_BYTES // 2**20} MiB at once."
         )
     content = io.BytesIO()
     names: set[str] = set()

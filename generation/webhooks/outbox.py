@@ -26,14 +26,14 @@ Status = Delivery.Status
 # Seconds from a failed attempt to the next; after the tenth a delivery is given up.
 DELAYS = (5, 300, 1800, 7200, 18000, 36000, 50400, 72000, 86400)
 JITTER = 0.2  # at most this share of a delay is added
-MOST_RETRY_AFTER = 86400.0
+MAX_RETRY_AFTER = 86400.0
 
 IN_FLIGHT = 200
 IN_FLIGHT_OF_OWNER = 50
 IN_FLIGHT_OF_ENDPOINT = 16  # without failures
 IN_FLIGHT_AFTER_FAILURE = 4
 BREAKS_AT = 5  # consecutive failures, after which the endpoint pauses
-PAUSE_SECONDS, MOST_PAUSE_SECONDS = 30.0, 3600.0  # doubled at each failure
+PAUSE_SECONDS, MAX_PAUSE_SECONDS = 30.0, 3600.0  # doubled at each failure
 THROTTLES = (429, 502, 503, 504)
 THROTTLE_SECONDS = 10.0  # without a Retry-After
 DISABLED_AFTER = timedelta(days=5)
@@ -231,7 +231,7 @@ def _failed(delivery: Delivery, answer: Answer, now: datetime) -> str:
 
 
 def _asked_for(answer: Answer) -> float:
-    return min(answer.retry_after or 0.0, MOST_RETRY_AFTER)
+    return min(answer.retry_after or 0.0, MAX_RETRY_AFTER)
 
 
 def _endpoint_succeeded(endpoint: WebhookEndpoint, now: datetime) -> None:
@@ -264,7 +264,7 @@ def _pause(failures: int, answer: Answer, now: datetime) -> datetime | None:
     seconds = 0.0
     if failures >= BREAKS_AT:
         doubled = PAUSE_SECONDS * 2 ** min(failures - BREAKS_AT, 20)
-        seconds = min(doubled, MOST_PAUSE_SECONDS) * (1 + random.uniform(0, JITTER))
+        seconds = min(doubled, MAX_PAUSE_SECONDS) * (1 + random.uniform(0, JITTER))
     if answer.status in THROTTLES:
         seconds = max(seconds, _asked_for(answer) or THROTTLE_SECONDS)
     return now + timedelta(seconds=seconds) if seconds else None

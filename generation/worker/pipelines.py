@@ -26,7 +26,7 @@ log = structlog.get_logger(__name__)
 
 SPECIALIST = Release.Status.SPECIALIST
 FIRST_PAUSE_SECONDS = 5.0  # before a release that could not be loaded is retried
-LONGEST_PAUSE_SECONDS = 300.0
+MAX_PAUSE_SECONDS = 300.0
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Failing:
     @classmethod
     def after(cls, before: "Failing | None", error: Exception) -> "Failing":
         tries = before.tries + 1 if before else 1
-        pause = min(LONGEST_PAUSE_SECONDS, FIRST_PAUSE_SECONDS * 2 ** min(tries - 1, 10))
+        pause = min(MAX_PAUSE_SECONDS, FIRST_PAUSE_SECONDS * 2 ** min(tries - 1, 10))
         return cls(str(error), tries, time.monotonic() + random.uniform(pause / 2, pause))
 
 

@@ -31,9 +31,9 @@ from generation.jobs import pausing
 from generation.models import Image, Release
 from generation.releases import lifecycle as releases
 
-LEAST_POSTGRESQL = 14
-LEAST_REDIS = (6, 2)
-LEAST_FREE = 0.1  # of the disk
+MIN_POSTGRESQL = 14
+MIN_REDIS = (6, 2)
+MIN_FREE = 0.1  # of the disk
 CLOCK_SECONDS = 2.0
 LATEST_IMAGES = 100
 PACKAGES = ("django", "celery", "redis", "psycopg2-binary", "uvicorn", "torch", "diffusers")
@@ -124,7 +124,7 @@ def _data_folder() -> Found:
         yield Finding("data", State.FAULT, f"{place} cannot be written to", advice)
     disk = shutil.disk_usage(place)
     detail = f"{place}: {disk.free / 2**30:,.1f} GiB of {disk.total / 2**30:,.1f} GiB are free"
-    if disk.free < LEAST_FREE * disk.total:
+    if disk.free < MIN_FREE * disk.total:
         advice = "Set RETENTION_DAYS, run `manage.py retention`, or add disk space."
         yield Finding("data", State.WARNING, detail, advice)
     else:
@@ -143,7 +143,7 @@ def _redis() -> Found:
         return
     version = server.get("valkey_version") or server["redis_version"]
     detail = f"version {version}, {memory['used_memory'] / 2**20:,.0f} MiB"
-    if tuple(int(part) for part in server["redis_version"].split(".")[:2]) < LEAST_REDIS:
+    if tuple(int(part) for part in server["redis_version"].split(".")[:2]) < MIN_REDIS:
         yield Finding("redis", State.FAULT, detail, "Install Redis 6.2 or newer, or Valkey.")
     elif refusal := redis_client.refusal():
         advice = "Fix the cause in the message: a full disk or memory, or a failover under way."
@@ -182,8 +182,8 @@ def _database() -> Found:
         yield Finding("postgresql", State.FAULT, detail, advice)
         return
     detail = f"{place}, version {version // 10000}.{version % 10000}, {size / 2**20:,.0f} MiB"
-    if version < LEAST_POSTGRESQL * 10_000:
-        advice = f"Install PostgreSQL {LEAST_POSTGRESQL} or newer."
+    if version < MIN_POSTGRESQL * 10_000:
+        advice = f"Install PostgreSQL {MIN_POSTGRESQL} or newer."
         yield Finding("postgresql", State.FAULT, detail, advice)
     elif is_standby:
         advice = (

@@ -13,7 +13,7 @@ from tests.acceptance.stack import ROOT, Stack, wait_for
 FOLDER = ROOT / "docs" / "page"
 WINDOW = {"width": 1280, "height": 840}
 QUALITY = 82
-MOST_BYTES = 150_000
+MAX_BYTES = 150_000
 # (prompt variant, images, seed, model), the oldest first
 SHOWN = [
     ("black-glass-bottle-slab", 1, 3, "student"), ("orange-clay-vase-table", 1, 5, "teacher"),
@@ -91,8 +91,8 @@ def save_screenshot(page: Page, name: str) -> None:
     content = io.BytesIO()
     Image.open(io.BytesIO(page.screenshot())).save(content, "webp", quality=QUALITY, method=6)
     size = content.tell()
-    if size > MOST_BYTES:
-        raise SystemExit(f"{name}.webp has {size} bytes; at most {MOST_BYTES} are allowed.")
+    if size > MAX_BYTES:
+        raise SystemExit(f"{name}.webp has {size} bytes; at most {MAX_BYTES} are allowed.")
     (FOLDER / f"{name}.webp").write_bytes(content.getvalue())
     print(f"{FOLDER / name}.webp: {size} bytes", flush=True)
 

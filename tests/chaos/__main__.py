@@ -25,7 +25,7 @@ JOBS = 10_000
 JOBS_PER_SCENARIO = 1.3
 PAIRS = 12
 QUICK_SECONDS = 13 * 60.0  # no further round begins after that
-MOST_RATE = 12.0  # scenarios per second
+MAX_RATE = 12.0  # scenarios per second
 SHARE = 0.5  # of the idle stack's capacity
 ENDED = "the round was finished"
 UNUSABLE = {ENDED, "no thread is held"}  # violations after which the next round gets a new stack
@@ -117,7 +117,7 @@ def run(
     with Site(out / "site") as site:
         world = rounds.world_of(site, options.seed)
         seconds = 20 if options.quick else 60
-        rate = rounds.measured_rate(world, seconds=seconds, share=SHARE, most=MOST_RATE)
+        rate = rounds.measured_rate(world, seconds=seconds, share=SHARE, most=MAX_RATE)
         timing = timing_of(options, rate, number=len(planned) + len(done))
         say(f"{timing.rate:.1f} clients a second, {len(planned)} rounds.")
         series = Rounds(site, world, out / "clients", seed=options.seed)

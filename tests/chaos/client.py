@@ -14,7 +14,7 @@ import aiohttp
 from tests import sse
 from tests.chaos.log import TERMINAL, ClientLog, Seen
 
-MOST_PAUSE_SECONDS = 3.0  # limits Retry-After, so that the programme never waits for two minutes
+MAX_PAUSE_SECONDS = 3.0  # limits Retry-After, so that the programme never waits for two minutes
 REQUEST_SECONDS = 90.0
 RETRYABLE_STATUSES = (429, 500, 502, 503, 504)
 RETRYABLE_CODES = ("idempotency_in_progress", "variant_not_encoded")
@@ -94,7 +94,7 @@ class Client:
                     again = False
                 if not again:
                     return answer
-                pause = min(float(answer.headers.get("Retry-After") or 1), MOST_PAUSE_SECONDS)
+                pause = min(float(answer.headers.get("Retry-After") or 1), MAX_PAUSE_SECONDS)
             if time.monotonic() > self._until:
                 raise GaveUp(f"{method} {path}")
             await asyncio.sleep(pause * random.uniform(1, 1.3))

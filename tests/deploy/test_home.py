@@ -8,7 +8,7 @@ import pytest
 
 from deploy.local import __main__ as launcher
 from deploy.local.errors import AlreadyRunning
-from deploy.local.home import LONGEST_SOCKET_PATH, Home, read_json, write_json
+from deploy.local.home import MAX_SOCKET_PATH, Home, read_json, write_json
 
 
 def test_two_launchers_cannot_use_one_folder(tmp_path: Path) -> None:
@@ -58,7 +58,7 @@ def test_a_truncated_file_reads_as_empty(tmp_path: Path) -> None:
 def test_sockets_of_a_deep_folder_are_placed_in_a_short_private_one(tmp_path: Path) -> None:
     deep = Home(tmp_path / ("d" * 120))
     short = deep.sockets()
-    assert len(str(short)) < LONGEST_SOCKET_PATH
+    assert len(str(short)) < MAX_SOCKET_PATH
     assert stat.S_IMODE(short.stat().st_mode) == 0o700
     assert deep.sockets() == short
     short.rmdir()

@@ -8,7 +8,7 @@ from drf_spectacular.utils import OpenApiResponse
 
 from generation.api.openai.serializers import OpenAIErrorSerializer
 from generation.api.views import refusals
-from generation.api.views.refusals import MOST_SECONDS, Refusal
+from generation.api.views.refusals import MAX_SECONDS, Refusal
 from generation.errors import QuotaExceeded
 
 CONTENT_TYPE = "application/json"
@@ -57,7 +57,7 @@ def headers_of(refusal: Refusal) -> dict[str, str]:
     """Return the headers that control retries of OpenAI's clients, and those that identify the request."""
     is_soon = (
         refusal.retryable
-        and (refusal.wait_seconds or 0) <= MOST_SECONDS
+        and (refusal.wait_seconds or 0) <= MAX_SECONDS
         and refusal.code != QuotaExceeded.code  # the wait is longer than clients allow
     )
     headers = {"x-should-retry": "true" if is_soon else "false"}

@@ -10,7 +10,7 @@ from generation.api.serializers.images import ImageSerializer
 from generation.api.serializers.shapes import PageQuery, Strict, url_of
 from generation.jobs import lifecycle as jobs
 from generation.jobs import reading
-from generation.jobs.estimates import MOST_AHEAD, Estimate
+from generation.jobs.estimates import MAX_AHEAD, Estimate
 from generation.models import Delivery, Job
 from generation.webhooks.endpoints import MAX_URL
 from generation.webhooks.predictions import match_of
@@ -108,7 +108,7 @@ class JobMetricsSerializer(serializers.Serializer[Any]):
 
 class QueueSerializer(serializers.Serializer[Any]):
     position = serializers.IntegerField(
-        help_text=f"1: next, 0: running; {MOST_AHEAD + 1}: this or later."
+        help_text=f"1: next, 0: running; {MAX_AHEAD + 1}: this or later."
     )
     eta_seconds_p50 = serializers.FloatField(
         allow_null=True, help_text="Estimated time until it finishes; null: unknown."

@@ -10,7 +10,7 @@ from generation.catalogue.text_rules import MAX_NOTES_CHARACTERS, MAX_TAG_CHARAC
 from generation.images import links
 from generation.models import PromptVariant
 
-MOST_TAGS = 50
+MAX_TAGS = 50
 NOTES = f"Notes of editors, at most {MAX_NOTES_CHARACTERS} characters; they have no effect."
 
 
@@ -26,7 +26,7 @@ class Tags(serializers.ListField):
     def __init__(self) -> None:
         super().__init__(
             child=serializers.CharField(max_length=MAX_TAG_CHARACTERS),
-            max_length=MOST_TAGS,
+            max_length=MAX_TAGS,
             help_text="All tags. The detector checks tags that it supports in images; with the prefix not-, the image "
             "must not show them.",
         )

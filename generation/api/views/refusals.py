@@ -20,7 +20,7 @@ from generation.infra import database
 log = structlog.get_logger(__name__)
 
 RETRY_AFTER_SECONDS = 2  # default
-MOST_SECONDS = 120  # OpenAI's clients ignore longer waits
+MAX_SECONDS = 120  # OpenAI's clients ignore longer waits
 NOT_FOUND = "not_found"
 _TRACEPARENT = re.compile(r"(?!ff)[0-9a-f]{2}-(?!0{32})([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}")
 
@@ -53,7 +53,7 @@ class Refusal:
         """Return the value of Retry-After in whole seconds, None unless retryable."""
         if not self.retryable:
             return None
-        return max(1, min(MOST_SECONDS, self.wait_seconds or RETRY_AFTER_SECONDS))
+        return max(1, min(MAX_SECONDS, self.wait_seconds or RETRY_AFTER_SECONDS))
 
 
 def of(error: Exception, request: Request) -> Refusal | None:

@@ -27,12 +27,12 @@ from generation.models import APIKey, Image, Job, PromptVariant
 from generation.releases.default_release import Serving
 
 ACTIVE = PromptVariant.objects.filter(status=PromptVariant.Status.ACTIVE)
-MOST_JOBS = 1000  # newest jobs of the owner that are searched for examples
+MAX_JOBS = 1000  # newest jobs of the owner that are searched for examples
 
 
 def examples(owner: Any, variants: Iterable[PromptVariant]) -> dict[int, UUID]:
     """Return the owner's newest image of each variant by the variant's pk, from the owner's newest jobs."""
-    newest = Job.objects.filter(owner=owner).order_by("-created_at", "-id").values("pk")[:MOST_JOBS]
+    newest = Job.objects.filter(owner=owner).order_by("-created_at", "-id").values("pk")[:MAX_JOBS]
     found = Image.objects.filter(
         job__in=newest, job__variant__in=[variant.pk for variant in variants]
     )

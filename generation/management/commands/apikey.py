@@ -19,7 +19,7 @@ from generation.errors import GenerationError
 from generation.models import APIKey
 
 UNITS = {"m": "minutes", "h": "hours", "d": "days"}
-MOST_DAYS = 36_500
+MAX_DAYS = 36_500
 NO_VALUE = "none"
 PREFIX = "the part before the second underscore, such as rt_1a2b3c4d"
 
@@ -122,8 +122,8 @@ class Command(BaseCommand):
             raise CommandError(
                 f"There is no user {options['owner']}. Create one in the admin or with createsuperuser."
             )
-        if options["days"] is not None and not 1 <= options["days"] <= MOST_DAYS:
-            raise CommandError(f"--days must be from 1 to {MOST_DAYS}.")
+        if options["days"] is not None and not 1 <= options["days"] <= MAX_DAYS:
+            raise CommandError(f"--days must be from 1 to {MAX_DAYS}.")
         expires_at = timezone.now() + timedelta(days=options["days"]) if options["days"] else None
         _, plain = keys.issue(
             owner,

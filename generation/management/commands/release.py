@@ -16,7 +16,7 @@ from tqdm import tqdm
 from generation.catalogue import bundled_embeddings
 from generation.engine.release import KINDS, Progress
 from generation.errors import GenerationError
-from generation.models import MOST_TRIES, PromptVariant, Release
+from generation.models import TRIES_LIMIT, PromptVariant, Release
 from generation.releases import activation, coverage, registration, specialists
 from generation.releases import lifecycle as releases
 
@@ -95,7 +95,7 @@ class Command(BaseCommand):
             "with other seeds, up to N times in all.",
         )
         tries.add_argument("name")
-        tries.add_argument("tries", type=int, choices=range(MOST_TRIES + 1), metavar="N")
+        tries.add_argument("tries", type=int, choices=range(TRIES_LIMIT + 1), metavar="N")
         rollback = actions.add_parser(
             "rollback", help="activate the release before the active one again"
         )

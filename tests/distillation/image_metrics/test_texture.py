@@ -56,7 +56,7 @@ def test_blurred_pictures_of_the_same_noise_have_a_distance():
 
 
 def test_pictures_too_small_for_its_scales_are_refused():
-    small = torch.zeros(1, 3, texture.LEAST_SIDE - 1, 64, dtype=torch.uint8)
-    with pytest.raises(ValueError, match=str(texture.LEAST_SIDE)):
+    small = torch.zeros(1, 3, texture.MIN_SIDE - 1, 64, dtype=torch.uint8)
+    with pytest.raises(ValueError, match=str(texture.MIN_SIDE)):
         texture.features(small)
-    assert texture.features(drawings(range(1), side=texture.LEAST_SIDE)).shape == (1, 96)
+    assert texture.features(drawings(range(1), side=texture.MIN_SIDE)).shape == (1, 96)

@@ -15,7 +15,7 @@ WEIGHTLESS = (SQUARED, "scratch")
 def test_all_methods_but_the_baseline_have_as_many_settings():
     assert {one.method for each in SETTINGS.values() for one in each} == set(METHODS)
     tuned = {name: each for name, each in SETTINGS.items() if name not in WEIGHTLESS}
-    assert {len(each) for each in tuned.values()} == {settings.MOST_TRIALS}
+    assert {len(each) for each in tuned.values()} == {settings.MAX_TRIALS}
     assert all(len(SETTINGS[name]) == 1 for name in WEIGHTLESS)
     assert [len(set(each)) == len(each) for each in SETTINGS.values()] == [True] * len(SETTINGS)
 

@@ -80,10 +80,10 @@ def test_a_failure_is_returned_and_not_cached():
 
 
 def test_unread_questions_and_answers_do_not_accumulate(redis_server):
-    for _ in range(match_requests.MOST_WAITING + 10):
+    for _ in range(match_requests.MAX_WAITING + 10):
         match_requests.put(QUESTION, seconds=60)
     match_requests.answer("unread", QUESTION, ANSWER)
-    assert redis_server.llen(match_requests.WAITING) == match_requests.MOST_WAITING
+    assert redis_server.llen(match_requests.WAITING) == match_requests.MAX_WAITING
     assert 0 < redis_server.ttl(match_requests.ANSWERED + "unread") <= match_requests.UNREAD_SECONDS
     question_id = redis_server.keys(match_requests.ASKED + "*")
     assert question_id and all(0 < redis_server.ttl(key) <= 60 for key in question_id)

@@ -131,6 +131,6 @@ def test_a_place_behind_many_is_capped():
     first = make_job(owner=owner, release=release)
     fields = [f.attname for f in Job._meta.concrete_fields if f.attname not in ("id", "key")]
     facts = {name: getattr(first, name) for name in fields}
-    Job.objects.bulk_create(Job(**facts, key=f"{k:064}") for k in range(estimates.MOST_AHEAD + 50))
+    Job.objects.bulk_create(Job(**facts, key=f"{k:064}") for k in range(estimates.MAX_AHEAD + 50))
 
-    assert place(make_job(owner=owner, release=release)) == estimates.MOST_AHEAD + 1
+    assert place(make_job(owner=owner, release=release)) == estimates.MAX_AHEAD + 1

@@ -4,7 +4,7 @@ import pytest
 
 from generation.models import PromptVariant, Release
 from generation.page import choices
-from generation.page.choices import MOST_RELEASES, MOST_TAGS, MOST_VARIANTS
+from generation.page.choices import MAX_RELEASES, MAX_TAGS, MAX_VARIANTS
 from tests.factories import make_image, make_job, make_release, make_user, make_variant
 
 pytestmark = pytest.mark.django_db
@@ -105,9 +105,9 @@ def test_a_large_catalogue_is_truncated_and_the_choice_is_shown(django_assert_nu
     with django_assert_num_queries(3):
         found = choices.search("vase", (), slug="v-00299")
     assert (len(found.variants), found.has_more, len(found.tags)) == (
-        MOST_VARIANTS,
+        MAX_VARIANTS,
         True,
-        MOST_TAGS,
+        MAX_TAGS,
     )
     assert found.chosen and found.variants[0].slug == "v-00299"
 
@@ -178,8 +178,8 @@ def test_releases_are_offered_the_active_ones_first_with_their_sizes(django_asse
 
 
 def test_the_number_of_offered_releases_is_limited():
-    for number in range(MOST_RELEASES + 3):
+    for number in range(MAX_RELEASES + 3):
         make_release(name=f"student-{number}")
     found = choices.offers()
-    assert len(found.releases) == MOST_RELEASES and found.releases[0].name == "student-0"
-    assert found.releases[1].name == f"student-{MOST_RELEASES + 2}"
+    assert len(found.releases) == MAX_RELEASES and found.releases[0].name == "student-0"
+    assert found.releases[1].name == f"student-{MAX_RELEASES + 2}"

@@ -79,7 +79,7 @@ def test_a_file_that_is_missing_is_named_in_the_zip(person, done):
 
 
 def test_too_many_bytes_for_one_zip_are_refused(person, done, monkeypatch):
-    monkeypatch.setattr(selection, "MOST_BYTES", 100)
+    monkeypatch.setattr(selection, "MAX_BYTES", 100)
     answer = person.post(PATH, {"do": "download", "image": ids(done)})
     assert answer.status_code == 400 and "Choose at most" in words(answer)
 

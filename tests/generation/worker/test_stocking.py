@@ -173,7 +173,7 @@ def test_after_a_failed_image_the_worker_pauses_its_stocking(stocked, monkeypatc
 
 
 def test_the_stock_is_limited_in_bytes(stocked, monkeypatch):
-    monkeypatch.setattr(stock, "MOST_BYTES", 1)
+    monkeypatch.setattr(stock, "MAX_BYTES", 1)
     StockedImage.objects.first().delete()
 
     assert not stocked._stocking.is_wanted()
