@@ -128,7 +128,7 @@ class Connection(HttpToolsProtocol):
 
     # --- deadlines --------------------------------------------------------------------------------
     def closing(self) -> None:
-        """Start the deadline for the client to read the rest; the transport closes after that."""
+        """Start the deadline for the client to read the rest; the transport closes when it has."""
         self._close_until = min(self._close_until, self.loop.time() + self.close_seconds)
 
     def check(self, now: float) -> None:

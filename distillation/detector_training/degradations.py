@@ -1,7 +1,7 @@
 """Degradation of good pictures into unusable ones: blurred, noisy, blocky, blank, garbage.
 
-They are the training data of the bits `sharp` and `clean`. Amounts between good and spoilt do not occur: people would
-not agree on their label either.
+They are the training data of the bits `sharp` and `clean`. Amounts between good and spoilt get no label: people would
+not agree on one either.
 """
 
 import math

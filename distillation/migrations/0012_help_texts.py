@@ -176,6 +176,6 @@ class Migration(migrations.Migration):
         migrations.AlterField(
             model_name='verdict',
             name='score',
-            field=models.FloatField(help_text='Lowest probability, over all bits, that the bit is as required.'),
+            field=models.FloatField(help_text='Lowest probability, over the stated bits, that the bit is as stated.'),
         ),
     ]

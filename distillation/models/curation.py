@@ -166,7 +166,7 @@ class Verdict(models.Model):
         help_text="Bits that must not be visible.",
     )
     score = models.FloatField(
-        help_text="Lowest probability, over all bits, that the bit is as required."
+        help_text="Lowest probability, over the stated bits, that the bit is as stated."
     )
     probabilities = models.JSONField(help_text="Probability of each bit, by name.")
     created_at = models.DateTimeField(default=timezone.now)

@@ -94,7 +94,7 @@ def decide(
     """Return the outcome. rows: all releases of the kind as they are now; gate: passed, checks, prompts.
 
     A person's decision during the run takes precedence: about this release, the active one, or a canary. With the
-    policy manual a person always decides; with the other policies only if the gate could not decide.
+    policy manual a person always decides; with any policy if the gate could not decide.
     """
     decided = _decided(release)
     if decided is not None:

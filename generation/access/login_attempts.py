@@ -60,7 +60,7 @@ Counter = tuple[RateLimitItem, str, str]
 
 
 def _counters(account: str, address: str) -> Iterator[Counter]:
-    # Hashed, since people type passwords into the wrong field; stripped and case-folded like in the login form.
+    # Hashed, since people type passwords into the wrong field. Normalised and stripped like in the login form.
     name = unicodedata.normalize("NFKC", account).strip().casefold().encode()
     account = hashlib.sha256(name).hexdigest()[:32]
     network = _network(address)

@@ -37,14 +37,14 @@ class KeyForm(forms.ModelForm):
     person: Any = None  # the user who fills in the form
 
     def clean(self) -> dict[str, Any] | None:
-        """Refuse a key with wider limits than its owner's, unless the user may change the limits of persons."""
+        """Refuse limits above the defaults, unless the user may change the limits of persons."""
         data = super().clean() or self.cleaned_data
         if not self.person.has_perm("generation.change_ownerlimits"):
             for field in ("weight", "requests_per_minute", "retention_days"):
                 if field in self.changed_data and not _is_narrower(field, data.get(field)):
                     self.add_error(
                         field,
-                        "This exceeds the default. Only people who may change owner limits can set it.",
+                        "This exceeds the default. Only people who may change the limits of persons can set it.",
                     )
         return data
 

@@ -94,7 +94,7 @@ def _processes() -> Iterator[Item]:
         yield Item(Level.CRITICAL, "Redis does not answer", "Start it.", page("worker"))
     else:
         if not is_beating:
-            text = "Beat does not run: nothing is rescued or distilled by schedule"
+            text = "Beat does not run: jobs are rescued later, and nothing is distilled by schedule"
             yield Item(Level.CRITICAL, text, "Start it.", page("worker"))
     for worker in heartbeat.alive().exclude(fault="").order_by("name"):
         text = f"{worker.name} accepts no jobs: {worker.fault}"

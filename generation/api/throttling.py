@@ -75,7 +75,7 @@ def _check(state: LimitState | None, what: str) -> None:
 
 
 def of(request: HttpRequest) -> LimitState | None:
-    """Return the state of the tightest limit, or None without a key or a limit. The first call counts the request."""
+    """Return the state of the limit with the least left, or None without one. The first call counts the request."""
     if not hasattr(request, "_limit_state"):
         request._limit_state = _count_request(request)  # type: ignore[attr-defined]
     return request._limit_state  # type: ignore[attr-defined]

@@ -60,7 +60,7 @@ def objection(
 
 
 def is_typo(word: str, meant: str) -> bool:
-    """Return whether a letter is missing, extra or swapped with its neighbour. A replaced letter is another word."""
+    """Return whether a letter is missing or extra, or letters are swapped. A replaced letter makes another word."""
     if word[0] != meant[0]:
         return False
     short, long = sorted((word, meant), key=len)

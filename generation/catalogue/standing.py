@@ -90,7 +90,7 @@ class Overview:
         return found
 
     def reason(self, variant: Any) -> str:
-        """Return why this release serves the variant."""
+        """Return why the variant's release serves it, or why none does."""
         if variant.had_other_text and not variant.is_covered and self.serving.student:
             return f"Its text changed after {self.serving.student} was made."
         return self.serving.reason(variant)

@@ -14,7 +14,7 @@ class Migration(migrations.Migration):
         migrations.AlterField(
             model_name='auditentry',
             name='subject',
-            field=models.CharField(help_text='Key or release that was changed.', max_length=160),
+            field=models.CharField(help_text='Row that was changed, such as a key or a release.', max_length=160),
         ),
         migrations.AlterField(
             model_name='coverage',

@@ -217,7 +217,9 @@ class AuditEntry(models.Model):
     )
     via = models.CharField(max_length=10, help_text="admin, command, api or schedule")
     action = models.CharField(max_length=40)
-    subject = models.CharField(max_length=160, help_text="Key or release that was changed.")
+    subject = models.CharField(
+        max_length=160, help_text="Row that was changed, such as a key or a release."
+    )
     detail = models.JSONField(default=dict, blank=True)
 
     class Meta:

@@ -51,7 +51,7 @@ class Selection(PageView):
         rows = Image.objects.filter(id__in=asked.get("image", ()), job__owner_id=request.user.pk)
         chosen = list(with_job(rows).order_by("-job__created_at", "-job__id", "index"))
         if not chosen:
-            raise InvalidRequest("No picture is selected. Tick their boxes in the gallery.")
+            raise InvalidRequest("No picture is selected. Tick the boxes of some in the gallery.")
         if asked["do"] == COMPARE:
             return _compare(request, chosen)
         if asked["do"] == DOWNLOAD:

@@ -124,8 +124,8 @@ def record_evaluation(release: Release, counts: Mapping[str, Counts]) -> None:
 def count_jobs() -> int:
     """Recount the judged pictures of recent jobs. Return the number of changed rows. Idempotent.
 
-    Each try counts: two pictures of an image with three tries are wrong. Jobs answered with existing pictures do not
-    count, nor do pictures of an earlier text.
+    Each try counts: two pictures of an image accepted at the third try are wrong. Jobs answered with existing pictures
+    do not count, nor do pictures of an earlier text.
     """
     since = timezone.now() - timedelta(days=RECENT_DAYS)
     judged = Image.objects.filter(

@@ -149,7 +149,7 @@ def _logs(job: Job, percent: int) -> str:
 
 
 def _metrics(job: Job) -> dict[str, float]:
-    """Return times in seconds. predict_time is the last attempt's; it is missing for cached images."""
+    """Return times in seconds. predict_time is the last attempt's, 0 for cached images."""
     was_made = job.cache == Job.Cache.MISS
     return {
         "predict_time": (_seconds(job.started_at, job.finished_at) if was_made else 0.0),

@@ -116,7 +116,7 @@ def _settings() -> Found:
 def _data_folder() -> Found:
     place = Path(settings.DATA_DIR)
     if not place.is_dir():
-        advice = "Mount it, or create it with `manage.py bootstrap`."
+        advice = "Mount it. In a new installation the first stored file creates it."
         yield Finding("data", State.WARNING, f"{place} does not exist", advice)
         return
     if not os.access(place, os.W_OK | os.X_OK):
@@ -249,7 +249,9 @@ def _schedule() -> Found:
         yield Finding("beat", State.OK, "runs")
     else:
         advice = "Start it: make run, or celery -A project beat."
-        detail = "does not run: nothing is rescued, encoded or distilled by schedule"
+        detail = (
+            "does not run: jobs are rescued later, and nothing is encoded or distilled by schedule"
+        )
         yield Finding("beat", State.FAULT, detail, advice)
     disabled = PeriodicTask.objects.filter(name__in=settings.CELERY_BEAT_SCHEDULE, enabled=False)
     for name in disabled.order_by("name").values_list("name", flat=True):

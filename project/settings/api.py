@@ -6,7 +6,7 @@ LOCAL_API_KEY = environment.env.str("LOCAL_API_KEY", default="")
 METRICS_TOKEN = environment.env.str("METRICS_TOKEN", default="")  # empty: /metrics is closed
 REQUESTS_PER_MINUTE = environment.whole("REQUESTS_PER_MINUTE", 0, most=1_000_000)
 MAX_QUEUED_JOBS = environment.whole("MAX_QUEUED_JOBS", 10_000, most=10_000_000)
-# Django permission that a person needs to give a key this scope. Scopes of jobs and the catalogue need none.
+# Permissions that a key's owner, and a person who gives a key the scope, need for it. Other scopes need none.
 SCOPE_PERMISSIONS = {
     "variants:write": ["generation.add_promptvariant", "generation.change_promptvariant"],
     "releases:read": ["generation.view_release", "distillation.view_run"],

@@ -43,7 +43,7 @@ def live(request: HttpRequest) -> JsonResponse:
 def ready(request: HttpRequest) -> JsonResponse:
     """Readiness: PostgreSQL and Redis respond, a generation worker without a fault is alive, this process has threads.
 
-    Without beat or the light worker jobs run, but none is rescued: "degraded", with the status 200.
+    Without beat jobs are rescued later, without the light worker not at all: "degraded", with the status 200.
     """
     deadline = time.monotonic() + PART_SECONDS
     asked = {name: _start_check(name) for name in PARTS}

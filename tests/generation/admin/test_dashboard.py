@@ -100,7 +100,7 @@ def test_failures_are_listed_before_decisions(healthy):
     found = attention(person(is_superuser=True))
     assert found == [
         "No light worker runs: no job is rescued, and nothing is distilled",
-        "Beat does not run: nothing is rescued or distilled by schedule",
+        "Beat does not run: jobs are rescued later, and nothing is distilled by schedule",
         "encode accepts no jobs: storage_failed",
         "1 job failed in 24 hours: out_of_memory",
         "1 webhook delivery given up",
