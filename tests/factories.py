@@ -1,6 +1,7 @@
-"""Rows for tests; every function has defaults for everything. Without arguments they fit together: one catalogue row,
+"""Rows for tests. Every argument has a default, and rows made without arguments belong together.
 
-one release, one embedding of the former for the latter, one owner. Nothing here loads tensors.
+They are one catalogue row, one release, one embedding of this row for this release, and one owner. Nothing here loads
+tensors.
 """
 
 import hashlib

@@ -158,9 +158,9 @@ def _check(name: str, verdict: Verdict, seeds: int | None) -> Check:
 
 def _why_open(verdict: Verdict, seeds: int | None, decisive: Decisive | None) -> str:
     """Return why a verdict is inconclusive and what would decide it; "" if it is not."""
-    if verdict.prompts < noninferiority.FEWEST:
+    if verdict.prompts < noninferiority.MIN_PROMPTS:
         few = "1 prompt is" if verdict.prompts == 1 else f"{verdict.prompts} prompts are"
-        return f"{few} too few to decide; {noninferiority.FEWEST} are enough."
+        return f"{few} too few to decide; {noninferiority.MIN_PROMPTS} are enough."
     if verdict.outcome != INCONCLUSIVE:
         return ""
     if decisive is None:

@@ -18,7 +18,7 @@ NON_INFERIOR, INFERIOR, INCONCLUSIVE = "non-inferior", "inferior", "inconclusive
 NOT_MEASURED = "not measured"
 WORST_FIRST = (INFERIOR, INCONCLUSIVE, NOT_MEASURED, NON_INFERIOR)
 TAIL = 0.05  # beyond each end
-FEWEST = 20  # prompts: the percentile interval of fewer is too narrow to trust
+MIN_PROMPTS = 20  # prompts: the percentile interval of fewer is too narrow to trust
 WORST = 0.1  # the share of prompts with the greatest losses
 RESAMPLES = 4000
 CHUNK = 2**24  # values of one draw in memory at once
@@ -84,7 +84,7 @@ def decisive(verdict: Verdict, seeds: int) -> Decisive | None:
     The width of the interval shrinks as 1 ÷ √seeds, except for the part caused by the choice of prompts, so the number
     is a lower bound. No number of seeds decides with too few prompts or an estimate at the margin.
     """
-    if verdict.outcome != INCONCLUSIVE or verdict.prompts < FEWEST:
+    if verdict.outcome != INCONCLUSIVE or verdict.prompts < MIN_PROMPTS:
         return None
     if verdict.estimate is None or verdict.low is None or verdict.high is None:
         return None
@@ -217,8 +217,8 @@ def _verdict(
 
 
 def outcome(low: float, high: float, margin: float, prompts: int) -> str:
-    """Return the outcome of an interval against a margin; fewer than FEWEST prompts never decide."""
-    if prompts < FEWEST:
+    """Return the outcome of an interval against a margin; fewer than MIN_PROMPTS prompts never decide."""
+    if prompts < MIN_PROMPTS:
         return INCONCLUSIVE
     if low >= margin:
         return NON_INFERIOR

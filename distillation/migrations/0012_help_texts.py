@@ -15,6 +15,16 @@ class Migration(migrations.Migration):
     operations = [
         migrations.AlterField(
             model_name='design',
+            name='hours',
+            field=models.FloatField(help_text='Maximum working time in hours.'),
+        ),
+        migrations.AlterField(
+            model_name='design',
+            name='most_candidates',
+            field=models.PositiveIntegerField(default=0, help_text='Maximum number of candidates. 0: no limit but the time.'),
+        ),
+        migrations.AlterField(
+            model_name='design',
             name='at_work',
             field=models.CharField(blank=True, help_text='Current activity.', max_length=200),
         ),

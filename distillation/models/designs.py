@@ -41,9 +41,9 @@ class Design(models.Model):
     )
     device = models.CharField(max_length=20, default=AUTO)
     wish = models.CharField(max_length=10, choices=[(wish, wish) for wish in WISHES], default=BEST)
-    hours = models.FloatField(help_text="Of work.")
+    hours = models.FloatField(help_text="Maximum working time in hours.")
     most_candidates = models.PositiveIntegerField(
-        default=0, help_text="0: as many as there is time for."
+        default=0, help_text="Maximum number of candidates. 0: no limit but the time."
     )
     tags = ArrayField(models.CharField(max_length=60), default=list, blank=True)
     is_for_workers = models.BooleanField(

@@ -12,7 +12,7 @@ from generation.models import PromptVariant, Quality, Release
 from generation.releases import default_release, quality
 from generation.releases.default_release import Serving
 
-MOST = 100  # rows of a list: those that change most
+MAX_ROWS = 100  # rows of a list: those that change most
 MAX_TRIED = 5  # releases named at a hard prompt, the best first
 
 
@@ -36,7 +36,7 @@ def of(release: Release, *, is_specialist: bool) -> dict[str, Any]:
     found = [pair for pair in both if _made(before, pair[0]) != _made(after, pair[1])]
     changes = {new.pk: _change(before, old, after, new) for old, new in found}
     found.sort(key=lambda pair: -abs(changes[pair[1].pk] or 0.0))
-    shown = sorted(found[:MOST], key=lambda pair: (_low(changes[pair[1].pk]), pair[1].slug))
+    shown = sorted(found[:MAX_ROWS], key=lambda pair: (_low(changes[pair[1].pk]), pair[1].slug))
     sides = (_sides(before, [old for old, _ in shown]), _sides(after, [new for _, new in shown]))
     is_hard = default_release.hard()
     hard = list(after.annotated(active).filter(is_hard).order_by("student_share", "slug"))
@@ -54,7 +54,7 @@ def of(release: Release, *, is_specialist: bool) -> dict[str, Any]:
             for _, new in shown
         ],
         "hard": len(hard),
-        "hard_rows": _tried(hard[:MOST]),
+        "hard_rows": _tried(hard[:MAX_ROWS]),
     }
 
 

@@ -27,7 +27,7 @@ Outcome, Status = Run.Outcome, Release.Status
 
 # The comparison is repeated every few seconds, and images of one variant fail together: without these limits, canaries
 # as good as the active release were withdrawn after 26 and 61 images.
-FEWEST = 50  # minimum number of jobs or judged images of each release
+MIN_COUNT = 50  # minimum number of jobs or judged images of each release
 MARGIN = 0.05  # minimum difference of the failure rates
 
 
@@ -51,20 +51,20 @@ def decide(canary: Counts, active: Counts, *, jobs: int) -> tuple[str, str]:
         ("jobs failed", (canary.failed, canary.ended), (active.failed, active.ended)),
         ("judged images failed", (canary.failing, canary.judged), (active.failing, active.judged)),
     ):
-        if ours[1] < FEWEST:
+        if ours[1] < MIN_COUNT:
             continue
         share = Share(*ours)
-        if theirs[1] < FEWEST:
+        if theirs[1] < MIN_COUNT:
             if share.interval[0] > MARGIN:
                 return "withdraw", f"{share.value:.1%} of {share.total} {what}."
-            return "wait", f"The active release has {theirs[1]} of {FEWEST} to compare: {what}."
+            return "wait", f"The active release has {theirs[1]} of {MIN_COUNT} to compare: {what}."
         other = Share(*theirs)
         if difference(share, other)[0] > MARGIN:
             return "withdraw", (
                 f"{share.value:.1%} of {share.total} {what}, and {other.value:.1%} of the {other.total} of the active "
                 "release."
             )
-    needed = max(jobs, FEWEST)
+    needed = max(jobs, MIN_COUNT)
     if canary.ended >= needed:
         return "promote", f"It served {canary.ended} jobs and is not worse than the active release."
     return "wait", f"It has served {canary.ended} of {needed} jobs."
@@ -109,7 +109,7 @@ def standing(release: Release, *, now: datetime | None = None) -> Standing | Non
         )
     if action != "wait":
         return Standing(active, ours, theirs, sentence, "It is decided within seconds.")
-    missing = max(0, max(settings.CANARY_JOBS, FEWEST) - ours.ended)
+    missing = max(0, max(settings.CANARY_JOBS, MIN_COUNT) - ours.ended)
     if not ours.ended or not missing:
         return Standing(active, ours, theirs, sentence, "")
     seconds = ((now or timezone.now()) - begun).total_seconds() * missing / ours.ended

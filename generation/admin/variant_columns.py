@@ -56,7 +56,7 @@ def right(judged: Judged | None, slug: str = "") -> SafeString:
     link = format_html(
         '<a href="{}?images=flagged&amp;q={}">{} flagged</a>', jobs, slug, judged.flagged
     )
-    is_weak = share.total >= quality.FEWEST and share.value < quality.limit()
+    is_weak = share.total >= quality.MIN_JUDGED and share.value < quality.limit()
     return format_html(
         '<span class="rt-share"><strong class="{}">{} right</strong>'
         '<progress max="100" value="{}" aria-label="right pictures"></progress>'

@@ -1,7 +1,8 @@
 """Forms and list filters of the prompt catalogue's admin. The rules of a text are in `generation.catalogue`."""
 
 import json
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from django import forms
@@ -27,6 +28,16 @@ from generation.catalogue.variants import EmbeddingState
 from generation.engine.prompts.texts import tidy
 from generation.errors import PromptInvalid
 from generation.models import AuditEntry, PromptVariant
+
+
+@contextmanager
+def form_errors() -> Iterator[None]:
+    """Raise the catalogue's PromptInvalid as the ValidationError of a form."""
+    try:
+        yield
+    except PromptInvalid as error:
+        raise ValidationError(error.detail) from error
+
 
 # --- tags -----------------------------------------------------------------------------------------
 MAX_TAGS = 500  # suggestions
@@ -72,10 +83,8 @@ class TagsField(forms.CharField):
         super().__init__(required=False, widget=TagsWidget, **options)
 
     def clean(self, value: Any) -> list[str]:
-        try:
+        with form_errors():
             return text_rules.tidy_tags(super().clean(value).split(","))
-        except PromptInvalid as error:
-            raise ValidationError(error.detail) from error
 
 
 class TagsForm(forms.Form):
@@ -137,18 +146,14 @@ class VariantForm(forms.ModelForm):
         text = tidy(self.cleaned_data["text"])
         if text == self.instance.text:
             return text
-        try:
+        with form_errors():
             text_rules.validate_text(text, pk=self.instance.pk)
-        except PromptInvalid as error:
-            raise ValidationError(error.detail) from error
         return text
 
     def clean_notes(self) -> str:
         notes = self.cleaned_data["notes"]
-        try:
+        with form_errors():
             text_rules.check_notes(notes, self.initial.get("notes", ""))
-        except PromptInvalid as error:
-            raise ValidationError(error.detail) from error
         return notes
 
     def clean(self) -> dict[str, Any]:
@@ -179,9 +184,9 @@ class VariantConfirmImportForm(ConfirmImportForm):
 # --- filters --------------------------------------------------------------------------------------
 def overview_of(request: HttpRequest) -> Overview:
     """Return the overview of the catalogue, made once per request."""
-    if not hasattr(request, "retort_board"):
-        request.retort_board = Overview.now()  # type: ignore[attr-defined]
-    return request.retort_board  # type: ignore[attr-defined]
+    if not hasattr(request, "retort_overview"):
+        request.retort_overview = Overview.now()  # type: ignore[attr-defined]
+    return request.retort_overview  # type: ignore[attr-defined]
 
 
 class TagFilter(DropdownFilter):

@@ -65,7 +65,7 @@ def find(text: str, *, exactly: bool = False) -> Match:
 
 
 def _fingerprint() -> str | None:
-    """Return the fingerprint of the active teacher's encoder, or else the student's, with files here; else None."""
+    """Return the fingerprint of the first encoder, of the active teacher or student, with files here; None if none."""
     held = {release.encoder_fingerprint for release in releases.encoders_in_use()}
     served = (release.encoder_fingerprint for release in reversed(releases.serving()))
     return next((fingerprint for fingerprint in served if fingerprint in held), None)

@@ -9,7 +9,7 @@ from django.utils.module_loading import import_string
 
 from generation.models import PromptVariant
 
-MOST = 100  # tags in the gallery's filter
+MAX_TAGS = 100  # tags in the gallery's filter
 
 T = TypeVar("T")
 
@@ -38,4 +38,4 @@ def groups() -> list[list[str]]:
     """Return the most frequent tags of active prompt variants, by kind."""
     rows = PromptVariant.objects.filter(status=PromptVariant.Status.ACTIVE).order_by()
     counted = rows.annotate(tag=Unnest(F("tags"))).values_list("tag", flat=True)
-    return by_kind(list(counted.annotate(n=Count("pk")).order_by("-n", "tag")[:MOST]), str)
+    return by_kind(list(counted.annotate(n=Count("pk")).order_by("-n", "tag")[:MAX_TAGS]), str)

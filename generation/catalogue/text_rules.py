@@ -114,7 +114,7 @@ def tidy_tags(tags: Iterable[str]) -> list[str]:
 
 
 def check_notes(notes: str, before: str = "") -> None:
-    """Raise PromptInvalid if new notes are too long. Those of before may stay."""
+    """Raise PromptInvalid if the notes are too long and differ from those `before`."""
     if len(notes) > MAX_NOTES_CHARACTERS and notes != before:
         raise PromptInvalid(
             f"The notes have {len(notes)} characters; at most {MAX_NOTES_CHARACTERS} are allowed.",

@@ -138,7 +138,7 @@ def check(config: Mapping[str, Any]) -> None:
 
 
 def _embedding(unet: UNet2DConditionModel, timesteps: Sequence[int]) -> Tensor:
-    """Return [steps, width of the time embedding], the input of the projections in the residual blocks."""
+    """Return the input of the time projections in the residual blocks, [steps, width of the time embedding]."""
     projected = unet.time_proj(torch.tensor(list(timesteps), device=unet.device))
     embedding = unet.time_embedding(projected.to(unet.dtype))
     return embedding if unet.time_embed_act is None else unet.time_embed_act(embedding)

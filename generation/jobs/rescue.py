@@ -7,6 +7,7 @@ from datetime import timedelta
 import django.db
 from django.conf import settings
 from django.db import connection
+from django.db.models import QuerySet
 from django.db.models.functions import Now
 
 from generation.errors import WORKER_LOST
@@ -19,8 +20,7 @@ AT_ONCE = 1000
 
 def rescue() -> int:
     """Settle the attempts whose lease has expired. Return how many. Idempotent; any process may call it."""
-    lost = Job.objects.filter(status=Status.RUNNING, lease_expires_at__lt=Now())
-    rows = lost.order_by("lease_expires_at").values_list("id", "attempt", "worker_name")
+    rows = _expired().order_by("lease_expires_at").values_list("id", "attempt", "worker_name")
     moved = 0
     for job_id, number, worker in rows[:AT_ONCE]:
         detail = f"Worker {worker} did not renew its lease of {settings.LEASE_SECONDS:g} s."
@@ -31,9 +31,14 @@ def rescue() -> int:
 
 
 def extend_expired() -> int:
-    """Extend the leases that ran out by half a lease. Return how many."""
-    lost = Job.objects.filter(status=Status.RUNNING, lease_expires_at__lt=Now())
-    return lost.update(lease_expires_at=Now() + timedelta(seconds=settings.LEASE_SECONDS / 2))
+    """Extend the expired leases by half a lease. Return how many."""
+    half = timedelta(seconds=settings.LEASE_SECONDS / 2)
+    return _expired().update(lease_expires_at=Now() + half)
+
+
+def _expired() -> QuerySet[Job]:
+    """Return the running jobs whose lease has expired."""
+    return Job.objects.filter(status=Status.RUNNING, lease_expires_at__lt=Now())
 
 
 class Rescuer:

@@ -39,7 +39,7 @@ MAX_DAYS = 36_500
 
 @dataclass
 class Tally:
-    """Counts of what was removed for one owner."""
+    """Numbers of jobs, images, files and bytes removed for one owner."""
 
     jobs: int = 0
     images: int = 0

@@ -27,9 +27,8 @@ def _is_browser(request: HttpRequest) -> bool:
 
 def bad_request(request: HttpRequest, exception: Exception) -> HttpResponseBase:
     refusal = refusals.BAD_REQUEST
-    if isinstance(
-        exception, BadRequest
-    ):  # says what is wrong; others are Django's, about its inside
+    # Raised by our code with a text for the client; the texts of Django's other exceptions are internal.
+    if isinstance(exception, BadRequest):
         refusal = replace(refusal, detail=str(exception))
     return _shown(refusal, request)
 

@@ -23,7 +23,7 @@ from generation.page.jobs import DELETED
 from generation.page.presentation import Picture, with_job
 from generation.page.responses import PageView, PersonRequest, read
 
-MOST = 500  # pictures at once
+MAX_PICTURES = 500  # pictures at once
 MAX_COMPARED = 6
 MAX_BYTES = 64 * 2**20  # of a zip, which is in memory until it is sent
 
@@ -38,7 +38,7 @@ class SelectionForm(Strict):
     mandatory = ("do",)
 
     do = serializers.ChoiceField([COMPARE, DOWNLOAD, FAVOURITE, DELETE, DELETE_NOW])
-    image = serializers.ListField(child=serializers.UUIDField(), max_length=MOST)
+    image = serializers.ListField(child=serializers.UUIDField(), max_length=MAX_PICTURES)
     csrfmiddlewaretoken = serializers.CharField()
 
 

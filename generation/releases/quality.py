@@ -19,7 +19,7 @@ from generation.models import Image, Job, Quality, Release
 
 log = structlog.get_logger(__name__)
 
-FEWEST = 4  # judged pictures of a text that a share needs; an evaluation makes so many
+MIN_JUDGED = 4  # judged pictures of a text that a share needs; an evaluation makes so many
 RECENT_DAYS = 30  # maximum age of the jobs whose pictures are counted
 WEAK = 0.5  # share of right pictures below which a prompt is shown as weak if QUALITY_FLOOR is 0
 MAIN_UNKNOWN, OTHER_UNKNOWN = -1.0, 2.0  # sort keys of `best_first` for unknown shares
@@ -29,7 +29,7 @@ BATCH = 2000  # rows per statement
 # --- rules ----------------------------------------------------------------------------------------
 def concluded(right: int | None, total: int | None) -> float | None:
     """Return the share of right pictures; None if too few were judged."""
-    return None if right is None or total is None or total < FEWEST else right / total
+    return None if right is None or total is None or total < MIN_JUDGED else right / total
 
 
 def is_weak(share: float | None) -> bool:
@@ -72,7 +72,7 @@ def share_of(release: Release | OuterRef | None, text: OuterRef | None = None) -
     found = Quality.objects.filter(release=release, normalized_text=text).annotate(
         share=Case(
             When(
-                Q(evaluated__gte=FEWEST - F("judged")),
+                Q(evaluated__gte=MIN_JUDGED - F("judged")),
                 then=Cast(_RIGHT, FloatField()) / Cast(_TOTAL, FloatField()),
             ),
             output_field=FloatField(),

@@ -7,10 +7,10 @@ env = environ.Env()
 ON = ("true", "1", "yes", "on", "y", "ok")
 OFF = ("false", "0", "no", "off", "n", "")
 # Default upper limit. In seconds it is 31 years: more is a mistake, which would fail later and elsewhere.
-MOST = 10**9
+MAX_VALUE = 10**9
 
 
-def positive(name: str, default: float, *, whole: bool = False, most: int = MOST) -> float:
+def positive(name: str, default: float, *, whole: bool = False, most: int = MAX_VALUE) -> float:
     """Return a finite number above zero from the environment."""
     raw = env.str(name, default=str(default))
     try:
@@ -23,7 +23,7 @@ def positive(name: str, default: float, *, whole: bool = False, most: int = MOST
     return value
 
 
-def count(name: str, default: int, *, most: int = MOST) -> int:
+def count(name: str, default: int, *, most: int = MAX_VALUE) -> int:
     return int(positive(name, default, whole=True, most=most))
 
 

@@ -65,7 +65,7 @@ def write(
         "parts": plots.LABELS,
         "busy": BUSY,
         "confidence": f"{100 * (1 - noninferiority.TAIL):.0f}",
-        "fewest": noninferiority.FEWEST,
+        "fewest": noninferiority.MIN_PROMPTS,
         "open": undecided(evaluation),
         "libraries": ", ".join(map(" ".join, evaluation.machine["libraries"].items())),
     }
@@ -111,8 +111,8 @@ def opening(evaluation: Evaluation) -> str:
         names = [MEASURES[v.measure][0] for v in evaluation.verdicts if v.outcome == outcome]
         if names:
             sentences.append(f"{outcome.capitalize()}: {', '.join(names)}.")
-    if evaluation.verdicts and evaluation.prompts < noninferiority.FEWEST:
-        sentences.append(f"Fewer than {noninferiority.FEWEST} prompts decide nothing.")
+    if evaluation.verdicts and evaluation.prompts < noninferiority.MIN_PROMPTS:
+        sentences.append(f"Fewer than {noninferiority.MIN_PROMPTS} prompts decide nothing.")
     return " ".join(sentences)
 
 

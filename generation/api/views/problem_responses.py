@@ -88,7 +88,7 @@ def _render(refusal: Refusal, request: HttpRequest | Request) -> Rendering:
 
 # --- from the API's views -------------------------------------------------------------------------
 def handle(error: Exception, context: dict[str, Any]) -> Response | None:
-    """REST framework's EXCEPTION_HANDLER. Return None for an unexpected error, which Django logs and answers."""
+    """Handle an exception of a view (EXCEPTION_HANDLER). Return None for an unexpected one, which Django handles."""
     refusal = refusals.of(error, context["request"])
     return answer(refusal, context["request"]) if refusal else None
 

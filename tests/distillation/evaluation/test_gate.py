@@ -9,7 +9,7 @@ from distillation.evaluation import gate
 from distillation.evaluation.gate import Costs, Gate
 from distillation.evaluation.gate_recipe import GateRecipe
 from distillation.evaluation.measured import Measured
-from distillation.evaluation.noninferiority import FEWEST, Margins
+from distillation.evaluation.noninferiority import MIN_PROMPTS, Margins
 from distillation.pipeline.recipes import RECIPES
 
 RECIPE = GateRecipe()
@@ -98,9 +98,9 @@ def test_only_variants_that_both_cover_are_compared_with_the_active_release():
 
 
 def test_too_few_prompts_do_not_pass():
-    few = measured(0.9, prompts=FEWEST - 1)
+    few = measured(0.9, prompts=MIN_PROMPTS - 1)
     found = decide(few, teacher=few)
-    assert not found.passed and str(FEWEST) in found.failed[0].detail
+    assert not found.passed and str(MIN_PROMPTS) in found.failed[0].detail
 
 
 def test_a_candidate_without_a_judge_does_not_pass():
@@ -200,7 +200,9 @@ def test_the_starters_limits_leave_todays_student_room():
 
 
 def test_a_check_with_too_few_prompts_is_undecided_and_one_far_below_its_limit_is_decided():
-    few = decide(measured(0.9, prompts=FEWEST - 1), teacher=measured(0.9, prompts=FEWEST - 1))
+    few = decide(
+        measured(0.9, prompts=MIN_PROMPTS - 1), teacher=measured(0.9, prompts=MIN_PROMPTS - 1)
+    )
     assert not few.passed and not any(check.decided for check in few.failed)
     ruined = decide(measured(0.1))
     assert all(check.decided for check in ruined.checks if check.name.startswith("attributes"))

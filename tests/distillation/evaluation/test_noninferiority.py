@@ -48,9 +48,9 @@ def test_a_clearly_worse_student_is_inferior():
 
 
 def test_few_prompts_are_inconclusive_even_if_all_pictures_are_equal():
-    teacher = right_pictures(0.9, prompts=noninferiority.FEWEST - 1)
+    teacher = right_pictures(0.9, prompts=noninferiority.MIN_PROMPTS - 1)
     assert of_attributes(teacher, teacher).outcome == INCONCLUSIVE
-    enough = right_pictures(0.9, prompts=noninferiority.FEWEST)
+    enough = right_pictures(0.9, prompts=noninferiority.MIN_PROMPTS)
     assert of_attributes(enough, enough).outcome == NON_INFERIOR
 
 
