@@ -1,12 +1,13 @@
 """Tables of the starter's stages, at full and at toy size, and the folders of the published results.
 
-scenes, captions → detector, clip, vae → latents → teacher, decoder; examiner; all → pack. All parameters that change a
-result are in a recipe.
+scenes, captions → detector, clip, vae → latents → teacher, weak_teacher → guided; latents → decoder; examiner; all →
+pack. All parameters that change a result are in a recipe.
 """
 
 import hashlib
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from distillation.detector.network import DetectorConfig
 from distillation.detector_training import classifier
@@ -17,6 +18,7 @@ from distillation.starter import (
     clip,
     decoder,
     examiner,
+    guided,
     latents,
     pack,
     photographs,
@@ -30,6 +32,7 @@ from distillation.starter.clip import ClipRecipe
 from distillation.starter.decoder import DecoderRecipe
 from distillation.starter.examiner import ExaminerRecipe
 from distillation.starter.growing import EncoderRecipe
+from distillation.starter.guided import GuidedRecipe
 from distillation.starter.latents import LatentsRecipe
 from distillation.starter.pack import PackRecipe
 from distillation.starter.teacher import TeacherRecipe
@@ -155,6 +158,20 @@ def _teacher(context: Context) -> None:
     )
 
 
+def _guided(context: Context) -> None:
+    guided.train(
+        context.recipe,
+        latents=latents.read(context.needs["latents"], "train"),
+        validation=latents.read(context.needs["latents"], "validation"),
+        clip_folder=context.needs["clip"] / "clip",
+        tokenizer_folder=context.needs["captions"] / "tokenizer",
+        teacher=context.needs["teacher"] / "unet",
+        weak=context.needs["weak_teacher"] / "unet",
+        folder=context.folder,
+        progress_bar=context.progress_bar,
+    )
+
+
 def _decoder(context: Context) -> None:
     decoder.train(
         context.recipe,
@@ -190,11 +207,11 @@ def _pack(context: Context) -> None:
     try:
         pack.write(
             folders.teacher,
-            unet=needs["teacher"] / "unet",
+            unet=needs["guided"] / "unet",
             vae=needs["decoder"] / "vae",
             clip=needs["clip"] / "clip",
             tokenizer=needs["captions"] / "tokenizer",
-            scheduler=needs["teacher"] / "scheduler",
+            scheduler=needs["guided"] / "scheduler",
             guidance_scale=context.recipe.guidance_scale,
             steps=context.recipe.steps,
             name=context.recipe.name,
@@ -211,7 +228,8 @@ def _pack(context: Context) -> None:
 
 
 PARTS_OF_PACK = (
-    "scenes", "captions", "detector", "clip", "vae", "latents", "teacher", "decoder", EXAMINER
+    "scenes", "captions", "detector", "clip", "vae", "latents", "weak_teacher", "teacher", "guided", "decoder",
+    EXAMINER,
 )  # fmt: skip
 
 
@@ -226,7 +244,9 @@ class Recipes:
     clip: ClipRecipe = field(default_factory=ClipRecipe)
     vae: VaeRecipe = field(default_factory=VaeRecipe)
     latents: LatentsRecipe = field(default_factory=LatentsRecipe)
+    weak_teacher: TeacherRecipe = field(default_factory=lambda: TeacherRecipe(steps=7200))
     teacher: TeacherRecipe = field(default_factory=TeacherRecipe)
+    guided: GuidedRecipe = field(default_factory=GuidedRecipe)
     decoder: DecoderRecipe = field(default_factory=DecoderRecipe)
     examiner: ExaminerRecipe = field(default_factory=ExaminerRecipe)
     pack: PackRecipe = field(default_factory=PackRecipe)
@@ -241,7 +261,14 @@ def table(recipes: Recipes) -> tuple[Stage, ...]:
         Stage("clip", recipes.clip, ("scenes", "captions"), _clip),
         Stage("vae", recipes.vae, ("scenes",), _vae),
         Stage("latents", recipes.latents, ("scenes", "vae"), _latents),
+        Stage("weak_teacher", recipes.weak_teacher, ("latents", "clip", "captions"), _teacher),
         Stage("teacher", recipes.teacher, ("latents", "clip", "captions"), _teacher),
+        Stage(
+            "guided",
+            recipes.guided,
+            ("latents", "clip", "captions", "weak_teacher", "teacher"),
+            _guided,
+        ),
         Stage("decoder", recipes.decoder, ("scenes", "vae", "latents"), _decoder),
         Stage(EXAMINER, recipes.examiner, (), _examiner),
         Stage(PACK, recipes.pack, PARTS_OF_PACK, _pack),
@@ -250,6 +277,15 @@ def table(recipes: Recipes) -> tuple[Stage, ...]:
 
 FULL_RECIPES = Recipes()
 
+_SMALL: dict[str, Any] = {
+    "channels": (32, 32),
+    "attends": (False, True),
+    "layers": 1,
+    "batch": 8,
+    "warmup": 2,
+    "validate_every": 10,
+    "validated": 8,
+}
 # For tests of the code: all stages in a few minutes, too little training for recognisable pictures.
 QUICK_RECIPES = Recipes(
     scenes=rendering.Recipe(
@@ -299,16 +335,9 @@ QUICK_RECIPES = Recipes(
         validated=4,
     ),
     latents=LatentsRecipe(zooms=0),
-    teacher=TeacherRecipe(
-        channels=(32, 32),
-        attends=(False, True),
-        layers=1,
-        steps=20,
-        batch=8,
-        warmup=2,
-        validate_every=10,
-        validated=8,
-    ),
+    weak_teacher=TeacherRecipe(**_SMALL, steps=10),
+    teacher=TeacherRecipe(**_SMALL, steps=20),
+    guided=GuidedRecipe(**_SMALL, steps=10),
     decoder=DecoderRecipe(
         steps=10,
         batch=2,

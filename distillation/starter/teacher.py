@@ -141,12 +141,14 @@ class TeacherTask(Trained):
         latents: Latents,
         validation: Latents,
         conditions: Conditions,
+        unet: UNet2DConditionModel | None = None,
     ) -> None:
+        """unet: the network to train; by default a new one."""
         super().__init__()
         _, _, channels, size, _ = latents.values.shape
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(recipe.seed)
-            self.unet = build(
+            self.unet = unet or build(
                 recipe, latent_channels=channels, latent_size=size, text_width=conditions.width
             )
         # Trains a quarter faster than with fused attention, whose backward pass is slow on a CPU.
@@ -195,13 +197,24 @@ class TeacherTask(Trained):
         timesteps: Tensor,
         embeds: Tensor,
     ) -> Tensor:
-        """Return the MSE, a scalar, of v = α · noise − σ · latents predicted at α · latents + σ · noise."""
+        """Return the MSE, a scalar, of v predicted at α · latents + σ · noise."""
         alpha = self._signal[timesteps].view(-1, 1, 1, 1)
         sigma = self._noise[timesteps].view(-1, 1, 1, 1)
         noisy = (alpha * latents + sigma * noise).contiguous(memory_format=self._layout)
+        wanted = self._target(alpha * noise - sigma * latents, noisy, timesteps, embeds)
+        return torch.nn.functional.mse_loss(self._predict(unet, noisy, timesteps, embeds), wanted)
+
+    def _predict(
+        self, unet: torch.nn.Module, noisy: Tensor, timesteps: Tensor, embeds: Tensor
+    ) -> Tensor:
+        """Return the predicted v, fp32, in the shape of `noisy`."""
         with torch.autocast("cpu", torch.bfloat16, enabled=self._recipe.is_bf16):
             v_pred = unet(noisy, timesteps, encoder_hidden_states=embeds, return_dict=False)[0]
-        return torch.nn.functional.mse_loss(v_pred.float(), alpha * noise - sigma * latents)
+        return v_pred.float()
+
+    def _target(self, v: Tensor, noisy: Tensor, timesteps: Tensor, embeds: Tensor) -> Tensor:
+        """Return what the network should predict. v: α · noise − σ · latents."""
+        return v
 
     def _rows(self, index: int) -> Tensor:
         """Return the indices of the photographs of step `index`, int64 [batch], from shuffled epochs.
@@ -281,14 +294,26 @@ def train(
 
     Writes folder/unet and folder/scheduler.
     """
-    tokenizer = CLIPTokenizer.from_pretrained(tokenizer_folder, local_files_only=True)
     task = TeacherTask(
         recipe,
         latents=latents,
         validation=validation,
-        conditions=encode_captions(clips.load(clip_folder), tokenizer),
+        conditions=read_conditions(clip_folder, tokenizer_folder),
     )
-    loop.train(task, recipe, folder=folder, title="teacher", progress_bar=progress_bar)
+    return run(task, recipe, folder=folder, title="teacher", progress_bar=progress_bar)
+
+
+def read_conditions(clip_folder: Path, tokenizer_folder: Path) -> Conditions:
+    """Return the embeddings of all captions by the CLIP and the tokenizer of these folders."""
+    tokenizer = CLIPTokenizer.from_pretrained(tokenizer_folder, local_files_only=True)
+    return encode_captions(clips.load(clip_folder), tokenizer)
+
+
+def run(
+    task: TeacherTask, recipe: TeacherRecipe, *, folder: Path, title: str, progress_bar: bool
+) -> UNet2DConditionModel:
+    """Train the task as `train` does."""
+    loop.train(task, recipe, folder=folder, title=title, progress_bar=progress_bar)
     noise_scheduler().save_pretrained(Path(folder) / "scheduler")
     networks.save(task.averaged, Path(folder) / "unet")
     return networks.load(UNet2DConditionModel, Path(folder) / "unet")
