@@ -43,7 +43,10 @@ def begin(
     device: str,
     tick: Callable[[], None] | None = None,
 ) -> None:
-    """Write this worker's row and keep it fresh. `tick` is called in the same thread every TICK_SECONDS."""
+    """Write this worker's row and keep it fresh. `tick` is called in the same thread every TICK_SECONDS.
+
+    While PostgreSQL accepts no writes, the thread tries again, so that the process does not end and load again.
+    """
     global _thread
     _columns.update(
         queue=queue,
@@ -53,10 +56,16 @@ def begin(
         release_id=None,
         loaded=[],
     )
-    Worker.objects.update_or_create(
-        name=settings.WORKER_NAME,
-        defaults={**_columns, "started_at": Now(), "heartbeat_at": Now()},
-    )
+    try:
+        Worker.objects.update_or_create(
+            name=settings.WORKER_NAME,
+            defaults={**_columns, "started_at": Now(), "heartbeat_at": Now()},
+        )
+    except django.db.Error as error:
+        if not database.is_away(error):
+            raise
+        log.warning("heartbeat_failed", error=str(error))
+        database.leave_read_only(error)
     log.info("worker_ready", worker=settings.WORKER_NAME, queue=queue, device=device)
     _ended.clear()
     _thread = threading.Thread(target=_beat, args=(tick,), name="heartbeat", daemon=True)
