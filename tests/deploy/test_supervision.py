@@ -87,6 +87,7 @@ def test_secrets_are_not_written_into_the_configuration(
     assert "very-secret" not in home.supervisor_config.read_text()
 
 
+@pytest.mark.slow
 def test_a_process_that_ignores_the_signal_is_killed_in_time(home: Home) -> None:
     supervisor = start(home, Program("stubborn", UNRESPONSIVE), Program("obedient", OBEDIENT))
     assert wait_until(lambda: "ready" in (home.logs / "stubborn.log").read_text(), 60)

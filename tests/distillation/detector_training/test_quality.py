@@ -47,6 +47,7 @@ def train(pictures, folder: Path, recipe=RECIPE, *, begins_with=None, false_acce
     )
 
 
+@pytest.mark.slow
 def test_the_network_learns_the_labels_and_detects_spoilt_pictures(pictures, tmp_path):
     detector = train(pictures, tmp_path)
     images, bits = pictures

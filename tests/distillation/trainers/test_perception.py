@@ -33,6 +33,7 @@ def test_the_loss_is_zero_for_equal_latents_and_grows_with_the_difference(teache
 
 
 @pytest.mark.parametrize("features", FEATURES)
+@pytest.mark.slow
 def test_descent_brings_the_picture_to_the_target(teacher, features):
     found = make_loss(teacher, features, huber_weight=0.0)
     target, output = latents(0), latents(1).requires_grad_()

@@ -103,6 +103,7 @@ GAUSSIAN = replace(
 
 
 @pytest.mark.parametrize(("kind", "timestep"), [KINDS[0], ALSO])
+@pytest.mark.slow
 def test_the_student_ends_with_the_teachers_distribution(kind, timestep):
     task = gaussian_task(GAUSSIAN, kind, timestep)
     steps(task, range(GAUSSIAN.steps))
@@ -112,6 +113,7 @@ def test_the_student_ends_with_the_teachers_distribution(kind, timestep):
 
 
 @pytest.mark.parametrize(("kind", "timestep"), KINDS)
+@pytest.mark.slow
 def test_the_fake_score_learns_the_distribution_of_a_frozen_student(kind, timestep):
     task = gaussian_task(replace(GAUSSIAN, **FROZEN), kind, timestep)
     before, after = fake_losses(task, 60)
@@ -126,6 +128,7 @@ def test_the_fake_score_learns_the_distribution_of_a_frozen_student(kind, timest
 
 # --- the critics of real networks -----------------------------------------------------------------
 @pytest.mark.parametrize(("kind", "timestep"), [KINDS[0], ALSO])
+@pytest.mark.slow
 def test_the_fake_scores_loss_falls(kind, timestep):
     recipe = replace(RECIPE, **ALONE, **FROZEN, steps=12, critic_updates=3, fake_learning_rate=2e-3)
     task = task_of(recipe, (timestep,), kind=kind)
@@ -133,6 +136,7 @@ def test_the_fake_scores_loss_falls(kind, timestep):
     assert after < 0.9 * before
 
 
+@pytest.mark.slow
 def test_the_heads_learn_to_separate_the_student_from_the_teacher():
     teacher = toys.teacher()
     pairs = toys.pairs(teacher)
