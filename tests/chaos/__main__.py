@@ -1,6 +1,6 @@
 """Faults under load: every server, process and device in every state, and a checker of the invariants.
 
-make chaos                        # 10,000 jobs; hours; resumes where it was stopped
+make chaos                        # 10,000 jobs; about 45 minutes; resumes where it was stopped
 make chaos ARGS="--quick"         # one fault of each class, under a quarter of an hour
 make chaos ARGS="--faults 'Redis READONLY' 'web killed'"
 """

@@ -20,14 +20,18 @@ from distillation.design import files
 from distillation.design import limits as limiting
 from distillation.designs import briefs
 from distillation.designs import lifecycle as designs
-from distillation.management import base
-from distillation.management.base import DistillationCommand
+from distillation.management.options import (
+    DistillationCommand,
+    add_changes,
+    add_judged_teacher,
+    required_libraries,
+)
 from distillation.models import Design
 from distillation.pipeline import overrides, recipes
 from distillation.resumable.progress import SliceOver
 from distillation.runs import policy
 
-with base.required_libraries():
+with required_libraries():
     from distillation.designs import execution
     from distillation.runs import inputs
 
@@ -81,8 +85,8 @@ class Command(DistillationCommand):
             help=f"recipe that all candidates begin from: {', '.join(recipes.RECIPES)}, or a JSON file; default: "
             "DISTILLATION_RECIPE",
         )
-        base.add_changes(parser)
-        base.add_judged_teacher(parser)
+        add_changes(parser)
+        add_judged_teacher(parser)
 
     def work(self, options: dict[str, Any]) -> None:
         design = self.row(options)
