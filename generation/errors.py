@@ -213,13 +213,6 @@ class ReleaseRefused(GenerationError):
     status = 409
 
 
-class JobFinished(GenerationError):
-    """The job has already finished."""
-
-    code = "job_finished"
-    status = 409
-
-
 class WebhookDisabled(GenerationError):
     """The webhook is disabled."""
 

@@ -151,28 +151,13 @@ def end() -> None:
 
 def is_served(queue: str) -> bool:
     """Return whether a live worker without a fault consumes the queue."""
-    return _living(queue).exists()
+    return living(queue).exists()
 
 
-def living(queue: str) -> int:
-    """Return how many live workers without a fault consume the queue."""
-    return _living(queue).count()
-
-
-def serving(queue: str) -> list[Worker]:
-    """Return the live workers without a fault, with their loaded releases and batch times."""
-    return list(_living(queue).only("name", "loaded", "batch_seconds"))
-
-
-def has_peer(name: str, queue: str) -> bool:
-    """Return whether another live worker without a fault consumes the queue."""
-    return _living(queue).exclude(name=name).exists()
-
-
-def _living(queue: str) -> QuerySet[Worker]:
-    """Return the rows of live workers that take jobs. A generation worker with a failing release takes other jobs."""
-    living = alive().filter(queue=queue)
-    return living.exclude(fault__in=STOPPING) if queue == "generation" else living.filter(fault="")
+def living(queue: str) -> QuerySet[Worker]:
+    """Return the rows of the queue's live workers that take jobs. One with a failing release takes other jobs."""
+    rows = alive().filter(queue=queue)
+    return rows.exclude(fault__in=STOPPING) if queue == "generation" else rows.filter(fault="")
 
 
 def alive() -> QuerySet[Worker]:

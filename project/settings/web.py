@@ -67,7 +67,6 @@ if LOGIN_HEADER:
     MIDDLEWARE.insert(_after, "project.sign_on.ProxyLogin")
     AUTHENTICATION_BACKENDS.insert(0, "project.sign_on.KnownAccounts")
 ROOT_URLCONF = "project.urls"
-WSGI_APPLICATION = "project.asgi.django_app"
 TEMPLATES = [
     {
         "BACKEND": "django.template.backends.django.DjangoTemplates",

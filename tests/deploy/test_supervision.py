@@ -10,6 +10,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from deploy.local import supervision
 from deploy.local.errors import ProcessFailed
 from deploy.local.home import Home
 from deploy.local.postgresql import wait_until
@@ -98,10 +99,13 @@ def test_a_process_that_ignores_the_signal_is_killed_in_time(home: Home) -> None
     assert not is_running(process)
 
 
-def test_a_program_that_does_not_stay_up_is_reported_with_its_log(home: Home) -> None:
+def test_a_program_that_does_not_stay_up_is_reported_with_its_log(
+    home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(supervision, "STARTS", 1)
     command = [sys.executable, "-c", "raise SystemExit('no such thing as a free lunch')"]
     supervisor = start(home, Program("broken", command))
-    watch = Watch(["broken"], tries=1)
+    watch = Watch(["broken"])
 
     def check_and_go_on() -> bool:
         watch.check(supervisor.states())

@@ -492,6 +492,24 @@ def test_a_succeeded_job_is_not_retried_and_the_reason_is_shown(admin, rows):
     assert "another seed" in notices(answer)
 
 
+def test_of_the_chosen_jobs_only_those_that_have_not_ended_are_canceled(admin, rows):
+    waiting = make_job()
+    answer = run_list_action(admin, "job", "cancel", rows["job"], waiting)
+    assert notices(answer) == "1 of 2 jobs is canceled. The others had ended."
+    rows["job"].refresh_from_db()
+    assert rows["job"].status == "succeeded"
+    (entry,) = LogEntry.objects.filter(change_message="Canceled in the admin.")
+    assert entry.object_id == str(waiting.pk)
+
+
+def test_all_jobs_of_a_filtered_list_are_canceled(admin):
+    waiting = [make_job() for _ in range(2)]
+    data = {"action": "cancel", "_selected_action": [waiting[0].pk], "select_across": "1"}
+    answer = admin.post(f"{url('job', 'changelist')}?status__exact=queued", data, follow=True)
+    assert "2 of 2 jobs are canceled." in notices(answer)
+    assert Job.objects.filter(status="canceled").count() == 2
+
+
 def test_jobs_that_failed_with_one_code_are_retried_together(admin):
     wanted = [make_job(status=Status.FAILED, error_code="worker_lost") for _ in range(3)]
     make_job(status=Status.FAILED, error_code="not_finite")

@@ -144,7 +144,7 @@ def test_the_clock_of_a_host_does_not_decide_whether_a_worker_lives(monkeypatch,
     monkeypatch.undo()
 
     assert heartbeat.is_served("encode")
-    assert heartbeat.living("encode") == 1
+    assert heartbeat.living("encode").count() == 1
 
     monkeypatch.setattr(timezone, "now", lambda: now() + timedelta(hours=hours))
     assert heartbeat.is_served("encode")
