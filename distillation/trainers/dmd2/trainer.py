@@ -189,10 +189,7 @@ class MatchingTask(FewStepTask):
         weights = None
         if logits is not None:  # they estimate r, the ratio of the densities
             weights = distribution_matching.f_distill_weights(
-                logits,
-                times,
-                num_train_timesteps=len(schedule),
-                divergence=recipe.divergence,
+                logits, times, num_train_timesteps=len(schedule)
             )
         loss = distribution_matching.distribution_matching(x, real_x0, fake_x0, weights=weights)
         measured = {"matching": float(loss.detach())}
