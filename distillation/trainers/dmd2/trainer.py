@@ -236,7 +236,7 @@ class MatchingTask(FewStepTask):
 def train(recipe: MatchingRecipe, inputs: TuningInputs) -> UNet2DConditionModel:
     """Train (resuming from the folder's checkpoint); save the averaged student in folder/unet and return it, frozen.
 
-    The student, of the regression stage, is changed in place; only accepted pairs are used. Raises RecipeRefused,
+    The student, of the regression stage, is changed in place. Raises RecipeRefused,
     TrainingDiverged, CheckpointUnusable.
     """
     task = MatchingTask(recipe, inputs)
