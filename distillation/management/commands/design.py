@@ -4,12 +4,10 @@ Resumes after an interruption if started with the same options, and continues if
 with the same options work on one search.
 """
 
-import signal
 import sys
 from argparse import ArgumentParser
 from collections.abc import Iterator
 from contextlib import contextmanager
-from types import FrameType
 from typing import Any
 
 from django.conf import settings
@@ -34,6 +32,7 @@ from distillation.runs import policy
 with required_libraries():
     from distillation.designs import execution
     from distillation.runs import inputs
+    from distillation.training import loop
 
 
 class Command(DistillationCommand):
@@ -97,7 +96,7 @@ class Command(DistillationCommand):
             raise
         design = designs.join(design, settings.WORKER_NAME, hours=options["hours"])
         if design.status == Design.Status.RUNNING:
-            with _stopping() as stopped, self.bar(design, options["verbosity"] > 0) as bar:
+            with loop.signals() as stopped, self.bar(design, options["verbosity"] > 0) as bar:
 
                 def show(spent: float, text: str) -> None:
                     bar.update(min(round(spent), bar.total) - bar.n)
@@ -170,21 +169,3 @@ class Command(DistillationCommand):
         if design.choice is not None:
             recipe = designs.output(design) / files.RECIPE
             self.stdout.write(f"Distil it with: manage.py distill --recipe {recipe}")
-
-
-@contextmanager
-def _stopping() -> Iterator[list[int]]:
-    """Yield a list to which SIGINT or SIGTERM is added: the current step is finished. A second signal exits at once."""
-    received: list[int] = []
-
-    def note(number: int, _frame: FrameType | None) -> None:
-        if received:
-            raise SystemExit(128 + number)
-        received.append(number)
-
-    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield received
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
