@@ -30,6 +30,7 @@ from generation.models import APIKey, Image, PurgedImage
 
 REDIRECT_SECONDS = 600  # cache time of a redirect; temporary credentials sign little longer
 SPARE_SECONDS = 60  # how much longer the store's link is valid than the cached redirect
+ABOUT_THE_FILE = (200, 206, 304)  # status codes that caches may keep
 
 
 def find(image_id: UUID, *, among: QuerySet[Image] | None = None, **which: Any) -> Image:
@@ -131,7 +132,7 @@ def _answer(
     etag: str,
     save_as: str = "",
 ) -> HttpResponseBase:
-    """Answer with the stored file, a redirect or 304. seconds: how long the link remains valid."""
+    """Answer with the stored file, a redirect, 304 or 412. seconds: how long the link remains valid."""
     quoted = f'"{etag}"'
     answer = get_conditional_response(request._request, etag=quoted)
     if answer is None and request.method != "HEAD":
@@ -144,9 +145,12 @@ def _answer(
         answer = _whole(name, read if request.method != "HEAD" else None)
         if save_as:
             answer["Content-Disposition"] = f'attachment; filename="{save_as}"'
-    answer["ETag"] = quoted
-    answer["Cache-Control"] = f"public, max-age={seconds}, immutable"
     answer["X-Content-Type-Options"] = "nosniff"
+    if answer.status_code in ABOUT_THE_FILE:
+        answer["ETag"] = quoted
+        answer["Cache-Control"] = f"public, max-age={seconds}, immutable"
+    else:
+        answer["Cache-Control"] = "no-store"
     return answer
 
 

@@ -68,6 +68,18 @@ def test_an_unchanged_file_is_not_sent_again():
     assert Client().get(link(image), headers={"If-None-Match": '"other"'}).status_code == 200
 
 
+@pytest.mark.parametrize("path", [links.image_path, links.thumbnail_path])
+def test_a_failed_precondition_is_never_cached(path):
+    image = make_image()
+
+    answer = Client().get(path(image.id), headers={"If-Match": '"another file"'})
+
+    assert (answer.status_code, answer["Cache-Control"]) == (412, "no-store")
+    assert "ETag" not in answer
+    matching = Client().get(path(image.id), headers={"If-Match": "*"})
+    assert (matching.status_code, "immutable" in matching["Cache-Control"]) == (200, True)
+
+
 def test_a_head_request_returns_the_size_without_the_file():
     image = make_image()
 
