@@ -1,6 +1,7 @@
 """Storage of image files: a local folder or an object store.
 
-Names are content hashes, so a file is stored once; writes are atomic. Errors of the storage become StorageFailed.
+Names are content hashes, so a file is stored once; writes are atomic. Errors of the storage become StorageFailed;
+FileMissing only if the file is absent from a storage that is available.
 
 Files are synced to the disk by other threads while the next one is encoded: many at once take as long as one. Before
 inserting a row that refers to files, wait with `sync`. A file whose content does not match its name is never returned.
@@ -23,7 +24,7 @@ from django.conf import settings
 from django.core.files.base import ContentFile
 from django.core.files.storage import FileSystemStorage, Storage, default_storage
 
-from generation.errors import StorageFailed
+from generation.errors import FileMissing, StorageFailed
 from generation.infra import metrics
 
 log = structlog.get_logger(__name__)
@@ -169,9 +170,16 @@ def exists(name: str) -> bool:
     return size(name) is not None
 
 
-def is_there() -> bool:
-    """Return whether the folder of images exists. If not, although images have rows, the storage is not mounted."""
-    return not _is_local() or (Path(settings.MEDIA_ROOT) / IMAGES).is_dir()
+def missing(name: str, why: str = "is missing") -> StorageFailed:
+    """Return the error for a file that is not there: FileMissing, or StorageFailed if the storage is not mounted.
+
+    It is not mounted if the folder of images does not exist, although images have rows.
+    """
+    if not _is_local() or os.path.isdir(Path(settings.MEDIA_ROOT) / IMAGES):
+        return FileMissing(f"The file {name} {why}.")
+    return StorageFailed(
+        f"The file {name} {why}: the folder of images is missing. Mount the storage at DATA_DIR."
+    )
 
 
 def modified_at(name: str) -> datetime | None:
@@ -184,7 +192,10 @@ def modified_at(name: str) -> datetime | None:
 
 
 def read(name: str) -> bytes:
-    """Return the content. A file whose content does not match its name is removed. Raises StorageFailed."""
+    """Return the content. A file whose content does not match its name is removed.
+
+    Raises StorageFailed; FileMissing if the file is missing or was removed.
+    """
     content = _read(name)
     if _is_whole(name, content):
         return content
@@ -194,7 +205,7 @@ def read(name: str) -> bytes:
     log.error("file_damaged", file=name, size_bytes=len(content))
     metrics.increment("retort_damaged_files_total")
     remove(name)
-    raise StorageFailed(f"The file {name} was damaged. It was removed.")
+    raise missing(name, "was damaged and was removed")
 
 
 def _read(name: str) -> bytes:
@@ -202,7 +213,7 @@ def _read(name: str) -> bytes:
         with _failing(name), default_storage.open(name) as file:
             return file.read()
     except FileNotFoundError as error:
-        raise StorageFailed(f"The file {name} is missing.") from error
+        raise missing(name) from error
 
 
 def _is_whole(name: str, content: bytes) -> bool:

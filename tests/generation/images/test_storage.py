@@ -11,7 +11,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from generation.errors import StorageFailed
+from generation.errors import FileMissing, StorageFailed
 from generation.images import storage
 
 
@@ -46,6 +46,19 @@ def test_a_stored_file_is_read_measured_copied_and_removed(place: str, tmp_path:
     assert storage.modified_at(stored.name) is None
     with pytest.raises(StorageFailed, match="is missing"):
         storage.read(stored.name)
+
+
+def test_only_a_file_that_is_absent_from_an_available_storage_is_missing(settings):
+    stored = storage.save(b"picture", "png")
+    storage.remove(stored.name)
+    with pytest.raises(FileMissing):
+        storage.read(stored.name)
+
+    (settings.MEDIA_ROOT / "images").rename(settings.MEDIA_ROOT / "elsewhere")
+
+    with pytest.raises(StorageFailed, match="Mount the storage") as caught:
+        storage.read(stored.name)
+    assert not isinstance(caught.value, FileMissing)
 
 
 def test_all_files_are_listed_folder_by_folder(place: str):
