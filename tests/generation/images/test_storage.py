@@ -13,6 +13,7 @@ import pytest
 
 from generation.errors import FileMissing, StorageFailed
 from generation.images import storage
+from tests.silent_store import SilentStore
 
 
 @pytest.fixture(params=["folder", "object store"])
@@ -223,3 +224,16 @@ def test_a_refusing_or_unreachable_object_store_is_a_retryable_error(bucket, set
     for action in (storage.exists, storage.read, storage.remove):
         with pytest.raises(StorageFailed, match=r"127\.0\.0\.1:1"):
             action("images/ab/abc.png")
+
+
+def test_a_worker_asks_an_object_store_again_after_a_failure(bucket, settings):
+    """Only a web process stops asking for a while: a worker has computed what it stores."""
+    from project.settings.storage import object_store
+
+    with SilentStore(closes=True) as store:
+        away = object_store("somewhere", endpoint_url=store.url, region="us-east-1")
+        settings.STORAGES = {**settings.STORAGES, "default": away}
+        for tries in (1, 2):
+            with pytest.raises(StorageFailed):
+                storage.save(b"picture", "png")
+            assert len(store.connections) == 3 * tries
