@@ -234,6 +234,10 @@ class StorageFailed(GenerationError):
     is_of_jobs = True
 
 
+class FileMissing(StorageFailed):
+    """The file is missing, although the storage is available."""
+
+
 class LinkInvalid(GenerationError):
     """The link to the image is not valid."""
 

@@ -43,6 +43,7 @@ from tests.factories import (
     make_variant,
     make_worker,
 )
+from tests.storage_faults import break_storage
 
 pytestmark = pytest.mark.django_db
 
@@ -684,6 +685,20 @@ def test_an_image_whose_file_is_gone_is_not_found(admin, rows):
     storage.remove(image.file)
     assert admin.get(url("job", "image", image.pk, "full")).status_code == 404
     assert admin.get(url("job", "image", image.pk, "other")).status_code == 404
+
+
+@pytest.mark.parametrize("fault", ["not mounted", "unreadable"])
+@pytest.mark.parametrize("size", ["full", "thumbnail"])
+def test_while_the_storage_fails_no_image_is_reported_as_not_found(
+    admin, rows, settings, fault, size
+):
+    image = rows["job"].images.get()
+    break_storage(settings.MEDIA_ROOT, fault, [image])
+
+    answer = admin.get(url("job", "image", image.pk, size))
+
+    assert answer.status_code == 503 and "Retry-After" in answer
+    assert "immutable" not in answer.get("Cache-Control", "")
 
 
 # --- releases and workers -------------------------------------------------------------------------
