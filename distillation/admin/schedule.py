@@ -4,6 +4,8 @@ from datetime import datetime, timedelta
 from functools import cache
 from typing import Any, cast
 
+from celery.schedules import BaseSchedule
+from django import forms
 from django.contrib import admin
 from django.contrib.admin.models import CHANGE, LogEntry
 from django.db.models import QuerySet
@@ -20,6 +22,7 @@ from django_celery_beat.models import (
     PeriodicTask,
     SolarSchedule,
 )
+from kombu.utils import json
 from unfold.admin import ModelAdmin
 from unfold.decorators import action, display
 from unfold.widgets import UnfoldAdminSelectWidget, UnfoldAdminTextInputWidget
@@ -30,11 +33,25 @@ from generation.admin import pictures
 for model in (PeriodicTask, IntervalSchedule, CrontabSchedule, SolarSchedule, ClockedSchedule):
     admin.site.unregister(model)
 
+NEVER = "The schedule has no next date. Change it."
+MAX_INTERVAL = timedelta(days=3653)  # ten years
 
-def due_at(task: PeriodicTask) -> datetime:
-    """Return the time at which beat sends the task next; now if that time has passed."""
+
+def due_at(task: PeriodicTask) -> datetime | None:
+    """Return the time at which beat sends the task next; now if that time has passed; None if there is no such time.
+
+    None is for rows made before the forms refused them, or outside the admin.
+    """
+    try:
+        return _next(task.schedule, task.last_run_at)
+    except Exception:  # such as OverflowError of an interval, RuntimeError of a crontab
+        return None
+
+
+def _next(schedule: BaseSchedule, last: datetime | None = None) -> datetime:
+    """Return the next time of the schedule. Raises what the library raises if there is none."""
     now = timezone.now()
-    due = max(now + task.schedule.remaining_estimate(task.last_run_at or now), now)
+    due = max(now + schedule.remaining_estimate(last or now), now)
     return (due + timedelta(seconds=0.5)).replace(microsecond=0)  # a moment has passed in between
 
 
@@ -55,6 +72,53 @@ class TaskForm(PeriodicTaskForm):
         super().__init__(*args, **kwargs)
         self.fields["task"].widget = UnfoldAdminTextInputWidget()
         self.fields["regtask"].widget = TaskSelect()
+
+    def clean_args(self) -> str:
+        return self._json("args", list, "a list, such as []")
+
+    def clean_kwargs(self) -> str:
+        return self._json("kwargs", dict, "an object, such as {}")
+
+    def clean_headers(self) -> str:
+        return self._json("headers", dict, "an object, such as {}")
+
+    def _json(self, field: str, kind: type, wanted: str) -> str:
+        """Return the text of a field, or that of an empty value. Raises ValidationError unless it is of this kind."""
+        text = self.cleaned_data[field] or json.dumps(kind())
+        try:
+            value = json.loads(text)
+        except Exception as error:  # also of the types that beat reads from JSON, such as dates
+            raise forms.ValidationError(f"Give JSON: {wanted}.") from error
+        if not isinstance(value, kind):
+            raise forms.ValidationError(f"Give JSON: {wanted}.")
+        return text
+
+
+class IntervalForm(forms.ModelForm):
+    def clean(self) -> dict[str, Any]:
+        data = super().clean() or self.cleaned_data
+        if {"every", "period"} <= data.keys() and _is_too_long(data["every"], data["period"]):
+            self.add_error("every", "An interval has at most ten years.")
+        return data
+
+
+def _is_too_long(every: int, period: str) -> bool:
+    try:
+        return timedelta(**{period: every}) > MAX_INTERVAL
+    except OverflowError:
+        return True
+
+
+class CrontabForm(forms.ModelForm):
+    def _post_clean(self) -> None:
+        """Refuse a schedule without a next date, once its fields are known to be valid."""
+        super()._post_clean()  # type: ignore[misc]
+        if self.errors:
+            return
+        try:
+            _next(self.instance.schedule)
+        except Exception:
+            self.add_error(None, "No date in the future fits this schedule.")
 
 
 @admin.register(PeriodicTask)
@@ -78,7 +142,10 @@ class PeriodicTaskAdmin(BeatPeriodicTaskAdmin, ModelAdmin):
 
     @display(description="next run")
     def next_run(self, task: PeriodicTask) -> Any:
-        return pictures.when(due_at(task)) if task.enabled else "–"
+        if not task.enabled:
+            return "–"
+        due = due_at(task)
+        return pictures.badge("never", NEVER) if due is None else pictures.when(due)
 
     last_run = pictures.when_column("last_run_at", "last run")
 
@@ -112,12 +179,12 @@ class PeriodicTaskAdmin(BeatPeriodicTaskAdmin, ModelAdmin):
 
 @admin.register(IntervalSchedule)
 class IntervalScheduleAdmin(ModelAdmin):
-    pass
+    form = IntervalForm
 
 
 @admin.register(CrontabSchedule)
 class CrontabScheduleAdmin(BeatCrontabScheduleAdmin, ModelAdmin):
-    pass
+    form = CrontabForm
 
 
 @admin.register(ClockedSchedule)
