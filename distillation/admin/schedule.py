@@ -4,12 +4,14 @@ from datetime import datetime, timedelta
 from functools import cache
 from typing import Any, cast
 
+from celery.exceptions import QueueNotFound
 from celery.schedules import BaseSchedule
 from django import forms
-from django.contrib import admin
+from django.contrib import admin, messages
 from django.contrib.admin.models import CHANGE, LogEntry
 from django.db.models import QuerySet
 from django.http import HttpRequest
+from django.template.defaultfilters import pluralize
 from django.utils import timezone
 from django_celery_beat.admin import ClockedScheduleAdmin as BeatClockedScheduleAdmin
 from django_celery_beat.admin import CrontabScheduleAdmin as BeatCrontabScheduleAdmin
@@ -22,7 +24,9 @@ from django_celery_beat.models import (
     PeriodicTask,
     SolarSchedule,
 )
+from kombu.exceptions import KombuError
 from kombu.utils import json
+from redis import RedisError
 from unfold.admin import ModelAdmin
 from unfold.decorators import action, display
 from unfold.widgets import UnfoldAdminSelectWidget, UnfoldAdminTextInputWidget
@@ -55,6 +59,26 @@ def _next(schedule: BaseSchedule, last: datetime | None = None) -> datetime:
     return (due + timedelta(seconds=0.5)).replace(microsecond=0)  # a moment has passed in between
 
 
+def _send(task: PeriodicTask) -> str:
+    """Send the task to a worker. Return why the row cannot be sent, or "". Raises the errors of Redis."""
+    app = PeriodicTaskAdmin.celery_app
+    app.loader.import_default_modules()
+    if task.task not in app.tasks:
+        return f"{task.name} was not sent: no task has the name {task.task}."
+    try:
+        app.tasks[task.task].apply_async(
+            args=json.loads(task.args or "[]"),
+            kwargs=json.loads(task.kwargs or "{}"),
+            queue=task.queue or None,
+            headers={"periodic_task_name": task.name},
+        )
+    except QueueNotFound:
+        return f"{task.name} was not sent: no queue has the name {task.queue}."
+    except (TypeError, ValueError) as error:
+        return f"{task.name} was not sent: its arguments do not fit ({error})."
+    return ""
+
+
 @cache
 def _does() -> dict[str, str]:
     """Return the first line of each task's docstring by the task's name."""
@@ -72,6 +96,12 @@ class TaskForm(PeriodicTaskForm):
         super().__init__(*args, **kwargs)
         self.fields["task"].widget = UnfoldAdminTextInputWidget()
         self.fields["regtask"].widget = TaskSelect()
+
+    def clean_queue(self) -> str:
+        queue, known = self.cleaned_data["queue"], sorted(PeriodicTaskAdmin.celery_app.amqp.queues)
+        if queue and queue not in known:
+            raise forms.ValidationError(f"Give one of {', '.join(known)}, or nothing.")
+        return queue
 
     def clean_args(self) -> str:
         return self._json("args", list, "a list, such as []")
@@ -163,9 +193,19 @@ class PeriodicTaskAdmin(BeatPeriodicTaskAdmin, ModelAdmin):
 
     @action(description="Run selected tasks now", permissions=["change"])
     def run_tasks(self, request: HttpRequest, queryset: QuerySet) -> None:
-        chosen = list(queryset)
-        super().run_tasks(request, queryset)
-        self._log(request, chosen, "Run in the admin.")
+        """Send the tasks to their workers, and report those that could not be sent."""
+        sent: list[PeriodicTask] = []
+        try:
+            for task in queryset:
+                if refusal := _send(task):
+                    messages.error(request, refusal)
+                else:
+                    sent.append(task)
+        except (KombuError, RedisError, OSError):
+            messages.error(request, "Redis does not answer: not all tasks were sent. Try again.")
+        self._log(request, sent, "Run in the admin.")
+        if sent:
+            messages.success(request, f"{len(sent)} task{pluralize(len(sent))} sent to workers.")
 
     def _log(self, request: HttpRequest, tasks: list[PeriodicTask], message: str) -> None:
         LogEntry.objects.log_actions(cast(int, request.user.pk), tasks, CHANGE, message)

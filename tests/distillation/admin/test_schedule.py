@@ -3,6 +3,7 @@
 import json
 import re
 
+import celery
 import pytest
 from django.contrib import admin
 from django.contrib.admin.models import LogEntry
@@ -185,6 +186,44 @@ def test_arguments_and_headers_have_the_type_that_beat_needs(tasks, field, text,
     answer = save(superuser(), tasks[0], **{field: text})
     assert (answer.status_code == 302) == is_accepted
     assert is_accepted or "Give JSON" in answer.content.decode()
+
+
+def test_a_task_cannot_be_run_while_redis_is_down_and_the_page_says_so(tasks, monkeypatch):
+    with celery.Celery(broker="redis://127.0.0.1:1/0", set_as_current=False) as stranded:
+        monkeypatch.setattr(celery.current_app.amqp, "_producer_pool", stranded.amqp.producer_pool)
+        answer = choose(staff("view_periodictask", "change_periodictask"), "run_tasks", tasks)
+    assert answer.status_code == 200 and "Redis does not answer" in notices(answer)
+    assert not LogEntry.objects.exists()
+
+
+@pytest.mark.parametrize(
+    ("fields", "reason"),
+    [
+        ({"queue": "nowhere"}, "no queue has the name nowhere"),
+        ({"task": "generation.nothing"}, "no task has the name generation.nothing"),
+        ({"args": "[1]"}, "its arguments do not fit"),
+        ({"args": "["}, "its arguments do not fit"),
+        ({"kwargs": "[1]"}, "its arguments do not fit"),
+    ],
+)
+def test_a_task_that_cannot_be_run_is_named_and_the_others_run(tasks, light_queue, fields, reason):
+    PeriodicTask.objects.filter(name="consider").update(**fields)
+    answer = choose(staff("view_periodictask", "change_periodictask"), "run_tasks", tasks)
+    assert f"consider was not sent: {reason}" in notices(answer)
+    assert "1 task sent to workers" in notices(answer)
+    assert light_queue() == ["generation.sweep"]
+    assert LogEntry.objects.get().object_repr.startswith("sweep")
+
+
+@pytest.mark.parametrize(("queue", "is_accepted"), [("light", True), ("", True), ("ligth", False)])
+def test_a_queue_that_overrides_exists(tasks, queue, is_accepted):
+    answer = save(superuser(), tasks[0], queue=queue)
+    assert (answer.status_code == 302) == is_accepted
+    assert is_accepted or "Give one of" in answer.content.decode()
+
+
+def notices(answer) -> str:
+    return " ".join(str(message) for message in answer.context["messages"])
 
 
 def save(client: Client, task: PeriodicTask, **fields: str):
