@@ -33,6 +33,7 @@ from unfold.widgets import UnfoldAdminSelectWidget, UnfoldAdminTextInputWidget
 
 from generation.access import audit
 from generation.admin import pictures
+from generation.admin.initial import ReadableInitialMixin
 
 for model in (PeriodicTask, IntervalSchedule, CrontabSchedule, SolarSchedule, ClockedSchedule):
     admin.site.unregister(model)
@@ -152,7 +153,7 @@ class CrontabForm(forms.ModelForm):
 
 
 @admin.register(PeriodicTask)
-class PeriodicTaskAdmin(BeatPeriodicTaskAdmin, ModelAdmin):
+class PeriodicTaskAdmin(ReadableInitialMixin, BeatPeriodicTaskAdmin, ModelAdmin):
     """Adds a permission and a log entry to each of the library's actions, which have neither."""
 
     form = TaskForm
@@ -228,5 +229,5 @@ class CrontabScheduleAdmin(BeatCrontabScheduleAdmin, ModelAdmin):
 
 
 @admin.register(ClockedSchedule)
-class ClockedScheduleAdmin(BeatClockedScheduleAdmin, ModelAdmin):
+class ClockedScheduleAdmin(ReadableInitialMixin, BeatClockedScheduleAdmin, ModelAdmin):
     pass
