@@ -477,6 +477,33 @@ def test_the_preview_of_an_import_is_kept_in_redis_for_a_day(admin, redis_server
     assert redis_server.keys("retort:import:*") == []
 
 
+@pytest.mark.parametrize(
+    ("content", "form", "reason"),
+    [
+        ("text\n" + "a\n" * 100_001, {}, "at most 100,000 rows and 16 MiB. Split the file"),
+        ("[" + ",".join(["{}"] * 100_001) + "]", {"format": "1"}, "at most 100,000 rows"),
+        ("text\n" + "a" * 2**24, {}, "at most 100,000 rows and 16 MiB. Split the file"),
+        ("text,colour\na red vase,red\n", {}, "Unknown columns"),
+        ("text\n", {}, "No valid data"),
+        (f"text\na red vase\n{'word ' * 13}\n", {}, "13 words"),
+    ],
+)
+def test_a_file_that_cannot_be_imported_is_refused_and_not_kept(
+    admin, redis_server, content, form, reason
+):
+    answer = upload(admin, content, **form)
+    assert answer.status_code == 200 and reason in answer.content.decode()
+    assert "confirm_form" not in answer.context
+    assert redis_server.keys("retort:import:*") == []
+
+
+def test_the_page_of_an_import_says_how_large_a_file_may_be(admin):
+    assert (
+        "at most 100,000 rows and 16 MiB"
+        in admin.get(url("promptvariant", "import")).content.decode()
+    )
+
+
 def test_no_file_of_the_host_is_imported_or_removed(admin, tmp_path, monkeypatch):
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     foreign = tmp_path / "foreign.csv"
