@@ -55,7 +55,7 @@ MIDDLEWARE = [
     "django.middleware.clickjacking.XFrameOptionsMiddleware",
     "django_htmx.middleware.HtmxMiddleware",
     "project.middleware.RequestLog",
-    "project.middleware.admin_query",
+    "project.middleware.AdminValues",
     "generation.api.middleware.actor",
     "generation.api.middleware.rate_limit",
 ]
