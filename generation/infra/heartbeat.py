@@ -62,7 +62,8 @@ def begin(
             defaults={**_columns, "started_at": Now(), "heartbeat_at": Now()},
         )
     except django.db.Error as error:
-        if not database.is_away(error):
+        # Without an SQLSTATE the server was not reached: the address may be wrong.
+        if not (database.is_away(error) and database.sqlstate(error)):
             raise
         log.warning("heartbeat_failed", error=str(error))
         database.leave_read_only(error)
