@@ -1,5 +1,5 @@
 # One machine, from a clone to a picture. `make` alone lists what there is.
-# Variables: RECIPE=starter-1step WORKERS=2 PORT=8000 PROMPT="…" SEED=7 OUT=file.webp TORCH=cpu FILE=retort.tar JOB=id ARGS="-k name" RETORT_HOME=folder DATABASE_URL=… REDIS_URL=…
+# Variables: RECIPE=starter-1step WORKERS=2 PORT=8000 PROMPT="…" SEED=7 OUT=file.webp TORCH=cpu FILE=retort.tar JOB=id NAME=admin UPGRADE=1 SLOW=1 BASE_PYTHON=python3.12 ARGS="-k name" RETORT_HOME=folder DATABASE_URL=… REDIS_URL=…
 
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
@@ -28,7 +28,7 @@ setup: ## make .venv and install the packages of requirements.lock
 setup-tests:
 	@sh deploy/local/setup.sh starter tests
 
-setup-starter:
+setup-starter: ## make .venv with what renders the starter's photographs
 	@sh deploy/local/setup.sh starter
 
 lock: setup ## write requirements.lock from the ranges (UPGRADE=1 takes the newest versions)
@@ -122,7 +122,7 @@ bench: setup-tests ## measure the student, its teacher and the whole stack (ARGS
 bench-api: setup-tests ## measure the API: rates, latency around the engine, 1,000 waiting clients, a million rows
 	@exec $(PYTHON) -m tests.bench.api $(ARGS)
 
-chaos: setup-tests ## faults under load, and a checker of what is left; hours; resumes (ARGS="--quick": 15 minutes)
+chaos: setup-tests ## faults under load, and a checker of what is left; about 45 minutes; resumes (ARGS="--quick": 15 minutes)
 	@exec $(PYTHON) -m tests.chaos $(ARGS)
 
 screenshots: setup-tests ## take the screenshots in docs/page/ again (needs Chromium)

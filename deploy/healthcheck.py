@@ -11,20 +11,10 @@ from http.client import HTTPConnection, HTTPException
 PORT = 8000
 
 
-def host_header(allowed_hosts: list[str]) -> str:
-    """Return a host name that Django accepts: with ALLOWED_HOSTS set it may refuse the container's address."""
-    first = allowed_hosts[0] if allowed_hosts else "localhost"
-    return "localhost" if first == "*" else first.removeprefix(".")
-
-
 def web() -> bool:
-    from django.conf import settings
-
     connection = HTTPConnection("127.0.0.1", PORT, timeout=4)
     try:
-        connection.request(
-            "GET", "/health/live", headers={"Host": host_header(settings.ALLOWED_HOSTS)}
-        )
+        connection.request("GET", "/health/live")
         return connection.getresponse().status == 200
     except (OSError, HTTPException):
         return False

@@ -213,13 +213,6 @@ class ReleaseRefused(GenerationError):
     status = 409
 
 
-class JobFinished(GenerationError):
-    """The job has already finished."""
-
-    code = "job_finished"
-    status = 409
-
-
 class WebhookDisabled(GenerationError):
     """The webhook is disabled."""
 
@@ -239,6 +232,10 @@ class StorageFailed(GenerationError):
     when = "The file of an image could not be written or read."
     remedy = "Send the request again. If this persists, the operator should check the storage."
     is_of_jobs = True
+
+
+class FileMissing(StorageFailed):
+    """The file is missing, although the storage is available."""
 
 
 class LinkInvalid(GenerationError):

@@ -1,4 +1,4 @@
-"""URL routes of the pages, the API, health checks and metrics. Version 1 of the API does not change incompatibly."""
+"""URL routes of the pages, the API, the health check and metrics. Version 1 of the API does not change incompatibly."""
 
 from django.urls import path
 
@@ -113,7 +113,6 @@ urlpatterns = [
     path("v1/guide", guide.Guide.as_view(), name="guide"),
     path("v1/openapi.json", schema.description, name="schema"),
     path("v1/docs", schema.page, name="docs"),
-    path("health/live", health.live, name="health-live"),
     path("health/ready", health.ready, name="health-ready"),
     path("metrics", metrics.page, name="metrics"),
 ]

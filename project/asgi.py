@@ -26,6 +26,7 @@ from django.conf import settings
 from django.core.exceptions import ImproperlyConfigured
 from django.core.wsgi import get_wsgi_application
 
+from generation.images import storage
 from generation.infra import metrics
 from generation.realtime.hub import LOAD, REQUEST_ID, SHELL, Hub
 from project import bodies, connections, tracing
@@ -120,6 +121,7 @@ class Shell:
         await receive()
         self._holder.start()
         _before_stop(self._holder.close)
+        storage.fail_fast()
         gc.freeze()  # garbage collections skip the objects of Django's modules
         metrics.start_buffering()  # buffer the counts of requests, so that none waits for Redis
         flushing = asyncio.create_task(_flush_often())

@@ -7,7 +7,9 @@ from typing import Any
 
 import structlog
 from django.conf import settings
-from django.core.exceptions import BadRequest
+from django.core.exceptions import BadRequest, ValidationError
+from django.core.paginator import InvalidPage
+from django.db import DataError
 from django.http import HttpRequest, HttpResponse
 from django.http.response import HttpResponseBase
 from django.urls import reverse
@@ -57,18 +59,34 @@ def session_key(
     return middleware
 
 
-def admin_query(
-    get_response: Callable[[HttpRequest], HttpResponseBase],
-) -> Callable[[HttpRequest], HttpResponseBase]:
-    """Refuse a query of the admin with a NUL: Django's admin passes it to PostgreSQL, which has no such text."""
+# Raised by Django, unfold and import_export for a value that they do not expect, such as page=0 or an id that is text.
+MALFORMED = (ValueError, ValidationError, InvalidPage, DataError)
 
-    def middleware(request: HttpRequest) -> HttpResponseBase:
-        has_nul = "%00" in request.META.get("QUERY_STRING", "")
-        if has_nul and request.path_info.startswith(reverse("admin:index")):
+
+class AdminValues:
+    """Refuse requests to the admin with values that it cannot read, which would be server errors."""
+
+    def __init__(self, get_response: Callable[[HttpRequest], HttpResponseBase]) -> None:
+        self._get_response = get_response
+
+    def __call__(self, request: HttpRequest) -> HttpResponseBase:
+        # Django's admin would pass it to PostgreSQL, which has no such text.
+        if "%00" in request.META.get("QUERY_STRING", "") and _is_admin(request):
             raise BadRequest("The address has a NUL character (%00). Remove it.")
-        return get_response(request)
+        return self._get_response(request)
 
-    return middleware
+    def process_exception(self, request: HttpRequest, exception: Exception) -> None:
+        """Refuse the request if a view raised one of MALFORMED. A bug may raise it too: the log has its traceback."""
+        if isinstance(exception, MALFORMED) and _is_admin(request):
+            log.exception("admin_request_refused", exc_info=exception)
+            raise BadRequest(
+                "The admin cannot read a value of this address or form. Go back and correct it. "
+                "If every value is right, tell the operator: the log has the reason."
+            ) from exception
+
+
+def _is_admin(request: HttpRequest) -> bool:
+    return request.path_info.startswith(reverse("admin:index"))
 
 
 def request_metrics(

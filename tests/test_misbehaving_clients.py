@@ -280,6 +280,7 @@ def test_the_number_of_pipelined_requests_is_bounded(web: Web):
 
 
 # --- connections ----------------------------------------------------------------------------------
+@pytest.mark.slow
 def test_two_thousand_idle_connections_block_no_other_client_and_are_closed(
     short_deadline_web: Web,
 ):
@@ -372,6 +373,7 @@ def test_passwords_are_checked_two_at_a_time(web: Web, transactional_db, redis_s
 
 
 # --- a process whose threads hang -----------------------------------------------------------------
+@pytest.mark.slow
 def test_a_process_whose_threads_hang_reports_it_and_ends(tmp_path: Path, transactional_db):
     """The threads wait for a server: here for a lock in PostgreSQL."""
     web = Web(tmp_path, WEB_STUCK_SECONDS="8", METRICS_TOKEN="token")

@@ -69,6 +69,7 @@ def values(model: type) -> set[int]:
         return {row[0] for row in cursor.fetchall()}
 
 
+@pytest.mark.slow
 def test_jobs_run_while_every_table_has_an_additional_column(next_schema):
     make_embedding(encoder_fingerprint=make_release().encoder_fingerprint)
     api = API(images_per_day=1000, device_seconds_per_day=1000, max_queued_jobs=100)
@@ -282,6 +283,7 @@ def test_violations_of_the_migration_rules_are_found(sql, count):
 
 @pytest.mark.django_db(transaction=True)  # an index cannot be created concurrently in a transaction
 @pytest.mark.parametrize("app", sorted(BEFORE_THE_RULES))
+@pytest.mark.slow
 def test_migrations_neither_break_nor_block_the_previous_release(app):
     loader = MigrationLoader(connection, replace_migrations=False)
     new = [

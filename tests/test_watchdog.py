@@ -6,6 +6,8 @@ import subprocess
 import sys
 import time
 
+import pytest
+
 from tests.web import ROOT, eventually
 
 PROCESS = """
@@ -26,6 +28,7 @@ asyncio.run(run())
 """
 
 
+@pytest.mark.slow
 def test_a_blocked_event_loop_ends_the_process_and_a_suspended_process_continues():
     environment = {"DJANGO_SETTINGS_MODULE": "project.settings", "WEB_STUCK_SECONDS": "3"}
     with subprocess.Popen(

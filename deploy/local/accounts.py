@@ -62,12 +62,12 @@ def ordinary() -> pwd.struct_passwd:
     )
 
 
-def for_postgres(folder: Path, binaries: Path, *, namespaces: bool = True) -> Account:
+def for_postgres(folder: Path, binaries: Path) -> Account:
     """Return our account or, as root, a user namespace, whose files stay root's; if that fails, another account."""
     if os.geteuid() != 0:
         return Account()
     entry = ordinary()
-    if namespaces and (unshare := shutil.which("unshare")):
+    if unshare := shutil.which("unshare"):
         account = Account(
             (unshare, "--user", f"--map-user={entry.pw_uid}", f"--map-group={entry.pw_gid}")
         )

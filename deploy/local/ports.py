@@ -10,6 +10,7 @@ from deploy.local.home import read_json, write_json
 
 HOST = "127.0.0.1"
 LAST = 65535
+DEFAULT = 8000  # of the web process
 TRIES = 100  # ports after the default one
 
 
@@ -56,15 +57,15 @@ def holder(port: int) -> str:
     return "another process"
 
 
-def for_web(wanted: int | None, *, default: int = 8000) -> int:
-    """Return `wanted`, or without it the first free port from `default`. Raises PortTaken."""
+def for_web(wanted: int | None) -> int:
+    """Return `wanted`, or without it the first free port from DEFAULT. Raises PortTaken."""
     if wanted is not None:
         if not is_free(wanted):
             raise PortTaken(
                 f"Port {wanted} is taken by {holder(wanted)}. Stop it, or choose another: make run PORT={wanted + 1}"
             )
         return wanted
-    for port in range(default, default + TRIES):
+    for port in range(DEFAULT, DEFAULT + TRIES):
         if is_free(port):
             return port
     return pick()

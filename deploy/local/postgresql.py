@@ -32,11 +32,10 @@ class PostgreSQL:
         port: int,
         password: str,
         throw_away: bool = False,
-        namespaces: bool = True,
     ):
         programs = binaries.postgres(folder)
         folder.parent.mkdir(parents=True, exist_ok=True)
-        self.account = accounts.for_postgres(folder.parent, programs, namespaces=namespaces)
+        self.account = accounts.for_postgres(folder.parent, programs)
         self.data, self.programs = accounts.place_for(self.account, folder, programs)
         self.port = port
         self.password = password

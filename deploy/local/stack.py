@@ -65,8 +65,9 @@ class Stack:
 
     def _choose_port(self) -> None:
         self.port = ports.for_web(self.wanted_port)
-        if self.wanted_port is None and self.port != 8000:
-            say(f"Port 8000 is taken by {ports.holder(8000)}: using {self.port}.")
+        if self.wanted_port is None and self.port != ports.DEFAULT:
+            holder = ports.holder(ports.DEFAULT)
+            say(f"Port {ports.DEFAULT} is taken by {holder}: using {self.port}.")
         self.base_url = f"http://{ports.HOST}:{self.port}"
         local_key = self.home.secrets()["LOCAL_API_KEY"]
         self.api_key = self.environment.setdefault("LOCAL_API_KEY", local_key)

@@ -26,6 +26,8 @@ from deploy.local.home import PROJECT, Home
 
 MARK = "RETORT_SUPERVISED_BY"  # the home's folder; with nested homes one per line
 LAST_LINES = 30  # lines of a log in an error
+# Starts of a process that stays up: PostgreSQL may need two after a crash, workers may start before the servers answer.
+STARTS = 3
 STOP_SECONDS = 4  # to finish the current batch; then the process is killed
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
@@ -174,8 +176,7 @@ class Supervisor:
 class Watch:
     """Detects processes that do not stay up while the launcher waits for others."""
 
-    def __init__(self, names: list[str], *, tries: int = 3):
-        self._tries = tries  # PostgreSQL may need two after a crash; workers may start before the servers answer
+    def __init__(self, names: list[str]):
         self._seen: dict[str, set[int]] = {name: set() for name in names}
 
     def check(self, states: dict[str, State]) -> None:
@@ -184,7 +185,7 @@ class Watch:
             state = states[name]
             if state.pid:
                 pids.add(state.pid)
-            if state.state == "FATAL" or len(pids) > self._tries:
+            if state.state == "FATAL" or len(pids) > STARTS:
                 raise ProcessFailed(f"{name} does not stay up. Its log ends:\n{tail(state.log)}")
 
 

@@ -15,6 +15,7 @@ from django.urls import reverse
 from distillation.release_comparison import blind, pictures, side_by_side
 from distillation.release_comparison.blind import Trial
 from distillation.release_comparison.side_by_side import Pair
+from generation.admin.pictures import unreadable
 from generation.errors import GenerationError, StorageFailed
 from generation.models import Release
 from generation.releases import lifecycle as releases
@@ -115,8 +116,8 @@ class ComparisonMixin:
             raise Http404
         try:
             content = picture.read()
-        except (OSError, StorageFailed) as error:
-            raise Http404 from error
+        except StorageFailed as error:
+            return unreadable(request, error)
         headers = {"Cache-Control": "private, max-age=3600"}
         return HttpResponse(content, content_type="image/png", headers=headers)
 

@@ -13,6 +13,7 @@ from unfold.admin import ModelAdmin
 from unfold.contrib.filters.admin import ChoicesDropdownFilter
 from unfold.decorators import action, display
 
+from distillation.detector.version import grouped
 from distillation.detectors import registry as detectors
 from distillation.models import Detector
 from generation.admin import pictures
@@ -81,9 +82,8 @@ class DetectorAdmin(ReadOnlyMixin, ObjectActionsMixin, ModelAdmin):
     @display(description="bits")
     def all_bits(self, row: Detector) -> Any:
         """Return one line per group of exclusive bits."""
-        names = iter(row.bits)
-        lines = [", ".join(next(names) for _ in range(size)) for size in row.manifest["groups"]]
-        return format_html_join(mark_safe("<br>"), "{}", ((line,) for line in lines))
+        groups = grouped(row.bits, row.manifest["groups"])
+        return format_html_join(mark_safe("<br>"), "{}", ((", ".join(group),) for group in groups))
 
     @display(description="required in every image")
     def required(self, row: Detector) -> str:

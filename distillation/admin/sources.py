@@ -21,6 +21,7 @@ from distillation.examples import uploads
 from distillation.models import ImageSource
 from generation.admin import pictures
 from generation.admin.actions import ObjectActionsMixin
+from generation.admin.initial import ReadableInitialMixin
 from generation.catalogue import text_rules
 from generation.errors import GenerationError
 
@@ -99,7 +100,7 @@ class SourceForm(forms.ModelForm):
 
 
 @admin.register(ImageSource)
-class ImageSourceAdmin(ObjectActionsMixin, ModelAdmin):
+class ImageSourceAdmin(ReadableInitialMixin, ObjectActionsMixin, ModelAdmin):
     form = SourceForm
     list_display = ("named", "state", "taken", "accepted", "refused", "read")
     search_fields = ("name", "url", "tags")

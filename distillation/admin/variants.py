@@ -38,11 +38,10 @@ class Runs:
 
     @cached_property
     def next_decision(self) -> str:
-        """Return as text when the schedule decides next whether to start a run; "" if the task is disabled."""
+        """Return as text when the schedule decides next whether to start a run; "" if no decision is due."""
         task = PeriodicTask.objects.filter(task=SCHEDULED, enabled=True).first()
-        if task is None:
-            return ""
-        return date_format(due_at(task), "DATETIME_FORMAT")
+        due = None if task is None else due_at(task)
+        return "" if due is None else date_format(due, "DATETIME_FORMAT")
 
     def of(self, variant: PromptVariant) -> str:
         """Return a sentence on the run after which a student may cover the variant."""

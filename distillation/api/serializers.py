@@ -4,25 +4,19 @@ from typing import Any
 
 from rest_framework import serializers
 
+from distillation.errors import DistillationRefused
 from distillation.models import Run
-from distillation.pipeline.summaries import FIELDS, SUMMARIES
+from distillation.runs import policy
 from generation.api.serializers.shapes import PageQuery, Strict
 
 
 def recipe_description(value: Any) -> dict[str, Any]:
     """Return the description of a recipe given by name or as an object. Raises ValidationError."""
     described = {"recipe": value} if isinstance(value, str) else value
-    name = described.get("recipe") if isinstance(described, dict) else None
-    if not isinstance(name, str) or name not in SUMMARIES:
-        raise serializers.ValidationError(
-            f'Give the name of a recipe, or an object {{"recipe": NAME, FIELD: VALUE, …}}. '
-            f"Names: {', '.join(SUMMARIES)}."
-        )
-    if unknown := sorted(described.keys() - {"recipe", *FIELDS}):
-        raise serializers.ValidationError(
-            f"A recipe has no field {', '.join(unknown)}. It has {', '.join(FIELDS)}."
-        )
-    return described
+    try:
+        return policy.check_description(described, "recipe")
+    except DistillationRefused as error:
+        raise serializers.ValidationError(error.detail) from error
 
 
 class RunQuery(PageQuery):

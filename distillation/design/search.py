@@ -4,10 +4,9 @@ Several processes may run one search: the journal's rows are shared, and a file 
 works on, which the system releases even if the process is killed.
 """
 
-import fcntl
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
@@ -20,6 +19,7 @@ from distillation.design.limits import Limits
 from distillation.design.rungs import Ladder
 from distillation.design.space import SERVED
 from distillation.evaluation.latency import SpeedNotMeasured
+from distillation.resumable import stages
 from distillation.resumable.progress import SliceOver
 from distillation.resumable.stages import StageBusy
 from distillation.training.errors import TrainingError
@@ -248,18 +248,11 @@ class Search:
         self.journal.keep(replace(candidate, refused=text))
         self.say(f"Candidate {candidate.number} is left out: {text}")
 
-    @contextmanager
-    def _lock(self, number: int) -> Iterator[bool]:
-        """Lock the candidate for the context and yield True; yield False if another process holds the lock."""
+    def _lock(self, number: int) -> AbstractContextManager[bool]:
+        """Lock the candidate for the context, whose value is False if another process holds the lock."""
         folder = Path(self.ladder.root) / "locks"
         folder.mkdir(parents=True, exist_ok=True)
-        with (folder / f"{self.ladder.name}-{number}").open("a") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                yield False
-            else:
-                yield True
+        return stages.locked(folder / f"{self.ladder.name}-{number}")
 
 
 def _served(candidate: Candidate) -> tuple[str | int, ...]:

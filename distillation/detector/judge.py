@@ -18,7 +18,7 @@ from distillation.detector import version as versions
 from distillation.detector.errors import DetectorUnusable
 from distillation.detector.network import Detector
 from distillation.detector.segmentation import UNet
-from distillation.detector.version import Version
+from distillation.detector.version import Version, grouped
 
 __all__ = ["DetectorUnusable", "Judge", "Judgement", "load"]
 
@@ -40,7 +40,7 @@ class Judgement:
 class _Requirements:
     """Requirements on a picture, by indices of bits. likeliest: (bit, group) where the bit must be the most likely."""
 
-    likeliest: tuple[tuple[int, range], ...]
+    likeliest: tuple[tuple[int, tuple[int, ...]], ...]
     present: frozenset[int]
     absent: frozenset[int]
     stated: dict[int, bool]  # bit → whether it must be present
@@ -88,7 +88,9 @@ class Judge:
         limits = [part.thresholds for part in self._networks]
         self.thresholds = torch.cat([*limits, torch.tensor([one.threshold for one in further])])
         self._numbers = {bit: number for number, bit in enumerate(self.bits)}
-        self._group_of = [group for group in _ranges(self.groups) for _ in group]
+        self._group_of = [
+            group for group in grouped(range(len(self.bits)), self.groups) for _ in group
+        ]
 
     def probabilities(self, images: Tensor) -> Tensor:
         """Return calibrated probabilities, float32 [N, bits]. images: uint8 [N, 3, image_size, image_size]."""
@@ -207,12 +209,3 @@ def described(
     bits = tuple(bit for config in configs for bit in config.bits)
     groups = tuple(size for config in configs for size in config.groups)
     return bits + of_mask, groups + (1,) * len(of_mask)
-
-
-def _ranges(groups: Sequence[int]) -> list[range]:
-    """Return the range of bit indices of each group."""
-    found, start = [], 0
-    for size in groups:
-        found.append(range(start, start + size))
-        start += size
-    return found

@@ -118,10 +118,6 @@ class Detector(nn.Module):
         """Return calibrated probabilities, float32 [N, bits]. images: uint8 [N, 3, size, size]."""
         return torch.sigmoid(self.logits(images) / self.temperatures)
 
-    def present(self, images: Tensor) -> Tensor:
-        """Return which bits are present, bool [N, bits]. images: uint8 [N, 3, size, size]."""
-        return self.probabilities(images) >= self.thresholds
-
 
 @torch.inference_mode()
 def outputs(network: nn.Module, images: Tensor, *, size: int) -> Tensor:

@@ -7,10 +7,11 @@ required bits.
 import hashlib
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from itertools import islice
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, TypeVar
 
 from distillation.detector.errors import DetectorUnusable
 from distillation.resumable import atomic
@@ -22,6 +23,7 @@ WEIGHTS = "model.safetensors"
 QUALITY = "quality"
 SEGMENTATION = "segmentation"
 FORMAT_VERSION = 1
+Bit = TypeVar("Bit")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,99}")
 
 
@@ -64,6 +66,12 @@ class Version:
     def has(self, part: str) -> bool:
         """Return whether the version has the sub-folder `part`: QUALITY or SEGMENTATION."""
         return any(PurePosixPath(file.path).parts[0] == part for file in self.files)
+
+
+def grouped(bits: Iterable[Bit], sizes: Iterable[int]) -> tuple[tuple[Bit, ...], ...]:
+    """Return the bits in groups of these sizes, in order."""
+    rest = iter(bits)
+    return tuple(tuple(islice(rest, size)) for size in sizes)
 
 
 def write(

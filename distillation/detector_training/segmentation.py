@@ -70,7 +70,7 @@ class SegmentationTask(Trained):
         weights = weight_map(
             classes,
             objects.long(),
-            class_weights=class_balance(classes, count=2),
+            class_weights=class_balance(classes),
             border_weight=recipe.border_weight,
             sigma=recipe.sigma,
         )

@@ -4,7 +4,6 @@ import hashlib
 import json
 import shutil
 import tempfile
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -136,9 +135,7 @@ def tag_kinds() -> tuple[tuple[str, ...], ...]:
     found = rows.values_list("manifest__bits", "manifest__groups").first()
     if found is None:
         return ()
-    bits = iter(found[0])
-    groups = [tuple(islice(bits, size)) for size in found[1]]
-    return tuple(group for group in groups if len(group) > 1)
+    return tuple(group for group in versions.grouped(*found) if len(group) > 1)
 
 
 def can_judge(detector: Detector, teacher: str | None) -> bool:

@@ -9,6 +9,10 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
+from distillation.detector.version import grouped
+
+NAMED = 3  # words of a group in its name
+
 
 def groups_stated(stated: Tensor, groups: Sequence[int]) -> Tensor:
     """Return which groups contain a stated bit, bool [P, groups]. stated: bool [P, bits]."""
@@ -67,14 +71,12 @@ def margins(
     return torch.stack(found, dim=1)
 
 
-def group_names(bits: Sequence[str], groups: Sequence[int], *, most: int = 3) -> list[str]:
+def group_names(bits: Sequence[str], groups: Sequence[int]) -> list[str]:
     """Return a name for each group, of its first words: "vase, bowl, mug …"."""
-    names, start = [], 0
-    for size in groups:
-        words = bits[start : start + size]
-        names.append(", ".join(words[:most]) + (" …" if size > most else ""))
-        start += size
-    return names
+    return [
+        ", ".join(words[:NAMED]) + (" …" if len(words) > NAMED else "")
+        for words in grouped(bits, groups)
+    ]
 
 
 def _by_group(

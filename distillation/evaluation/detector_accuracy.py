@@ -12,6 +12,7 @@ from torch import Tensor
 
 from distillation.detector.judge import Judge, Judgement
 from distillation.detector.labels import UNKNOWN, Labelled, Vocabulary
+from distillation.detector.version import grouped
 from distillation.evaluation.report import sheets
 from distillation.resumable import atomic
 from distillation.resumable.progress import Bar
@@ -169,7 +170,7 @@ def write(accuracy: Accuracy, labelled: Labelled, folder: Path, *, image_size: i
 def _of_bits(
     judge: Judge, labelled: Labelled, judgements: Sequence[Judgement]
 ) -> tuple[BitAccuracy, ...]:
-    vocabulary = Vocabulary(_grouped(judge.bits, judge.groups), judge.required)
+    vocabulary = Vocabulary(grouped(judge.bits, judge.groups), judge.required)
     truth = labelled.truth(vocabulary)
     # The attributes of a spoilt picture are unknown; only the required bits count.
     is_spoilt = torch.tensor([not row.lacks.isdisjoint(judge.required) for row in labelled.rows])
@@ -223,11 +224,6 @@ def _of_defects(labelled: Labelled, judgements: Sequence[Judgement]) -> tuple[De
 
 def _at_fault(judgements: Sequence[Judgement]) -> dict[str, int]:
     return dict(Counter(bit for one in judgements for bit in one.failing).most_common())
-
-
-def _grouped(bits: Sequence[str], sizes: Sequence[int]) -> tuple[tuple[str, ...], ...]:
-    names = iter(bits)
-    return tuple(tuple(next(names) for _ in range(size)) for size in sizes)
 
 
 # --- the sheet ------------------------------------------------------------------------------------

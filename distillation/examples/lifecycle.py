@@ -124,17 +124,16 @@ def active_detector() -> Detector | None:
     return Detector.objects.filter(status=Detector.Status.ACTIVE).first()
 
 
-def accepted(variant: PromptVariant | None = None) -> QuerySet[Example]:
+def accepted() -> QuerySet[Example]:
     """Return the examples that training may use: accepted by a person, or by the active detector unless overridden."""
     verdicts = Verdict.objects.filter(
         example=OuterRef("pk"), detector=active_detector(), is_accepted=True
     )
-    rows = Example.objects.filter(
+    return Example.objects.filter(
         Q(override=Override.ACCEPTED) | (Q(override=Override.NONE) & Exists(verdicts)),
         refusal="",
         source__is_enabled=True,
     )
-    return rows if variant is None else rows.filter(source__variants=variant)
 
 
 def files_in_use(names: Sequence[str]) -> set[str]:

@@ -3,8 +3,6 @@
 Yin et al., DMD2, arXiv 2405.14867. The inputs are predictions of x₀ (`predictions.converted`).
 """
 
-from collections.abc import Callable
-
 import torch
 from torch import Tensor
 
@@ -12,15 +10,6 @@ from distillation.losses.precision import require_one_shape, wide
 
 RATIO_LIMITS = (0.1, 20.0)  # of the density ratio, f-distill
 TIME_BINS = 10
-
-# h(r), r = p_teacher ÷ p_student: weight of a sample in the gradient of each divergence (arXiv 2502.15681).
-DIVERGENCES: dict[str, Callable[[Tensor], Tensor]] = {
-    "reverse_kl": torch.ones_like,
-    "jensen_shannon": lambda r: 1 - 1 / (1 + r),
-    "forward_kl": lambda r: r,
-    "squared_hellinger": torch.sqrt,
-    "jeffreys": lambda r: 1 + r,
-}
 
 
 def matching_gradient(latents: Tensor, real_x0: Tensor, fake_x0: Tensor) -> Tensor:
@@ -53,19 +42,14 @@ def distribution_matching(
     return 0.5 * (x - x.detach() + gradient).square().mean()
 
 
-def f_distill_weights(
-    logits: Tensor, timesteps: Tensor, *, num_train_timesteps: int, divergence: str
-) -> Tensor:
-    """Return h(r) ÷ mean h(r), [B], detached (f-distill, Xu et al., arXiv 2502.15681).
+def f_distill_weights(logits: Tensor, timesteps: Tensor, *, num_train_timesteps: int) -> Tensor:
+    """Return h(r) ÷ mean h(r), [B], detached: the weights of f-distill (Xu et al., arXiv 2502.15681).
 
-    logits: the discriminator's of the student's noised images, [B, ...], high for the teacher's; their mean per sample
-    is log r. r is clipped to RATIO_LIMITS and divided by its mean among the samples in the same tenth of the time.
-    timesteps: int [B], in 0 … num_train_timesteps − 1. divergence: of DIVERGENCES; reverse_kl is plain DMD2.
+    h(r) = r ÷ (1 + r) for the Jensen–Shannon divergence, r = p_teacher ÷ p_student. logits: the discriminator's of the
+    student's noised images, [B, ...], high for the teacher's; their mean per sample is log r. r is clipped to
+    RATIO_LIMITS and divided by its mean among the samples in the same tenth of the time. timesteps: int [B], in
+    0 … num_train_timesteps − 1.
     """
-    if divergence not in DIVERGENCES:
-        raise ValueError(
-            f"{divergence!r} is not a divergence. Give one of {', '.join(DIVERGENCES)}."
-        )
     if timesteps.shape != logits.shape[:1] or timesteps.is_floating_point():
         raise ValueError(
             f"timesteps must be whole numbers [{len(logits)}], not {timesteps.dtype} {list(timesteps.shape)}."
@@ -76,5 +60,5 @@ def f_distill_weights(
     bins = timesteps.to(ratio.device).long() * TIME_BINS // num_train_timesteps
     sums = ratio.new_zeros(TIME_BINS).index_add_(0, bins, ratio)
     counts = torch.bincount(bins, minlength=TIME_BINS)
-    importance = DIVERGENCES[divergence](ratio / (sums / counts)[bins])
+    importance = 1 - 1 / (1 + ratio / (sums / counts)[bins])
     return importance / importance.mean()

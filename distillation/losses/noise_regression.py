@@ -28,18 +28,3 @@ def guided(noise_pred_uncond: Tensor, noise_pred_text: Tensor, *, guidance_scale
     require_one_shape(noise_pred_uncond, noise_pred_text)
     without, text = wide(noise_pred_uncond), wide(noise_pred_text)
     return without + guidance_scale * (text - without)
-
-
-def guidance_distillation(
-    noise_pred: Tensor,
-    teacher_uncond: Tensor,
-    teacher_text: Tensor,
-    *,
-    guidance_scale: float,
-) -> Tensor:
-    """Return E_b[‖ε_S − ε_w‖² ÷ d]: one pass of the student replaces the guided teacher's two (arXiv 2210.03142).
-
-    For one fixed guidance scale, so it is not an input of the student. Shapes as in `noise_regression`.
-    """
-    target = guided(teacher_uncond.detach(), teacher_text.detach(), guidance_scale=guidance_scale)
-    return noise_regression(noise_pred, target)

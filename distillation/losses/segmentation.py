@@ -42,14 +42,15 @@ def weight_map(
     return balance + border_weights(objects, border_weight=border_weight, sigma=sigma)
 
 
-def class_balance(classes: Tensor, *, count: int) -> Tensor:
-    """Return w_c, fp32 [count]: pixels ÷ (classes present × pixels of the class), so that the mean over pixels is 1.
+def class_balance(classes: Tensor) -> Tensor:
+    """Return w_c, fp32 [2]: pixels ÷ (classes present × pixels of the class), so that the mean over pixels is 1.
 
-    classes: int [B, H, W], of the whole training set or a large part. A class that is absent gets 0.
+    classes: int [B, H, W], 0 = background, 1 = object, of the whole training set or a large part. A class that is
+    absent gets 0.
     """
-    if not classes.numel() or int(classes.min()) < 0 or int(classes.max()) >= count:
-        raise ValueError(f"The classes must be in 0 … {count - 1}, and there must be some.")
-    pixels = torch.bincount(classes.flatten().long(), minlength=count)
+    if not classes.numel() or int(classes.min()) < 0 or int(classes.max()) > 1:
+        raise ValueError("The classes must be 0 or 1, and there must be some.")
+    pixels = torch.bincount(classes.flatten().long(), minlength=2)
     present = int((pixels > 0).sum())
     balance = classes.numel() / (present * pixels.clamp(min=1))
     return torch.where(pixels > 0, balance, 0.0).float()

@@ -39,7 +39,6 @@ from distillation.trainers.dmd2 import discriminator
 from distillation.trainers.dmd2 import trainer as dmd2
 from distillation.trainers.inputs import TuningInputs
 from distillation.trainers.labels import Labels
-from distillation.trainers.objectives import passes
 from distillation.trainers.teacher import Teacher
 from distillation.training import networks, processes
 from distillation.training.errors import RecipeRefused
@@ -130,8 +129,7 @@ class Chain:
                 perception.make(tuned.perception, teacher=teacher, decoder=tiny_decoder)
         matching = recipe.matching
         if matching is not None:
-            scale = matching.guidance_scale
-            passes.scale_of(teacher, scale, field="matching.guidance_scale")
+            teacher.scale_of(matching.guidance_scale, field="matching.guidance_scale")
             if matching.adversarial is not None:
                 discriminator.make(matching.adversarial, teacher=teacher, seed=matching.seed)
 

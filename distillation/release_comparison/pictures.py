@@ -8,7 +8,7 @@ from typing import Any
 from django.db.models import QuerySet
 
 from distillation import folders
-from generation.errors import GenerationError
+from generation.errors import FileMissing, GenerationError, StorageFailed
 from generation.images import storage, store
 from generation.jobs import submission
 from generation.jobs.job_request import JobRequest
@@ -30,8 +30,15 @@ class Picture:
     stored: str = ""
 
     def read(self) -> bytes:
-        """Return the file. Raises OSError and StorageFailed."""
-        return self.path.read_bytes() if self.path is not None else storage.read(self.stored)
+        """Return the file. Raises StorageFailed; FileMissing if it is missing."""
+        if self.path is None:
+            return storage.read(self.stored)
+        try:
+            return self.path.read_bytes()
+        except FileNotFoundError as error:
+            raise FileMissing(f"The file {self.path.name} is missing.") from error
+        except OSError as error:
+            raise StorageFailed(f"{self.path.name}: {error.strerror}.") from error
 
 
 def of_release(release: Release) -> dict[tuple[str, int], Picture]:

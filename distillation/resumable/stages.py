@@ -200,7 +200,7 @@ def _with_needs(stages: Sequence[Stage], only: Collection[str] | None) -> set[st
 def _build_one(stage: Stage, context: Context, clock: Callable[[], float]) -> None:
     folder = context.folder
     folder.mkdir(parents=True, exist_ok=True)
-    with _locked(stage, folder):
+    with _held(stage, folder):
         if _is_done(folder):  # by another process meanwhile
             return
         with _timed(folder, clock) as elapsed:
@@ -242,22 +242,33 @@ def _bytes(folder: Path) -> int:
 
 
 @contextmanager
-def _locked(stage: Stage, folder: Path) -> Iterator[None]:
-    """Lock the folder for this process; the system releases it even if the process is killed."""
-    with (folder / LOCK).open("a+", encoding="utf-8") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            file.seek(0)
-            holder = file.read().strip() or "unknown"
+def _held(stage: Stage, folder: Path) -> Iterator[None]:
+    """Lock the folder for this process."""
+    lock = folder / LOCK
+    with locked(lock) as is_free:
+        if not is_free:
+            holder = lock.read_text("utf-8").strip() or "unknown"
             raise StageBusy(
                 f"The stage {stage.name!r} is being built in {folder} by another process (id {holder}). "
                 "Wait for it, or stop it; the same command then resumes."
-            ) from None
-        file.truncate(0)
-        file.write(f"{os.getpid()}\n")
-        file.flush()
+            )
+        lock.write_text(f"{os.getpid()}\n", "utf-8")
         yield
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[bool]:
+    """Lock the file for the context and yield True; yield False if another process holds the lock.
+
+    The system releases it even if the process is killed.
+    """
+    with path.open("a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield False
+        else:
+            yield True
 
 
 @contextmanager

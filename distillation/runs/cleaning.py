@@ -4,7 +4,6 @@ All of it can be rebuilt from the releases and the catalogue; deleting too early
 (`reports`) are kept.
 """
 
-import fcntl
 import json
 import os
 import re
@@ -14,7 +13,7 @@ import tempfile
 import time
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -133,20 +132,10 @@ def _holds_release(path: Path) -> bool:
     return any(place.is_relative_to(path.resolve()) for place in places)
 
 
-@contextmanager
-def _held(path: Path) -> Iterator[bool]:
-    """Lock the stage's folder for the context and yield True; yield False if a process builds it."""
+def _held(path: Path) -> AbstractContextManager[bool]:
+    """Lock the stage's folder for the context, whose value is False if a process builds it."""
     lock = path / stages.LOCK
-    if not lock.is_file():
-        yield True
-        return
-    with lock.open("r+") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            is_free = True
-        except BlockingIOError:
-            is_free = False
-        yield is_free
+    return stages.locked(lock) if lock.is_file() else nullcontext(True)
 
 
 # --- pictures -------------------------------------------------------------------------------------

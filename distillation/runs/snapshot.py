@@ -7,13 +7,13 @@ import hashlib
 import json
 import tempfile
 from collections.abc import Sequence
-from itertools import islice
 from pathlib import Path
 
 import numpy as np
 import torch
 
 from distillation.detector import network as detectors
+from distillation.detector import version as versions
 from distillation.detector.network import DetectorConfig
 from distillation.errors import DistillationRefused
 from distillation.examples import lifecycle as curation
@@ -170,8 +170,7 @@ def _catalogue(
 
 def _check_tags(variants: Sequence[PromptVariant], config: DetectorConfig) -> None:
     """Raise DistillationRefused for tags that contradict each other: two bits of a mutually exclusive group."""
-    bits = iter(config.bits)
-    groups = [tuple(islice(bits, size)) for size in config.groups]
+    groups = versions.grouped(config.bits, config.groups)
     for variant in variants:
         for group in groups:
             if len(both := [tag for tag in variant.tags if tag in group]) > 1:

@@ -23,11 +23,6 @@ _INPUTS = {
 }
 
 
-def sources(teacher: UNetShape, cut: Cut) -> dict[str, str]:
-    """Return for each of the student's tensors the name of the teacher's tensor that it comes from."""
-    return {name: _source(name, cut) for name in cuts.student_shape(teacher, cut).tensors}
-
-
 def copy(
     tensors: Mapping[str, Tensor], teacher: UNetShape, *, cut: Cut, new: float = 0.0
 ) -> dict[str, Tensor]:
@@ -44,13 +39,14 @@ def copy(
     teacher.require(tensors)
     copies = {}
     for name, shape in cuts.student_shape(teacher, cut).tensors.items():
-        source = tensors[_source(name, cut)]
+        source = tensors[source_of(name, cut)]
         is_whole = source.shape == shape
         copies[name] = source.detach().clone() if is_whole else _extended(name, source, shape, new)
     return copies
 
 
-def _source(name: str, cut: Cut) -> str:
+def source_of(name: str, cut: Cut) -> str:
+    """Return the name of the teacher's tensor that this tensor of the student comes from."""
     parts = name.split(".")
     layers = {"down_blocks": cut.down_layers, "up_blocks": cut.up_layers}.get(parts[0])
     if layers is None:

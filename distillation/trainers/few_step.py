@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from torch import Tensor, nn
 
-from distillation.trainers import rollout
 from distillation.trainers.inputs import TuningInputs
 from distillation.trainers.pairs import Pairs
 from distillation.trainers.rollout import Examples, Rollout
@@ -30,11 +29,11 @@ class FewStepTask(Trained):
     """Base of the tasks; a subclass adds its networks and defines `step`."""
 
     def __init__(self, inputs: TuningInputs, *, pairs: Pairs) -> None:
-        """Raises RecipeRefused for timesteps at which no student can be served, and if no pair was accepted."""
+        """Raises RecipeRefused if the pairs are of another catalogue."""
         super().__init__()
         self._teacher = inputs.teacher
         self._decoder = inputs.decoder
-        self._timesteps = rollout.check(inputs.timesteps, inputs.teacher.schedule)
+        self._timesteps = inputs.timesteps
         self._rollout = Rollout(inputs.teacher, self._timesteps)
         self._examples = Examples(inputs.teacher, pairs=pairs, catalogue=inputs.catalogue)
         self.student = inputs.student.to(inputs.teacher.device).train().requires_grad_(True)

@@ -20,8 +20,8 @@ from distillation.training.task import Progress, Task
 
 @dataclass(frozen=True, kw_only=True)
 class StageInputs:
-    """pairs: of the training split. folder: the stage's own, with its checkpoint. samples: for the sample sheet, which
-    is drawn repeatedly to show the progress; None = no sheet.
+    """pairs: of the training split, only accepted ones except for the stage `decoder`. folder: the stage's own, with
+    its checkpoint. samples: for the sample sheet, which is drawn repeatedly to show the progress; None = no sheet.
     """
 
     teacher: Teacher

@@ -56,7 +56,7 @@ class JointTask(FewStepTask):
     """Training of both networks as one module, for `distillation.training.loop`."""
 
     def __init__(self, recipe: JointRecipe, inputs: TuningInputs) -> None:
-        """Raises RecipeRefused if the timesteps do not fit the teacher, or if no pair has the margin."""
+        """Raises RecipeRefused if no pair has the margin."""
         super().__init__(inputs, pairs=_sure(recipe, inputs.pairs))
         self._recipe = recipe
         self._labels = inputs.labels
@@ -102,8 +102,8 @@ class JointTask(FewStepTask):
 
 
 def _sure(recipe: JointRecipe, pairs: Pairs) -> Pairs:
-    """Return the accepted pairs with the margin, evenly selected if there are more than the recipe's `pictures`."""
-    sure = pairs.take(pairs.accepted & (pairs.margins >= recipe.least_margin))
+    """Return the pairs with the margin, evenly selected if there are more than the recipe's `pictures`."""
+    sure = pairs.take(pairs.margins >= recipe.least_margin)
     if not len(sure):
         raise RecipeRefused(
             f"joint.least_margin ({recipe.least_margin}): no picture has that margin. Give a lower one."
@@ -117,7 +117,7 @@ def train(
 ) -> tuple[UNet2DConditionModel, AutoencoderTiny]:
     """Train (resuming from the folder's checkpoint); return the averages, frozen; save them in folder/unet, folder/vae.
 
-    Student and decoder are changed in place; only accepted pairs are used. Raises RecipeRefused, TrainingDiverged,
+    Student and decoder are changed in place. Raises RecipeRefused, TrainingDiverged,
     CheckpointUnusable.
     """
     task = JointTask(recipe, inputs)

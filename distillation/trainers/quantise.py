@@ -17,7 +17,6 @@ from torch import Generator, Tensor, nn
 from torch.func import functional_call
 
 from distillation.resumable import atomic
-from distillation.trainers import rollout
 from distillation.trainers.inputs import TuningInputs, run
 from distillation.trainers.pairs import noise_of
 from distillation.trainers.rollout import Examples, Rollout
@@ -130,7 +129,7 @@ class QuantiseTask(Trained):
         """The inputs' student is the target and is not changed. Raises RecipeRefused."""
         super().__init__()
         teacher = inputs.teacher
-        self._timesteps = rollout.check(inputs.timesteps, teacher.schedule)
+        self._timesteps = inputs.timesteps
         self._recipe = recipe
         self._examples = Examples(teacher, pairs=inputs.pairs, catalogue=inputs.catalogue)
         # The effect of rounding is smaller than that of bf16, so both networks compute in fp32.

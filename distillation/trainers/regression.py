@@ -13,10 +13,8 @@ from torch import Generator, Tensor
 from distillation.trainers import perception
 from distillation.trainers.few_step import FewStepTask, WatchedRecipe
 from distillation.trainers.inputs import TuningInputs, run
-from distillation.trainers.pairs import Pairs
 from distillation.trainers.perception import PerceptionRecipe
 from distillation.training import checks, loop, networks, processes
-from distillation.training.errors import RecipeRefused
 
 
 @dataclass(frozen=True)
@@ -62,10 +60,8 @@ class RegressionTask(FewStepTask):
     """The student under training, for `distillation.training.loop`."""
 
     def __init__(self, recipe: RegressionRecipe, inputs: TuningInputs) -> None:
-        """Raises RecipeRefused if the recipe contradicts the timesteps or the pairs."""
         super().__init__(inputs, pairs=inputs.pairs)
         self._recipe = recipe
-        self._check(inputs.pairs)
         self._perception = perception.make(
             recipe.perception, teacher=inputs.teacher, decoder=inputs.decoder
         )
@@ -127,25 +123,11 @@ class RegressionTask(FewStepTask):
             )
         ]
 
-    def _check(self, pairs: Pairs) -> None:
-        recipe = self._recipe
-        if len(recipe.pass_weights) != len(self._timesteps):
-            raise RecipeRefused(
-                f"pass_weights has {len(recipe.pass_weights)} values for a student of {len(self._timesteps)} passes "
-                f"(timesteps {self._timesteps}): give one for each."
-            )
-        missing = [t for t in self._timesteps[1:] if t not in pairs.path_timesteps]
-        if missing and recipe.simulated is not None and recipe.simulated < 1:
-            raise RecipeRefused(
-                f"timesteps has {missing}, where the pairs hold no points of the teacher's path (they do at "
-                f"{pairs.path_timesteps}): make pairs with these in path_timesteps, or set simulated to 1."
-            )
-
 
 def train(recipe: RegressionRecipe, inputs: TuningInputs) -> UNet2DConditionModel:
     """Train (resuming from the folder's checkpoint); save the averaged student in folder/unet and return it, frozen.
 
-    The student is changed in place; only accepted pairs are used. Raises RecipeRefused, TrainingDiverged,
+    The student is changed in place. Raises RecipeRefused, TrainingDiverged,
     CheckpointUnusable.
     """
     task = RegressionTask(recipe, inputs)

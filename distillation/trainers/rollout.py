@@ -25,13 +25,9 @@ from distillation.training.errors import RecipeRefused
 WATCHED_AT_ONCE = 16
 
 
-def check(timesteps: Sequence[int], schedule: NoiseSchedule) -> tuple[int, ...]:
-    """Return the timesteps if a student can be served at them. Raises RecipeRefused."""
-    if not timesteps or any(later >= earlier for earlier, later in pairwise(timesteps)):
-        raise RecipeRefused(
-            f"timesteps must be descending, at least one of them, not {tuple(timesteps)}."
-        )
-    if timesteps[0] >= len(schedule) or timesteps[-1] < 0:
+def check(timesteps: Sequence[int], schedule: NoiseSchedule) -> None:
+    """Raise RecipeRefused if no student of this teacher can be served at the timesteps, descending from 0 or more."""
+    if timesteps[0] >= len(schedule):
         raise RecipeRefused(
             f"timesteps must lie from 0 to {len(schedule) - 1}, the teacher's own, not {tuple(timesteps)}."
         )
@@ -40,24 +36,19 @@ def check(timesteps: Sequence[int], schedule: NoiseSchedule) -> tuple[int, ...]:
             f"timesteps begins at {timesteps[0]}, where the teacher's schedule leaves no signal: a student that "
             "predicts noise cannot determine the image there. Start lower, or use a teacher that predicts v."
         )
-    return tuple(timesteps)
 
 
 class Examples:
-    """Accepted pairs with their prompts, in fp32 on the teacher's device. `rows`, int64 [B] on the CPU, index them."""
+    """Pairs with their prompts, in fp32 on the teacher's device. `rows`, int64 [B] on the CPU, index them."""
 
     def __init__(self, teacher: Teacher, *, pairs: Pairs, catalogue: Catalogue) -> None:
-        """Raises RecipeRefused if no pair was accepted, or if the pairs are of another catalogue."""
-        if not pairs.accepted.any():
-            raise RecipeRefused(
-                "pairs has none that the detector accepted, so there is nothing to train on."
-            )
+        """Raises RecipeRefused if the pairs are of another catalogue."""
         if int(pairs.prompts.max()) >= len(catalogue):
             raise RecipeRefused(
                 f"pairs has the prompt variant {int(pairs.prompts.max())}, but the catalogue ends at "
                 f"{len(catalogue) - 1}: give the catalogue that the pairs were made for."
             )
-        self._pairs = pairs.take(pairs.accepted)
+        self._pairs = pairs
         self._device = teacher.device
         self._embeds = catalogue.prompt_embeds.to(teacher.device)
 

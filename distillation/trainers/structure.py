@@ -12,7 +12,6 @@ from torch import Tensor
 
 from distillation.losses.noise_regression import noise_regression
 from distillation.trainers.inputs import StageInputs, run
-from distillation.trainers.objectives import passes
 from distillation.trainers.objectives.batches import Batch, Batches, Shares
 from distillation.trainers.objectives.bayes import BayesRecipe
 from distillation.trainers.objectives.ensemble import EnsembleRecipe
@@ -74,7 +73,7 @@ class StructureRecipe(Shares, TrainingRecipe):
         if isinstance(objective, EnsembleRecipe):
             objective.others(teacher)
             return
-        passes.scale_of(teacher, objective.guidance_scale, field="objective.guidance_scale")
+        teacher.scale_of(objective.guidance_scale, field="objective.guidance_scale")
         if isinstance(objective, GuidanceRecipe):
             objective.paired(teacher, student_recipe)
 
@@ -122,7 +121,7 @@ class StructureTask(Trained):
     def _watched(self) -> tuple[Batch, Tensor]:
         """Return a fixed batch, and the guided teacher's predictions for it, fp32 [B, C, h, w]."""
         batch = self._batches.draw(torch.Generator().manual_seed(WATCHED_SEED))
-        target = self._teacher.predict(batch.latents, batch.timesteps, batch.prompt_embeds)
+        target = self._teacher.predict(*batch.inputs)
         return batch, target
 
     @torch.no_grad()
@@ -131,7 +130,7 @@ class StructureTask(Trained):
         if (index + 1) % WATCH_EVERY and index + 1 < self._recipe.steps:
             return {}
         batch, target = self._watched
-        prediction = passes.of_student(self.averaged, self._teacher, batch)
+        prediction = self._teacher.passed(self.averaged, *batch.inputs)
         return {"watched_error": float(noise_regression(prediction, target))}
 
     def step(self, index: int, generator: torch.Generator) -> dict[str, float]:

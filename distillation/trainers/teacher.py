@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from distillation.losses.noise_regression import guided
 from distillation.trainers.schedule import NoiseSchedule
 from distillation.training import networks, processes
-from distillation.training.errors import TeacherRefused
+from distillation.training.errors import RecipeRefused, TeacherRefused
 from generation.engine import device as devices
 from generation.engine import release as releases
 from generation.engine.errors import EngineError
@@ -60,6 +60,16 @@ class Teacher:
         factor = pixels_per_latent(self.vae.config)
         return self.unet.config.in_channels, height // factor, width // factor
 
+    def scale_of(self, given: float | None, *, field: str) -> float:
+        """Return the guidance scale of a recipe's field, the teacher's own if None. Raises RecipeRefused."""
+        scale = self.guidance_scale if given is None else given
+        if scale != 1 and self.negative is None:
+            raise RecipeRefused(
+                f"{field} is {scale}, but {self.manifest.name} stores no embeddings of the empty text: give 1, or "
+                "register the teacher with guidance."
+            )
+        return scale
+
     def attention_processor(self) -> AttnProcessor | AttnProcessor2_0:
         """Return the attention processor that U-Nets are trained with at this size.
 
@@ -90,16 +100,28 @@ class Teacher:
         scale = self.guidance_scale if guidance_scale is None else guidance_scale
         if scale == 1:
             return self.passed(self.unet, latents, timesteps, prompt_embeds)
+        embeds = torch.cat([self._empty(len(latents)).to(prompt_embeds), prompt_embeds])
+        twice = latents.repeat(2, 1, 1, 1), timesteps.repeat(2)
+        without, text = self.passed(self.unet, *twice, embeds).chunk(2)
+        return guided(without, text, guidance_scale=scale)
+
+    def guide(
+        self, text: Tensor, latents: Tensor, timesteps: Tensor, *, guidance_scale: float
+    ) -> Tensor:
+        """Return the guided prediction of `predict` from text, the prediction for the same inputs at scale 1."""
+        if guidance_scale == 1:
+            return text
+        without = self.predict(latents, timesteps, self._empty(len(latents)), guidance_scale=1)
+        return guided(without, text, guidance_scale=guidance_scale)
+
+    def _empty(self, count: int) -> Tensor:
+        """Return embeddings of the empty text, fp32 [count, tokens, width]. Raises TeacherRefused."""
         if self.negative is None:
             raise TeacherRefused(
                 f"{self.folder.name} was registered without guidance (guidance_scale 1), so it stores no embeddings of "
                 "the empty text. Register the teacher with --guidance, or use guidance_scale 1."
             )
-        empty = self.negative.expand(len(latents), -1, -1).to(prompt_embeds)
-        embeds = torch.cat([empty, prompt_embeds])
-        twice = latents.repeat(2, 1, 1, 1), timesteps.repeat(2)
-        without, text = self.passed(self.unet, *twice, embeds).chunk(2)
-        return guided(without, text, guidance_scale=scale)
+        return self.negative.expand(count, -1, -1)
 
     def passed(
         self, network: nn.Module, latents: Tensor, timesteps: Tensor, prompt_embeds: Tensor

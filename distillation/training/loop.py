@@ -78,7 +78,7 @@ def run(
     with (
         bar,
         _Curve(folder, after=begun.step) as curve,
-        _signals() as received,
+        signals() as received,
         torch.random.fork_rng(devices=[]),
     ):
         for index in range(begun.step, steps):
@@ -286,7 +286,7 @@ def _whole_lines(path: Path) -> Iterator[dict[str, float]]:
 
 
 @contextmanager
-def _signals() -> Iterator[list[int]]:
+def signals() -> Iterator[list[int]]:
     """Yield a list to which the first SIGINT or SIGTERM is added; a second raises at once."""
     received: list[int] = []
     if threading.current_thread() is not threading.main_thread() or is_watched():

@@ -21,6 +21,7 @@ from unfold.widgets import UnfoldAdminCheckboxSelectMultipleWidget
 from generation.access import keys, quotas
 from generation.admin import pictures
 from generation.admin.actions import ObjectActionsMixin, ReadOnlyMixin
+from generation.admin.initial import ReadableInitialMixin
 from generation.errors import KeyRefused
 from generation.models import APIKey, OwnerLimits, Usage
 
@@ -76,7 +77,7 @@ USUAL = (APIKey.Scope.JOBS_WRITE, APIKey.Scope.JOBS_READ, APIKey.Scope.VARIANTS_
 
 
 @admin.register(APIKey)
-class APIKeyAdmin(ReadOnlyMixin, ObjectActionsMixin, ModelAdmin):
+class APIKeyAdmin(ReadableInitialMixin, ReadOnlyMixin, ObjectActionsMixin, ModelAdmin):
     form = KeyForm
     editable = keys.LIMITS
     readonly_fields = ("scope_list", "state")

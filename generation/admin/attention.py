@@ -15,20 +15,11 @@ from django.utils.formats import date_format
 
 from generation.access import audit
 from generation.catalogue.standing import Overview, Standing
-from generation.infra import beat_lock, heartbeat
+from generation.infra import beat_lock, heartbeat, queues
 from generation.models import Delivery, Job, Release
 from generation.releases import quality
 
 MIN_FREE = 0.1  # of the disk
-# Queue → consequence of having no worker for it.
-QUEUES = {
-    "generation": "no job runs",
-    "light": "no job is rescued, and nothing is distilled",
-    "encode": "new prompts wait",
-    "webhooks": "webhooks wait",
-    "distillation": "runs wait",
-}
-CRITICAL_QUEUES = ("generation", "light")
 
 
 class Level(IntEnum):
@@ -83,9 +74,9 @@ def page(model: str, query: str = "", app: str = "generation") -> str:
 
 def _processes() -> Iterator[Item]:
     alive = set(heartbeat.alive().values_list("queue", flat=True))
-    for queue, without in QUEUES.items():
+    for queue, without in queues.REQUIRED.items():
         if queue not in alive:
-            level = Level.CRITICAL if queue in CRITICAL_QUEUES else Level.WARNING
+            level = Level.CRITICAL if queue in queues.CRITICAL else Level.WARNING
             text = f"No {queue} worker runs: {without}"
             yield Item(level, text, "Start one, and read its log.", page("worker"))
     try:

@@ -1,6 +1,5 @@
 """Admin of jobs: progress, attempts, images; retry, cancel, delete images."""
 
-from collections.abc import Callable
 from typing import Any
 from uuid import UUID
 
@@ -26,7 +25,6 @@ from generation.admin import pictures
 from generation.admin.actions import ObjectActionsMixin, ReadOnlyMixin
 from generation.api import problems
 from generation.engine.errors import EmbeddingInvalid
-from generation.errors import GenerationError
 from generation.jobs import lifecycle as jobs
 from generation.jobs import retention, retrying
 from generation.models import Image, Job
@@ -225,9 +223,6 @@ class JobAdmin(ReadOnlyMixin, ObjectActionsMixin, ModelAdmin):
 
     @action(description="Retry", icon="replay", permissions=["change"])
     def retry(self, request: HttpRequest, queryset: QuerySet) -> None:
-        if queryset.count() == 1:
-            self._each(request, queryset, retrying.retry, Job.Status.QUEUED)
-            return
         chosen = list(queryset.order_by("finished_at").values_list("pk", flat=True))
         moved = retrying.retry_these(chosen)
         LogEntry.objects.log_actions(
@@ -236,14 +231,19 @@ class JobAdmin(ReadOnlyMixin, ObjectActionsMixin, ModelAdmin):
             CHANGE,
             change_message="Queued again in the admin.",
         )
-        messages.success(
-            request,
-            f"{len(moved)} of {len(chosen)} jobs {pluralize(len(moved), 'is,are')} queued again.",
-        )
+        others = "The others succeeded (use another seed), have not ended, or were deleted."
+        self._report(request, len(moved), len(chosen), "queued again", others)
 
     @action(description="Cancel", icon="cancel", permissions=["change"])
     def cancel(self, request: HttpRequest, queryset: QuerySet) -> None:
-        self._each(request, queryset, jobs.cancel, Job.Status.CANCELED)
+        chosen = list(queryset.order_by().values_list("pk", "finished_at"))
+        done = 0
+        for job_id in [pk for pk, finished_at in chosen if finished_at is None]:
+            job = jobs.cancel(job_id)
+            if job.status == Job.Status.CANCELED:
+                done += 1
+                self.log_change(request, job, "Canceled in the admin.")
+        self._report(request, done, len(chosen), "canceled", "The others had ended.")
 
     @action(description="Delete images", icon="delete_forever", permissions=["change"])
     def delete_images(self, request: HttpRequest, queryset: QuerySet) -> None:
@@ -254,27 +254,10 @@ class JobAdmin(ReadOnlyMixin, ObjectActionsMixin, ModelAdmin):
         noun = "job" if len(chosen) == 1 else "jobs"
         messages.success(request, f"The images of {len(chosen)} {noun} were deleted.")
 
-    def _each(
-        self,
-        request: HttpRequest,
-        queryset: QuerySet,
-        change: Callable[[UUID], Job],
-        wanted: Job.Status,
-    ) -> None:
-        done = 0
-        for job_id in list(queryset.order_by().values_list("pk", flat=True)):
-            try:
-                job = change(job_id)
-            except GenerationError as error:
-                messages.error(request, f"{str(job_id)[:8]}: {error.detail}")
-                continue
-            if job.status == wanted:
-                done += 1
-                self.log_change(request, job, f"{wanted.label} in the admin.")
-            else:
-                messages.warning(
-                    request, f"{str(job_id)[:8]} is {job.status}: nothing was changed."
-                )
-        if done:
-            noun = "job is" if done == 1 else "jobs are"
-            messages.success(request, f"{done} {noun} {wanted.label.lower()}.")
+    def _report(self, request: HttpRequest, done: int, of: int, what: str, others: str) -> None:
+        """Say how many of the chosen jobs were changed; others: why not all."""
+        said = f"{done} of {of} jobs {pluralize(done, 'is,are')} {what}."
+        if done < of:
+            messages.warning(request, f"{said} {others}")
+        else:
+            messages.success(request, said)

@@ -16,8 +16,9 @@ from django.utils.html import format_html, format_html_join
 from django.utils.safestring import SafeString
 from unfold.decorators import display
 
+from generation.api.views import problem_responses, refusals
 from generation.engine.files import THUMBNAIL_PIXELS
-from generation.errors import StorageFailed
+from generation.errors import FileMissing, StorageFailed
 from generation.images import storage
 from generation.images import store as images
 from generation.models import Image
@@ -166,9 +167,16 @@ def respond_file(
             name = images.thumbnail(master or file, file) if is_small else file
             content, kind = storage.read(name), Path(name).suffix[1:]
         except StorageFailed as error:
-            raise Http404 from error
+            return unreadable(request, error)
         answer = HttpResponse(content, content_type=storage.CONTENT_TYPES[kind])
         answer["Content-Disposition"] = f'inline; filename="{title}.{kind}"'
     answer["ETag"] = etag
     answer["Cache-Control"] = CACHE_CONTROL
     return answer
+
+
+def unreadable(request: HttpRequest, error: StorageFailed) -> HttpResponse:
+    """Return 503 while the storage fails. Raises Http404 if the file is no longer stored."""
+    if isinstance(error, FileMissing):
+        raise Http404 from error
+    return problem_responses.plain(refusals.of_ours(error), request)

@@ -21,7 +21,7 @@ from unfold.widgets import (
     UnfoldBooleanWidget,
 )
 
-from generation.catalogue import editing, objections, text_rules
+from generation.catalogue import editing, file_formats, objections, text_rules
 from generation.catalogue import variants as catalogue
 from generation.catalogue.standing import Overview, Standing
 from generation.catalogue.variants import EmbeddingState
@@ -175,6 +175,15 @@ class VariantImportForm(ImportForm):
         widget=UnfoldBooleanWidget,
         help_text="Allow the file to change texts that have images.",
     )
+
+    def clean_import_file(self) -> Any:
+        """Refuse a large file before it is stored for the import."""
+        file = self.cleaned_data["import_file"]
+        try:
+            file_formats.check_bytes(file.size)
+        except ValueError as error:
+            raise ValidationError(str(error)) from error
+        return file
 
 
 class VariantConfirmImportForm(ConfirmImportForm):

@@ -38,7 +38,7 @@ from generation.admin.variant_forms import (
 from generation.admin.variant_import import PreviewedFile, PreviewResource
 from generation.catalogue import import_export, unknown_words
 from generation.catalogue import variants as catalogue
-from generation.catalogue.file_formats import CatalogueCSV, CatalogueJSON
+from generation.catalogue.file_formats import LIMITS, CatalogueCSV, CatalogueJSON
 from generation.catalogue.unknown_words import Vocabulary
 from generation.catalogue.variants import EmbeddingState
 from generation.models import Embedding, Image, PromptVariant
@@ -283,9 +283,13 @@ class PromptVariantAdmin(
             return self._upload_again(request, NOT_KEPT)
 
     def import_action(self, request: HttpRequest, **kwargs: Any) -> HttpResponse:
-        """Preview an import."""
+        """Preview an import. A file that cannot be imported is not kept."""
         try:
-            return super().import_action(request, **kwargs)
+            answer = super().import_action(request, **kwargs)
+            kept = getattr(request.FILES.get("import_file"), "tmp_storage_name", "")
+            if kept and "confirm_form" not in answer.context_data:
+                PreviewedFile(name=kept).remove()
+            return answer
         except redis.RedisError:
             return self._upload_again(request, NOT_KEPT)
 
@@ -322,6 +326,9 @@ class PromptVariantAdmin(
     def get_import_resource_kwargs(self, request: HttpRequest, **kwargs: Any) -> dict[str, Any]:
         data = getattr(kwargs.get("form"), "cleaned_data", {})
         return {"new_revisions": bool(data.get("new_revisions"))}
+
+    def get_import_context_data(self, **kwargs: Any) -> dict[str, Any]:
+        return super().get_import_context_data(**kwargs) | {"limits": LIMITS}
 
     def get_import_data_kwargs(self, **kwargs: Any) -> dict[str, Any]:
         return {"rollback_on_validation_errors": True}

@@ -50,7 +50,7 @@ class StateFilter(DropdownFilter):
 
 @admin.register(WebhookEndpoint)
 class WebhookEndpointAdmin(ReadOnlyMixin, ObjectActionsMixin, ModelAdmin):
-    when_empty = "Clients register webhooks over the API: POST /v1/webhooks."
+    when_empty = "A job that names a new URL adds it: field webhook of POST /v1/jobs."
     list_display = ("named", "state_badge", "failures", "last_success", "created")
     list_filter = (StateFilter, ("created_at", RangeDateTimeFilter))
     list_filter_submit = True

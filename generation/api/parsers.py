@@ -11,6 +11,7 @@ from generation.infra.database import UNSTORABLE
 
 LARGEST = 2**63 - 1
 MAX_VALUES = 1000  # each may be a separate error, slow to report
+MAX_DEPTH = 32  # the answer and PostgreSQL's driver write the values again, with recursion
 
 
 class StrictJSON(JSONParser):
@@ -65,16 +66,18 @@ def _constant(name: str) -> NoReturn:
 
 
 def _check(value: dict[str, Any]) -> None:
-    waiting: list[Any] = [value]
+    waiting: list[tuple[Any, int]] = [(value, 1)]  # with their depth
     count = 0
     while waiting:
-        part = waiting.pop()
+        part, depth = waiting.pop()
         if isinstance(part, dict | list):
             count += len(part)
             if count > MAX_VALUES:
                 raise ParseError(f"The body has more than {MAX_VALUES} values.")
-            waiting += part
+            if depth > MAX_DEPTH:
+                raise ParseError(f"The body is nested deeper than {MAX_DEPTH} levels.")
+            waiting += [(inner, depth + 1) for inner in part]
         if isinstance(part, dict):
-            waiting += part.values()
+            waiting += [(inner, depth + 1) for inner in part.values()]
         elif isinstance(part, str) and UNSTORABLE.search(part):
             raise ParseError("A text in the body contains a NUL character or a lone surrogate.")

@@ -79,7 +79,8 @@ add(
                 "Remove the parameter, or use one of the names or values in the message."),
         Problem("parse_error", "The body cannot be read", 400, False,
                 "The body is not JSON in UTF-8, or contains a value that cannot be stored: a NUL character, a lone "
-                "surrogate, a number beyond 64 bits, a duplicate name; or more than 1000 values.",
+                "surrogate, a number beyond 64 bits, a duplicate name; or more than 1000 values "
+                "or 32 levels.",
                 "Send a JSON object. The message says where the error is."),
         Problem("bad_request", "The request cannot be understood", 400, False,
                 "A header is malformed, or the Host header has an unknown host.",

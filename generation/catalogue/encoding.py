@@ -26,6 +26,7 @@ log = structlog.get_logger(__name__)
 
 # Texts encoded between two calls of `between`: one second for a large text encoder on one thread.
 TEXTS_AT_ONCE = 8
+BATCH = 128  # variants stored in one transaction
 _encoders: "dict[str, Encoder]" = {}  # loaded in this process, by fingerprint
 
 
@@ -66,7 +67,7 @@ def encode_missing(
             continue
         after = 0
         while time.monotonic() < deadline and not heartbeat.stopping.is_set():
-            batch = list(catalogue.missing(fingerprint, settings.ENCODE_BATCH_SIZE, after=after))
+            batch = list(catalogue.missing(fingerprint, BATCH, after=after))
             if not batch:
                 break
             _store(batch, fingerprint, _encode(encoder, batch, between))

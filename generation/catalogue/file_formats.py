@@ -1,9 +1,11 @@
 """File formats of the catalogue: CSV and JSON, in the variants that spreadsheets and programs write."""
 
 import codecs
+import csv
+import io
 import json
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,15 @@ from generation.errors import InvalidRequest
 from generation.infra.database import UNSTORABLE
 
 COLUMNS = ("slug", "text", "tags", "status", "notes")
+# An import reads a file into memory, and locks the catalogue meanwhile.
+MAX_ROWS = 100_000
+MAX_BYTES = 16_777_216
+MAX_COLUMNS = 100
+LIMITS = f"at most {MAX_ROWS:,} rows and {MAX_BYTES // 2**20} MiB"  # in words
+TOO_LARGE = (
+    f"The file is too large: an import has {LIMITS}. Split the file. "
+    "A line break within a cell counts as a row."
+)
 
 
 class TagList(list):
@@ -37,15 +48,23 @@ class TagsWidget(widgets.Widget):
         return TagList(value or [])
 
 
-def checked(dataset: tablib.Dataset) -> tablib.Dataset:
-    """Return the dataset with a column for slugs. Raises ValueError for unknown columns and values other than text."""
-    headers = [str(header or "").strip() for header in dataset.headers or []]
+def known_columns(head: Sequence[Any]) -> list[str]:
+    """Return the names of the columns. Raises ValueError for unknown and duplicate ones."""
+    if len(head) > MAX_COLUMNS:
+        raise ValueError(f"The head has more than {MAX_COLUMNS} columns. Use {', '.join(COLUMNS)}.")
+    headers = [str(header or "").strip() for header in head]
     _check_texts("The head", headers)
     unknown = [header or "(without a name)" for header in headers if header not in COLUMNS]
     if unknown:
         raise ValueError(f"Unknown columns: {', '.join(unknown)}. Use {', '.join(COLUMNS)}.")
     if len(set(headers)) != len(headers):
         raise ValueError("A column appears more than once.")
+    return headers
+
+
+def checked(dataset: tablib.Dataset) -> tablib.Dataset:
+    """Return the dataset with a column for slugs. Raises ValueError for unknown columns and values other than text."""
+    headers = known_columns(dataset.headers or [])
     if len(dataset) and "text" not in headers:
         raise ValueError("The column text is missing.")
     for number, row in enumerate(dataset, 1):
@@ -77,11 +96,27 @@ _FORMULA = re.compile(
 )  # beginnings that spreadsheets evaluate as formulas, also quoted
 
 
+def check_bytes(count: int) -> None:
+    """Raise ValueError for a file of too many bytes."""
+    if count > MAX_BYTES:
+        raise ValueError(TOO_LARGE)
+
+
+def _check_rows(count: int) -> None:
+    if count > MAX_ROWS:
+        raise ValueError(TOO_LARGE)
+
+
+def _line_breaks(text: str) -> int:
+    return text.count("\n") + text.count("\r") - text.count("\r\n")
+
+
 SEPARATORS = ",;\t"
 
 
 def decoded(content: str | bytes) -> str:
-    """Decode a file in UTF-8, UTF-16 with byte order mark, or Windows-1252. Raises ValueError."""
+    """Decode a file in UTF-8, UTF-16 with byte order mark, or Windows-1252, of at most MAX_BYTES. Raises ValueError."""
+    check_bytes(len(content))
     if isinstance(content, str):
         return content
     if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
@@ -113,8 +148,12 @@ class CatalogueCSV(base_formats.CSV):
 
     def create_dataset(self, in_stream: str | bytes, **kwargs: Any) -> tablib.Dataset:
         text = decoded(in_stream)
+        _check_rows(_line_breaks(text.strip()))  # also counts line breaks within cells
+        delimiter = separator(text)
+        # tablib would fill up each row to the length of the head.
+        known_columns(next(csv.reader(io.StringIO(text, newline=""), delimiter=delimiter), []))
         try:
-            dataset = checked(super().create_dataset(text, delimiter=separator(text), **kwargs))
+            dataset = checked(super().create_dataset(text, delimiter=delimiter, **kwargs))
         except tablib.exceptions.InvalidDimensions as error:
             raise ValueError("A row has more cells than the header.") from error
         return _with_cells(dataset, lambda cell: cell[1:] if _is_quoted(cell) else cell)
@@ -143,11 +182,14 @@ class CatalogueJSON(base_formats.JSON):
         return "rb"
 
     def create_dataset(self, in_stream: str | bytes, **kwargs: Any) -> tablib.Dataset:
+        text = decoded(in_stream)
+        _check_rows(max(text.count("{"), text.count("[") - 1))  # objects; lists of tags
         # tablib would read the values of every object in the order of the first object's keys.
-        objects = json.loads(decoded(in_stream))
+        objects = json.loads(text)
         if not isinstance(objects, list) or not all(isinstance(item, dict) for item in objects):
             raise ValueError("Give a list of objects, one per prompt variant.")
         headers = list(dict.fromkeys(key for item in objects for key in item))
+        known_columns(headers)  # before each row gets a cell for each
         rows = [[item.get(header) for header in headers] for item in objects]
         return checked(tablib.Dataset(*rows, headers=headers))
 

@@ -4,6 +4,7 @@ import csv
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -107,11 +108,14 @@ class VariantResource(resources.ModelResource):
         if instance.slug in self._seen:
             errors["slug"] = f"“{instance.slug}” is already in row {self._seen[instance.slug]}."
         self._seen.setdefault(instance.slug, number)
-        try:
-            text_rules.check_notes(instance.notes, old_notes)
-            self._take_text(instance, old_text)
-        except PromptInvalid as error:
-            errors[error.parameter or "text"] = error.detail
+        for check in (
+            partial(text_rules.check_notes, instance.notes, old_notes),
+            partial(self._take_text, instance, old_text),
+        ):
+            try:
+                check()
+            except PromptInvalid as error:
+                errors[error.parameter or "text"] = error.detail
         if errors:
             raise ValidationError(errors)
 

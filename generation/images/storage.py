@@ -1,6 +1,7 @@
 """Storage of image files: a local folder or an object store.
 
-Names are content hashes, so a file is stored once; writes are atomic. Errors of the storage become StorageFailed.
+Names are content hashes, so a file is stored once; writes are atomic. Errors of the storage become StorageFailed;
+FileMissing only if the file is absent from a storage that is available.
 
 Files are synced to the disk by other threads while the next one is encoded: many at once take as long as one. Before
 inserting a row that refers to files, wait with `sync`. A file whose content does not match its name is never returned.
@@ -23,7 +24,8 @@ from django.conf import settings
 from django.core.files.base import ContentFile
 from django.core.files.storage import FileSystemStorage, Storage, default_storage
 
-from generation.errors import StorageFailed
+from generation.errors import FileMissing, StorageFailed
+from generation.images.breaker import Breaker
 from generation.infra import metrics
 
 log = structlog.get_logger(__name__)
@@ -37,7 +39,13 @@ IMAGES, THUMBNAILS = (
     "thumbnails",
 )  # folders, each with one folder per first byte of a hash
 AT_ONCE = 8  # concurrent requests to an object store
+IMPATIENT = {  # limits of a web process's requests to an object store
+    "connect_timeout": 3,
+    "read_timeout": 5,
+    "retries": {"mode": "standard", "total_max_attempts": 2},
+}
 
+_breaker: Breaker | None = None  # of a web process with an object store
 _hands = ThreadPoolExecutor(AT_ONCE, thread_name_prefix="storage")
 _syncing: dict[str, Future[None]] = {}  # by name
 _syncers = ThreadPoolExecutor(AT_ONCE, thread_name_prefix="sync")
@@ -88,7 +96,7 @@ def keep(name: str, content: bytes) -> None:
         return
     file = ContentFile(content)
     file.content_type = CONTENT_TYPES[PurePosixPath(name).suffix[1:]]  # type: ignore[attr-defined]
-    with _failing(name):
+    with _asking(name):
         default_storage.save(name, file)
 
 
@@ -156,7 +164,7 @@ def _sync(name: str, path: Path, *, is_new: bool) -> None:
 def size(name: str) -> int | None:
     """Return the size in bytes; None if there is no such file. Raises StorageFailed."""
     try:
-        with _failing(name):
+        with _asking(name):
             if _is_local():
                 return os.stat(Path(settings.MEDIA_ROOT) / name).st_size
             return default_storage.size(name)
@@ -169,22 +177,32 @@ def exists(name: str) -> bool:
     return size(name) is not None
 
 
-def is_there() -> bool:
-    """Return whether the folder of images exists. If not, although images have rows, the storage is not mounted."""
-    return not _is_local() or (Path(settings.MEDIA_ROOT) / IMAGES).is_dir()
+def missing(name: str, why: str = "is missing") -> StorageFailed:
+    """Return the error for a file that is not there: FileMissing, or StorageFailed if the storage is not mounted.
+
+    It is not mounted if the folder of images does not exist, although images have rows.
+    """
+    if not _is_local() or os.path.isdir(Path(settings.MEDIA_ROOT) / IMAGES):
+        return FileMissing(f"The file {name} {why}.")
+    return StorageFailed(
+        f"The file {name} {why}: the folder of images is missing. Mount the storage at DATA_DIR."
+    )
 
 
 def modified_at(name: str) -> datetime | None:
     """Return the time of the last change; None if there is no such file. Raises StorageFailed."""
     try:
-        with _failing(name):
+        with _asking(name):
             return default_storage.get_modified_time(name)
     except FileNotFoundError:
         return None
 
 
 def read(name: str) -> bytes:
-    """Return the content. A file whose content does not match its name is removed. Raises StorageFailed."""
+    """Return the content. A file whose content does not match its name is removed.
+
+    Raises StorageFailed; FileMissing if the file is missing or was removed.
+    """
     content = _read(name)
     if _is_whole(name, content):
         return content
@@ -194,15 +212,15 @@ def read(name: str) -> bytes:
     log.error("file_damaged", file=name, size_bytes=len(content))
     metrics.increment("retort_damaged_files_total")
     remove(name)
-    raise StorageFailed(f"The file {name} was damaged. It was removed.")
+    raise missing(name, "was damaged and was removed")
 
 
 def _read(name: str) -> bytes:
     try:
-        with _failing(name), default_storage.open(name) as file:
+        with _asking(name), default_storage.open(name) as file:
             return file.read()
     except FileNotFoundError as error:
-        raise StorageFailed(f"The file {name} is missing.") from error
+        raise missing(name) from error
 
 
 def _is_whole(name: str, content: bytes) -> bool:
@@ -225,7 +243,7 @@ def copy(name: str, target: Path) -> None:
 
 def remove(name: str) -> None:
     """Remove a file, which may be missing. Raises StorageFailed."""
-    with _failing(name):
+    with _asking(name):
         default_storage.delete(name)
 
 
@@ -243,7 +261,7 @@ def files_in(folder: str) -> list[str]:
 
 def _listed(folder: str) -> tuple[list[str], list[str]]:
     try:
-        with _failing(folder):
+        with _asking(folder):
             return default_storage.listdir(folder)
     except FileNotFoundError:
         return [], []
@@ -257,7 +275,7 @@ def link(name: str, *, seconds: int, save_as: str = "") -> str | None:
     if save_as:
         parameters["ResponseContentDisposition"] = f'attachment; filename="{save_as}"'
     storage: Any = default_storage
-    with _failing(name):
+    with _failing(name):  # signs: asks nothing
         return storage.url(name, parameters=parameters, expire=seconds)
 
 
@@ -273,6 +291,39 @@ def _is_local() -> bool:
     return isinstance(storage, FileSystemStorage)
 
 
+def fail_fast() -> None:
+    """Prepare a web process, whose few threads must not wait for an object store that does not answer.
+
+    Workers wait longer: they have computed what they store.
+    """
+    global _breaker
+    if _is_local():
+        return
+    from botocore.config import Config
+
+    storage: Any = default_storage
+    storage.client_config = storage.client_config.merge(Config(**IMPATIENT))
+    _breaker = Breaker(_is_answer)
+
+
+def _is_answer(error: Exception) -> bool:
+    """Return whether an error of the object store's library is a response of the store."""
+    return isinstance(error, FileNotFoundError) or getattr(error, "response", None) is not None
+
+
+@contextmanager
+def _asking(name: str) -> Iterator[None]:
+    """Ask the storage, in a web process with the breaker. Convert errors as `_failing`."""
+    with _failing(name):
+        if _breaker is None:
+            yield
+            return
+        storage: Any = default_storage
+        _ = storage.connection  # of this thread: making one takes long, but calls nothing
+        with _breaker.call():
+            yield
+
+
 @contextmanager
 def _failing(name: str) -> Iterator[None]:
     """Convert errors to StorageFailed, except FileNotFoundError."""
@@ -280,7 +331,7 @@ def _failing(name: str) -> Iterator[None]:
         yield
     except NotADirectoryError as error:
         raise FileNotFoundError(name) from error
-    except FileNotFoundError:
+    except (FileNotFoundError, StorageFailed):
         raise
     except OSError as error:
         raise StorageFailed(f"{name}: {error.strerror or error}.") from error

@@ -6,6 +6,7 @@ A file with metadata belongs to one job; for other jobs the file is made from th
 
 import hashlib
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import MISSING, asdict, dataclass, fields, replace
 from typing import Any
 from uuid import UUID
@@ -14,7 +15,7 @@ import structlog
 from django.db import connection
 
 from generation.engine import files
-from generation.errors import StorageFailed
+from generation.errors import FileMissing, StorageFailed
 from generation.images import cache, references, storage
 from generation.models import Embedding, Image, Job, Release
 
@@ -279,7 +280,10 @@ def _file(job: Job, index: int, candidates: Sequence[StoredImage]) -> StoredImag
 
 
 def content(image: Image) -> bytes:
-    """Return the image's file, made again from the master if it is lost or damaged. Raises StorageFailed."""
+    """Return the image's file, made again from the master if it is lost or damaged.
+
+    Raises StorageFailed; FileMissing if the file is missing and cannot be made again.
+    """
     try:
         return storage.read(image.file)
     except StorageFailed:
@@ -294,16 +298,24 @@ def content(image: Image) -> bytes:
 
 
 def thumbnail(*names: str) -> str:
-    """Return the name of the thumbnail of the first of these files that exists; make it if missing.
+    """Return the name of the thumbnail of the first of these files that is intact; make it if missing.
 
-    Raises StorageFailed.
+    Raises StorageFailed; FileMissing if none is intact.
     """
     name = storage.thumbnail_name(names[0])
     if not storage.size(name):  # 0: truncated by a power failure
-        source = next((each for each in names if storage.exists(each)), names[0])
-        content = storage.read(source)
+        content = _first(names)
         try:
             storage.keep(name, files.thumbnail(content))
         except OSError as error:
-            raise StorageFailed(f"{source} is not a valid image: {error}") from error
+            raise StorageFailed(f"The source of {name} is not a valid image: {error}") from error
     return name
+
+
+def _first(names: Sequence[str]) -> bytes:
+    """Return the content of the first of these files that is intact. Raises StorageFailed."""
+    *preferred, last = names
+    for name in preferred:
+        with suppress(FileMissing):
+            return storage.read(name)
+    return storage.read(last)

@@ -14,7 +14,7 @@ from django.utils import timezone
 from django.utils.module_loading import import_string
 from prometheus_client.core import GaugeMetricFamily, Metric
 
-from generation.infra import beat_lock
+from generation.infra import beat_lock, queues
 from generation.infra.redis_client import attempt
 from generation.models import (
     Coverage,
@@ -28,14 +28,6 @@ from generation.models import (
 )
 
 log = structlog.get_logger(__name__)
-
-QUEUES = (
-    "generation",
-    "encode",
-    "distillation",
-    "webhooks",
-    "light",
-)  # queues of every installation
 
 
 def collect() -> Iterator[Metric]:
@@ -135,7 +127,7 @@ def _workers() -> Iterator[Metric]:
         "Workers with a fresh heartbeat and a fault.",
         labels=("queue", "fault"),
     )
-    counts = dict.fromkeys(QUEUES, 0)
+    counts = dict.fromkeys(queues.REQUIRED, 0)
     faults: collections.Counter[tuple[str, str]] = collections.Counter()
     silence = F("heartbeat_at") - Now()  # by PostgreSQL's clock, as in the health check
     for row in Worker.objects.annotate(silence=silence).values("queue", "silence", "fault"):

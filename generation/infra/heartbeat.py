@@ -43,7 +43,10 @@ def begin(
     device: str,
     tick: Callable[[], None] | None = None,
 ) -> None:
-    """Write this worker's row and keep it fresh. `tick` is called in the same thread every TICK_SECONDS."""
+    """Write this worker's row and keep it fresh. `tick` is called in the same thread every TICK_SECONDS.
+
+    While PostgreSQL accepts no writes, the thread tries again, so that the process does not end and load again.
+    """
     global _thread
     _columns.update(
         queue=queue,
@@ -53,10 +56,17 @@ def begin(
         release_id=None,
         loaded=[],
     )
-    Worker.objects.update_or_create(
-        name=settings.WORKER_NAME,
-        defaults={**_columns, "started_at": Now(), "heartbeat_at": Now()},
-    )
+    try:
+        Worker.objects.update_or_create(
+            name=settings.WORKER_NAME,
+            defaults={**_columns, "started_at": Now(), "heartbeat_at": Now()},
+        )
+    except django.db.Error as error:
+        # Without an SQLSTATE the server was not reached: the address may be wrong.
+        if not (database.is_away(error) and database.sqlstate(error)):
+            raise
+        log.warning("heartbeat_failed", error=str(error))
+        database.leave_read_only(error)
     log.info("worker_ready", worker=settings.WORKER_NAME, queue=queue, device=device)
     _ended.clear()
     _thread = threading.Thread(target=_beat, args=(tick,), name="heartbeat", daemon=True)
@@ -142,28 +152,13 @@ def end() -> None:
 
 def is_served(queue: str) -> bool:
     """Return whether a live worker without a fault consumes the queue."""
-    return _living(queue).exists()
+    return living(queue).exists()
 
 
-def living(queue: str) -> int:
-    """Return how many live workers without a fault consume the queue."""
-    return _living(queue).count()
-
-
-def serving(queue: str) -> list[Worker]:
-    """Return the live workers without a fault, with their loaded releases and batch times."""
-    return list(_living(queue).only("name", "loaded", "batch_seconds"))
-
-
-def has_peer(name: str, queue: str) -> bool:
-    """Return whether another live worker without a fault consumes the queue."""
-    return _living(queue).exclude(name=name).exists()
-
-
-def _living(queue: str) -> QuerySet[Worker]:
-    """Return the rows of live workers that take jobs. A generation worker with a failing release takes other jobs."""
-    living = alive().filter(queue=queue)
-    return living.exclude(fault__in=STOPPING) if queue == "generation" else living.filter(fault="")
+def living(queue: str) -> QuerySet[Worker]:
+    """Return the rows of the queue's live workers that take jobs. One with a failing release takes other jobs."""
+    rows = alive().filter(queue=queue)
+    return rows.exclude(fault__in=STOPPING) if queue == "generation" else rows.filter(fault="")
 
 
 def alive() -> QuerySet[Worker]:

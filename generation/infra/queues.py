@@ -1,10 +1,19 @@
-"""Queues of generation workers, and their kinds of releases."""
+"""Queues that every installation has workers for, and the kinds of releases that generation workers serve."""
 
 from generation.infra import heartbeat
 from generation.models import Release
 
 GENERATION = "generation"
-REFERENCE = "reference"  # its workers serve only teachers
+REFERENCE = "reference"  # its workers serve only teachers; optional
+# Queue → consequence of having no worker for it.
+REQUIRED = {
+    GENERATION: "no job runs",
+    "light": "no job is rescued, and nothing is distilled by schedule",
+    "encode": "new prompts wait, and texts outside the catalogue are answered with 503",
+    "webhooks": "webhooks wait",
+    "distillation": "runs stay queued",
+}
+CRITICAL = (GENERATION, "light")
 
 
 def of_kind(kind: str) -> str:

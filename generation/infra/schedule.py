@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import structlog
+from celery.beat import ScheduleEntry
 from django_celery_beat.models import PeriodicTask
 from django_celery_beat.schedulers import DatabaseScheduler
 
@@ -25,6 +26,21 @@ class Scheduler(DatabaseScheduler):
         if not beat_lock.keep():
             return beat_lock.POLL_SECONDS
         return super().tick(*args, **kwargs)
+
+    def all_as_schedule(self) -> dict[str, ScheduleEntry]:
+        """Return the entries of the enabled rows by name, without rows that cannot be scheduled.
+
+        The library skips only a ValueError. Any other error would end beat at every start.
+        """
+        entries = {}
+        for row in self.enabled_models():
+            try:
+                entry = self.Entry(row, app=self.app)
+                entry.schedule.remaining_estimate(entry.last_run_at)  # raises without a next date
+                entries[row.name] = entry
+            except Exception:
+                log.exception("periodic_task_skipped", entry=row.name)
+        return entries
 
     def update_from_dict(self, mapping: Mapping[str, Mapping[str, Any]]) -> None:
         rows = PeriodicTask.objects.in_bulk(list(mapping), field_name="name")

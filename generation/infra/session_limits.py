@@ -20,11 +20,11 @@ LIMITS = {
 NOT_PERMITTED = "42501"
 
 
-def set_missing(limits: Mapping[str, str] = LIMITS) -> list[str]:
-    """Set the limits that the database lacks, and return their names. They apply to new sessions."""
+def set_missing() -> list[str]:
+    """Set those of LIMITS that the database lacks, and return their names. They apply to new sessions."""
     known = _known()
-    names = [name for name in limits if name not in known]
-    _alter({name: limits[name] for name in names})
+    names = [name for name in LIMITS if name not in known]
+    _alter({name: LIMITS[name] for name in names})
     return names
 
 

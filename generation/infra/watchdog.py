@@ -23,14 +23,15 @@ CHECK_SECONDS = 1.0
 class Watchdog:
     """Ends the process if work has waited for DEAF_SECONDS and no task ran, although Redis accepts writes.
 
-    is_work_waiting: returns whether this worker could do some work. send: sends its message again.
+    is_work_waiting: returns whether this worker could do some work. send: sends its message again. ran_at: end of the
+    last task, or the start, by the monotonic clock.
     """
 
     def __init__(self, *, is_work_waiting: Callable[[], bool], send: Callable[[], None]) -> None:
         self._is_work_waiting = is_work_waiting
         self._send = send
         self._running = 0
-        self._checked_at = self._waiting_since = time.monotonic()
+        self._checked_at = self._waiting_since = self.ran_at = time.monotonic()
         task_prerun.connect(self._on_prerun)
         task_postrun.connect(self._on_postrun)
 
@@ -39,7 +40,7 @@ class Watchdog:
 
     def _on_postrun(self, **_: object) -> None:
         self._running -= 1
-        self._waiting_since = time.monotonic()
+        self._waiting_since = self.ran_at = time.monotonic()
 
     def check(self) -> None:
         """Call this often, in a separate thread: the main thread may hang in the broker's socket."""

@@ -163,4 +163,4 @@ def _served_by(kind: str) -> tuple[str | None, Sequence[Worker], bool]:
     is_split = heartbeat.is_served(queues.REFERENCE)
     queue = queues.REFERENCE if is_split and kind == Release.Kind.TEACHER else "generation"
     is_paused = Queue.objects.filter(name=queue, paused_at__isnull=False).exists()
-    return kind if is_split else None, heartbeat.serving(queue), is_paused
+    return kind if is_split else None, list(heartbeat.living(queue)), is_paused

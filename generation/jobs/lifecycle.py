@@ -91,7 +91,9 @@ def wanted_kind(queue: str) -> str | None:
 
 @dataclass(frozen=True)
 class Served:
-    """Values that a worker reads before a claim: `wanted_kind`, releases by pk, and `heartbeat.has_peer`."""
+    """Values that a worker reads before a claim: `wanted_kind`, releases by pk, and whether its queue has another
+    living worker.
+    """
 
     kind: str | None
     releases: Mapping[int, Release]
@@ -114,7 +116,8 @@ def claim(
     `claiming.take`. defer: see Report; by default notifications are sent before the jobs are returned.
     """
     if served is None:
-        served = Served(wanted_kind(queue), {}, has_peer=heartbeat.has_peer(worker_name, queue))
+        has_peer = heartbeat.living(queue).exclude(name=worker_name).exists()
+        served = Served(wanted_kind(queue), {}, has_peer)
     for _ in range(CLAIM_TRIES):
         try:
             taken = claiming.take(

@@ -84,7 +84,7 @@ def _state(name: str, row: Queue | None) -> QueueState:
     busy = running.count()
     paused = row is not None and row.paused_at is not None
     status = (DRAINING if busy else PAUSED) if paused else RUNNING
-    counts = (waiting.count(), busy, heartbeat.living(name))
+    counts = (waiting.count(), busy, heartbeat.living(name).count())
     if row is None:
         return QueueState(name, status, *counts)
     return QueueState(name, status, *counts, row.paused_at, row.paused_by, row.reason)

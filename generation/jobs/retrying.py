@@ -1,4 +1,4 @@
-"""Manual retries of one failed or canceled job, or of all failed jobs that match filters."""
+"""Manual retries of chosen failed or canceled jobs, or of all failed jobs that match filters."""
 
 from collections.abc import Collection, Sequence
 from datetime import datetime
@@ -6,28 +6,11 @@ from uuid import UUID
 
 from django.db import transaction
 
-from generation.errors import JobFinished, JobPurged
 from generation.jobs.after_commit import Report
 from generation.jobs.lifecycle import Status, move
 from generation.models import Job
 
 AT_ONCE = 200  # jobs per transaction
-
-
-def retry(job_id: UUID) -> Job:
-    """Queue a failed or canceled job again, with new attempts, and return it.
-
-    Raises JobFinished if it succeeded, JobPurged if its images were removed.
-    """
-    retry_these([job_id])
-    job = Job.objects.get(id=job_id)
-    if job.purged_at is not None:
-        raise JobPurged("Its images were deleted. Submit the same request again.")
-    if job.is_terminal:
-        raise JobFinished(
-            "The job succeeded. Submit a new job with another seed for a different image."
-        )
-    return job
 
 
 def retry_failed(

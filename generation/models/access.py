@@ -176,7 +176,9 @@ class DailyUsage(models.Model):
 class Usage(DailyUsage):
     """Usage of a key."""
 
-    api_key = models.ForeignKey(APIKey, on_delete=models.CASCADE, related_name="usage")
+    api_key = models.ForeignKey(
+        APIKey, on_delete=models.CASCADE, related_name="usage", db_index=False
+    )
 
     class Meta:
         ordering = ["-day"]

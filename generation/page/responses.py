@@ -32,11 +32,14 @@ class PersonRequest(HttpRequest):
 
 
 class PageView(View):
-    """Base view for logged-in users. Errors are shown as pages."""
+    """Base view for logged-in users, or for everybody if is_public. Errors are shown as pages."""
+
+    is_public = False
 
     def dispatch(self, request: Any, *args: Any, **kwargs: Any) -> HttpResponseBase:
         try:
-            if not request.user.is_authenticated:  # reads the session from the database
+            # is_authenticated reads the session from the database.
+            if not (self.is_public or request.user.is_authenticated):
                 return protected(self.anonymous(request))
             response = super().dispatch(request, *args, **kwargs)
         except Exception as error:

@@ -14,7 +14,7 @@ from django.utils import timezone
 from rest_framework import serializers
 
 from generation.api.serializers.shapes import Strict
-from generation.errors import ImageGone, InvalidRequest, StorageFailed
+from generation.errors import FileMissing, ImageGone, InvalidRequest
 from generation.images import links
 from generation.images import store as images
 from generation.jobs import retention
@@ -86,7 +86,10 @@ def _delete(chosen: Iterable[Image]) -> int:
 
 
 def _zip(chosen: Sequence[Image]) -> HttpResponse:
-    """Return the files in a zip. Raises InvalidRequest if they are too large, ImageGone if all files are missing."""
+    """Return the files in a zip.
+
+    Raises InvalidRequest if they are too large, ImageGone if all are missing, StorageFailed if one cannot be read.
+    """
     size_bytes = sum(image.size_bytes for image in chosen)
     if size_bytes > MAX_BYTES:
         raise InvalidRequest(
@@ -99,7 +102,7 @@ def _zip(chosen: Sequence[Image]) -> HttpResponse:
         for image in chosen:
             try:
                 file = images.content(image)
-            except StorageFailed:
+            except FileMissing:
                 missing.append(links.file_name(image))
                 continue
             entry = zipfile.ZipInfo(_free(links.file_name(image), names), _time(image))

@@ -8,14 +8,12 @@ from django.core.signing import BadSignature, SignatureExpired, TimestampSigner
 from django.http import HttpResponse, HttpResponseBase
 from django.shortcuts import render
 from django.urls import reverse
-from django.views import View
-from rest_framework.request import Request
 
-from generation.api.views import images, refusals
+from generation.api.views import images
 from generation.errors import LinkExpired, LinkInvalid
 from generation.models import Image
 from generation.page.presentation import Picture, Shown, with_job
-from generation.page.responses import protected, refused
+from generation.page.responses import PageView
 
 DAYS = 30
 SALT = "retort.share"
@@ -36,19 +34,15 @@ def read(token: str) -> UUID:
         raise LinkInvalid("The link is incomplete. Ask its sender for the whole link.") from error
 
 
-class Shared(View):
+class Shared(PageView):
     """Public page of a picture for everybody who has the link."""
 
+    is_public = True
+
     def dispatch(self, request: Any, *args: Any, **kwargs: Any) -> HttpResponseBase:
-        try:
-            response = super().dispatch(request, *args, **kwargs)
-        except Exception as error:
-            refusal = refusals.of(error, Request(request))
-            if refusal is None:
-                raise
-            response = refused(request, refusal)
+        response = super().dispatch(request, *args, **kwargs)
         response["X-Robots-Tag"] = "noindex"
-        return protected(response)
+        return response
 
     def get(self, request: Any, token: str) -> HttpResponse:
         image = images.find(read(token), among=with_job(Image.objects.all()))

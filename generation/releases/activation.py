@@ -19,15 +19,13 @@ PREPARED_SECONDS = 300.0
 Status = Release.Status
 
 
-def activate(
-    release: Release, *, patience_seconds: float = PATIENCE_SECONDS, reason: str = ""
-) -> Release:
-    """Activate the release when every worker has loaded it, or after patience_seconds. Raises ReleaseRefused.
+def activate(release: Release, *, reason: str = "") -> Release:
+    """Activate the release when every worker has loaded it, or after PATIENCE_SECONDS. Raises ReleaseRefused.
 
     reason: for the audit log.
     """
     if release.status not in Release.SERVED:
-        make_ready(release, patience_seconds=patience_seconds)
+        make_ready(release, patience_seconds=PATIENCE_SECONDS)
     return releases.activate(release, reason=reason)
 
 

@@ -337,7 +337,8 @@ class GenerationWorker:
         """Read the releases that this worker should load and whose jobs it claims."""
         kind = jobs.wanted_kind(self.queue)
         releases = {one.pk: one for one in wanted() if kind in (None, one.kind)}
-        return Served(kind, releases, heartbeat.has_peer(settings.WORKER_NAME, self.queue))
+        peers = heartbeat.living(self.queue).exclude(name=settings.WORKER_NAME)
+        return Served(kind, releases, has_peer=peers.exists())
 
     def _update_row(self, release: Release | None = None) -> None:
         """Write the loaded releases, the one used last, and the fault to the worker's row, if they changed."""

@@ -23,28 +23,20 @@ from distillation.detector import version as detector_format
 from distillation.detector.errors import DetectorUnusable
 from distillation.detectors import registry as detectors
 from distillation.models import Detector
+from generation.admin.attention import MIN_FREE
 from generation.checks import check_settings
 from generation.engine import release as release_format
 from generation.engine.errors import ReleaseInvalid
-from generation.infra import beat_lock, database, heartbeat, redis_client
+from generation.infra import beat_lock, database, heartbeat, queues, redis_client
 from generation.jobs import pausing
 from generation.models import Image, Release
 from generation.releases import lifecycle as releases
 
 MIN_POSTGRESQL = 14
 MIN_REDIS = (6, 2)
-MIN_FREE = 0.1  # of the disk
 CLOCK_SECONDS = 2.0
 LATEST_IMAGES = 100
 PACKAGES = ("django", "celery", "redis", "psycopg2-binary", "uvicorn", "torch", "diffusers")
-# Queue → consequence of having no worker for it. The reference worker is optional.
-QUEUES = {
-    "generation": "no job runs",
-    "encode": "new prompts wait, and texts outside the catalogue are answered with 503",
-    "distillation": "runs stay queued",
-    "webhooks": "webhooks wait",
-    "light": "no job is rescued, and nothing is distilled by schedule",
-}
 
 
 class State(StrEnum):
@@ -217,7 +209,7 @@ def _migrations(executor: MigrationExecutor) -> Found:
 
 
 def _workers() -> Found:
-    alive = dict.fromkeys(QUEUES, 0)
+    alive = dict.fromkeys(queues.REQUIRED, 0)
     for worker in heartbeat.alive().order_by("name"):
         alive[worker.queue] = alive.get(worker.queue, 0) + 1
         if worker.fault:
@@ -226,9 +218,10 @@ def _workers() -> Found:
             yield Finding("workers", State.FAULT, detail, advice)
     for queue, count in alive.items():
         if not count:
-            state = State.FAULT if queue in ("generation", "light") else State.WARNING
+            state = State.FAULT if queue in queues.CRITICAL else State.WARNING
             advice = f"Start one: make run, or celery -A project worker -Q {queue} (deploy/compose.yaml)."
-            yield Finding("workers", state, f"no {queue} worker: {QUEUES.get(queue, '')}", advice)
+            detail = f"no {queue} worker: {queues.REQUIRED[queue]}"
+            yield Finding("workers", state, detail, advice)
     running = ", ".join(f"{count} {queue}" for queue, count in alive.items() if count)
     if running:
         yield Finding("workers", State.OK, running)

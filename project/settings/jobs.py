@@ -23,7 +23,6 @@ TAG_KINDS = "distillation.detectors.registry.tag_kinds"
 MATCH_THRESHOLD = environment.share("MATCH_THRESHOLD", 0.98)
 STOCK = environment.whole("STOCK", 0, most=1000)
 LOADED_RELEASES = environment.count("LOADED_RELEASES", 3)
-ENCODE_BATCH_SIZE = environment.count("ENCODE_BATCH_SIZE", 128)
 IMAGE_CACHE_SECONDS = environment.count("IMAGE_CACHE_SECONDS", 7 * 24 * 3600)
 IMAGE_CACHE_ENTRIES = environment.count("IMAGE_CACHE_ENTRIES", 100_000)
 LINK_SECONDS = environment.count("LINK_SECONDS", 24 * 3600)

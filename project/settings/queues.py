@@ -41,7 +41,6 @@ CELERY_WORKER_CONSUMER = "generation.infra.consumer:WaitingConsumer"  # waits be
 CELERY_TASK_PUBLISH_RETRY_POLICY = {"max_retries": 1, "interval_start": 0, "interval_max": 0}
 CELERY_WORKER_CANCEL_LONG_RUNNING_TASKS_ON_CONNECTION_LOSS = False  # keep the work of the task
 CELERY_WORKER_ENABLE_REMOTE_CONTROL = False  # a busy solo worker cannot answer
-CELERY_WORKER_SEND_TASK_EVENTS = False
 CELERY_WORKER_HIJACK_ROOT_LOGGER = False
 CELERY_BROKER_TRANSPORT_OPTIONS = {
     "health_check_interval": 10,  # drops a half-open connection

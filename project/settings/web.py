@@ -55,7 +55,7 @@ MIDDLEWARE = [
     "django.middleware.clickjacking.XFrameOptionsMiddleware",
     "django_htmx.middleware.HtmxMiddleware",
     "project.middleware.RequestLog",
-    "project.middleware.admin_query",
+    "project.middleware.AdminValues",
     "generation.api.middleware.actor",
     "generation.api.middleware.rate_limit",
 ]
@@ -67,7 +67,6 @@ if LOGIN_HEADER:
     MIDDLEWARE.insert(_after, "project.sign_on.ProxyLogin")
     AUTHENTICATION_BACKENDS.insert(0, "project.sign_on.KnownAccounts")
 ROOT_URLCONF = "project.urls"
-WSGI_APPLICATION = "project.asgi.django_app"
 TEMPLATES = [
     {
         "BACKEND": "django.template.backends.django.DjangoTemplates",

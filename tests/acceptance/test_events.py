@@ -135,6 +135,7 @@ def test_the_stream_of_a_canceled_job_ends_with_the_event_canceled(
     assert seen[-1].name == "canceled" and seen[-1].json()["status"] == "canceled"
 
 
+@pytest.mark.slow
 def test_a_watching_client_gets_the_final_event_although_redis_is_killed(
     stack: Stack, variants: list[str], redis_server
 ):

@@ -100,6 +100,7 @@ def test_a_worker_killed_in_mid_batch_loses_no_job(stack: Stack, variants: list[
     wait_for(lambda: len(stack.workers_alive()) == 2, "the killed worker was started again")
 
 
+@pytest.mark.slow
 def test_the_late_result_of_a_frozen_worker_is_refused(stack: Stack, variants: list[str]):
     job_id = stack.submit(variant=variants[0], model="slow", seed=77)["id"]
     frozen = stack.running_on(job_id)

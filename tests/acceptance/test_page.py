@@ -64,6 +64,7 @@ def generate(visitor: Visitor, prompt: str = "", **options: str) -> None:
     page.get_by_role("button", name="Generate").click()
 
 
+@pytest.mark.slow
 def test_an_image_is_requested_previewed_and_found_in_the_gallery(stack: Stack, visit: Visit):
     visitor = visit()
     visitor.log_in(admin_password(stack))

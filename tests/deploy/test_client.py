@@ -65,6 +65,7 @@ def generated(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return target
 
 
+@pytest.mark.slow
 def test_the_generated_package_has_every_operation(generated: Path):
     assert 'name = "retort-client"' in (generated / "pyproject.toml").read_text()
     assert (generated / "retort_client" / "py.typed").is_file()

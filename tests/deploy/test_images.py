@@ -279,6 +279,7 @@ def test_the_web_image_runs_its_commands_and_tasks(web: dict[str, Any]):
     assert {"generation.sweep", "generation.serve", "generation.encode"} <= set(web["tasks"])
 
 
+@pytest.mark.slow
 def test_the_worker_image_loads_the_worker_and_the_text_encoder(tmp_path: Path):
     assert "torch" in run_in("worker", WORKER, tmp_path)["tensors"]
 
@@ -452,6 +453,7 @@ def test_the_webhook_process_reaches_only_postgresql_and_redis():
     assert set().union(*networks.values()) == set(COMPOSE["networks"])
 
 
+@pytest.mark.slow
 def test_redis_requires_its_password_which_is_on_no_command_line(tmp_path: Path):
     service = SERVICES["redis"]
     port, password = free_port(), secrets.token_hex(24)

@@ -98,6 +98,7 @@ def test_processes_left_by_a_command_are_ended_with_its_servers(tmp_path: Path) 
         assert process.wait(timeout=120) == 0, output_of(tmp_path)
 
 
+@pytest.mark.slow
 def test_processes_left_by_a_killed_run_are_ended_by_the_next_run(tmp_path: Path) -> None:
     with started(tmp_path, "servers", "--", "sh", "-c", "echo ready; sleep 600") as process:
         assert wait_until(lambda: "ready" in output_of(tmp_path), 120)
@@ -151,6 +152,7 @@ def test_facts_that_cannot_be_removed_do_not_keep_processes_running(tmp_path: Pa
         assert process.wait(timeout=120) == 130, output_of(tmp_path)
 
 
+@pytest.mark.slow
 def test_a_stack_that_cannot_prepare_its_database_leaves_nothing(tmp_path: Path) -> None:
     with started(tmp_path, "run", "--no-picture", LEASE_SECONDS="none") as process:
         assert process.wait(timeout=600) == 1

@@ -92,6 +92,7 @@ def test_the_panels_of_the_dashboard_do_not_overlap():
     ],
     ids=" ".join,
 )
+@pytest.mark.slow
 def test_promtool_accepts_rules_and_passes_their_tests(command: tuple[str, ...]):
     done = subprocess.run(["promtool", *command], cwd=MONITORING, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr

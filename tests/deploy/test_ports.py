@@ -45,5 +45,8 @@ def test_an_invalid_port_is_refused_at_once(port: str, capsys) -> None:
     assert f"{port!r} is not a whole number from 1 to 65535" in capsys.readouterr().err
 
 
-def test_the_next_free_port_is_used_when_the_default_is_taken(taken: int) -> None:
-    assert ports.for_web(None, default=taken) > taken
+def test_the_next_free_port_is_used_when_the_default_is_taken(
+    taken: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ports, "DEFAULT", taken)
+    assert ports.for_web(None) > taken

@@ -1,6 +1,7 @@
 """The private servers: created, started, stopped, and recovered from any state that a killed launcher left."""
 
 import os
+import shutil
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -141,10 +142,12 @@ def test_data_of_a_version_that_is_not_installed_is_refused(tmp_path: Path) -> N
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root may become another account")
-def test_root_without_namespaces_runs_postgres_as_another_account(tmp_path: Path) -> None:
-    server = PostgreSQL(
-        tmp_path / "postgres", port=ports.pick(), password="x", throw_away=True, namespaces=False
-    )
+def test_root_without_namespaces_runs_postgres_as_another_account(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    which = shutil.which
+    monkeypatch.setattr(shutil, "which", lambda name: None if name == "unshare" else which(name))
+    server = make_postgres(tmp_path / "postgres")
     try:
         assert server.account.user
         server.prepare()

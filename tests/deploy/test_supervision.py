@@ -10,6 +10,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from deploy.local import supervision
 from deploy.local.errors import ProcessFailed
 from deploy.local.home import Home
 from deploy.local.postgresql import wait_until
@@ -87,6 +88,7 @@ def test_secrets_are_not_written_into_the_configuration(
     assert "very-secret" not in home.supervisor_config.read_text()
 
 
+@pytest.mark.slow
 def test_a_process_that_ignores_the_signal_is_killed_in_time(home: Home) -> None:
     supervisor = start(home, Program("stubborn", UNRESPONSIVE), Program("obedient", OBEDIENT))
     assert wait_until(lambda: "ready" in (home.logs / "stubborn.log").read_text(), 60)
@@ -97,10 +99,13 @@ def test_a_process_that_ignores_the_signal_is_killed_in_time(home: Home) -> None
     assert not is_running(process)
 
 
-def test_a_program_that_does_not_stay_up_is_reported_with_its_log(home: Home) -> None:
+def test_a_program_that_does_not_stay_up_is_reported_with_its_log(
+    home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(supervision, "STARTS", 1)
     command = [sys.executable, "-c", "raise SystemExit('no such thing as a free lunch')"]
     supervisor = start(home, Program("broken", command))
-    watch = Watch(["broken"], tries=1)
+    watch = Watch(["broken"])
 
     def check_and_go_on() -> bool:
         watch.check(supervisor.states())

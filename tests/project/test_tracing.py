@@ -105,6 +105,7 @@ def test_a_request_and_the_task_that_it_caused_are_one_trace(
     assert not [value for value in values if "hidden" in value]
 
 
+@pytest.mark.slow
 def test_without_the_variable_nothing_is_traced():
     code = "import project.asgi, sys; print('opentelemetry.instrumentation.django' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)

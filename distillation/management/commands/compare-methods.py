@@ -11,13 +11,17 @@ from typing import Any
 from django.core.management.base import CommandError
 from tqdm import tqdm
 
-from distillation.management import base
-from distillation.management.base import DistillationCommand
+from distillation.management.options import (
+    DistillationCommand,
+    add_changes,
+    add_judged_teacher,
+    required_libraries,
+)
 from distillation.pipeline import overrides, recipes
 from generation.models import Release
 from generation.releases import lifecycle as releases
 
-with base.required_libraries():
+with required_libraries():
     from distillation import folders
     from distillation.method_comparison import report, settings
     from distillation.method_comparison.trainings import Comparison, Outcome
@@ -67,7 +71,7 @@ class Command(DistillationCommand):
             required=True,
             help=f"recipe that all trainings begin from: {', '.join(recipes.RECIPES)}, or a JSON file",
         )
-        base.add_changes(parser)
+        add_changes(parser)
         parser.add_argument(
             "--with-teacher",
             action="append",
@@ -76,7 +80,7 @@ class Command(DistillationCommand):
             metavar="RELEASE|FOLDER",
             help="an additional teacher for the method ensemble, which is left out without one; repeatable",
         )
-        base.add_judged_teacher(parser)
+        add_judged_teacher(parser)
         parser.add_argument(
             "--data",
             metavar="DIR",

@@ -4,12 +4,10 @@ Resumes after an interruption if started with the same options, and continues if
 with the same options work on one search.
 """
 
-import signal
 import sys
 from argparse import ArgumentParser
 from collections.abc import Iterator
 from contextlib import contextmanager
-from types import FrameType
 from typing import Any
 
 from django.conf import settings
@@ -20,16 +18,21 @@ from distillation.design import files
 from distillation.design import limits as limiting
 from distillation.designs import briefs
 from distillation.designs import lifecycle as designs
-from distillation.management import base
-from distillation.management.base import DistillationCommand
+from distillation.management.options import (
+    DistillationCommand,
+    add_changes,
+    add_judged_teacher,
+    required_libraries,
+)
 from distillation.models import Design
 from distillation.pipeline import overrides, recipes
 from distillation.resumable.progress import SliceOver
 from distillation.runs import policy
 
-with base.required_libraries():
+with required_libraries():
     from distillation.designs import execution
     from distillation.runs import inputs
+    from distillation.training import loop
 
 
 class Command(DistillationCommand):
@@ -81,8 +84,8 @@ class Command(DistillationCommand):
             help=f"recipe that all candidates begin from: {', '.join(recipes.RECIPES)}, or a JSON file; default: "
             "DISTILLATION_RECIPE",
         )
-        base.add_changes(parser)
-        base.add_judged_teacher(parser)
+        add_changes(parser)
+        add_judged_teacher(parser)
 
     def work(self, options: dict[str, Any]) -> None:
         design = self.row(options)
@@ -93,7 +96,7 @@ class Command(DistillationCommand):
             raise
         design = designs.join(design, settings.WORKER_NAME, hours=options["hours"])
         if design.status == Design.Status.RUNNING:
-            with _stopping() as stopped, self.bar(design, options["verbosity"] > 0) as bar:
+            with loop.signals() as stopped, self.bar(design, options["verbosity"] > 0) as bar:
 
                 def show(spent: float, text: str) -> None:
                     bar.update(min(round(spent), bar.total) - bar.n)
@@ -166,21 +169,3 @@ class Command(DistillationCommand):
         if design.choice is not None:
             recipe = designs.output(design) / files.RECIPE
             self.stdout.write(f"Distil it with: manage.py distill --recipe {recipe}")
-
-
-@contextmanager
-def _stopping() -> Iterator[list[int]]:
-    """Yield a list to which SIGINT or SIGTERM is added: the current step is finished. A second signal exits at once."""
-    received: list[int] = []
-
-    def note(number: int, _frame: FrameType | None) -> None:
-        if received:
-            raise SystemExit(128 + number)
-        received.append(number)
-
-    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield received
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

@@ -11,7 +11,7 @@ from django.utils.formats import date_format
 
 from distillation.detector.errors import LabelsUnusable
 from distillation.detectors import registry as detectors
-from distillation.management.base import DistillationCommand
+from distillation.management.options import DistillationCommand
 from distillation.models import Detector
 
 

@@ -12,8 +12,12 @@ from typing import Any
 
 from django.core.management.base import CommandError
 
-from distillation.management import base
-from distillation.management.base import DistillationCommand
+from distillation.management.options import (
+    DistillationCommand,
+    add_changes,
+    add_judged_teacher,
+    required_libraries,
+)
 from distillation.pipeline import overrides, recipes
 from distillation.resumable import stages
 from distillation.resumable.stages import Status
@@ -22,7 +26,7 @@ from generation.models import Release
 from generation.releases import lifecycle as releases
 from generation.releases import specialists
 
-with base.required_libraries():
+with required_libraries():
     from distillation import folders
     from distillation.pipeline.acceptance import GATE, GATE_FILE, RELEASE
     from distillation.pipeline.stages import Chain
@@ -61,12 +65,12 @@ class Command(DistillationCommand):
             action="store_true",
             help="with --student: train a new decoder, of the recipe's shape, in place of the student's",
         )
-        base.add_changes(parser)
+        add_changes(parser)
         parser.add_argument(
             "--name",
             help="name of the release; default: the recipe's with a key of its inputs",
         )
-        base.add_judged_teacher(parser)
+        add_judged_teacher(parser)
         parser.add_argument(
             "--clip",
             metavar="DIR",

@@ -15,7 +15,7 @@ from tqdm import tqdm
 from distillation.detectors import registry as detectors
 from distillation.errors import DistillationRefused
 from distillation.examples import lifecycle as examples
-from distillation.management.base import DistillationCommand
+from distillation.management.options import DistillationCommand
 from distillation.models import Detector, ImageSource
 from generation.models import PromptVariant
 

@@ -9,8 +9,7 @@ from django.core.management.base import CommandError
 from django.template.defaultfilters import filesizeformat, pluralize
 from tqdm import tqdm
 
-from distillation.management import base
-from distillation.management.base import DistillationCommand
+from distillation.management.options import DistillationCommand, add_changes
 from distillation.models import Run
 from distillation.runs import cleaning, plans, policy
 from distillation.runs import lifecycle as runs
@@ -30,7 +29,7 @@ class Command(DistillationCommand):
             metavar="NAME|FILE",
             help="name of a recipe, or a JSON file of changes to one; default: DISTILLATION_RECIPE",
         )
-        base.add_changes(start)
+        add_changes(start)
         start.add_argument(
             "--anew",
             action="store_true",

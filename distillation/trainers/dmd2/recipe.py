@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass, field
 
-from distillation.losses import distribution_matching
 from distillation.trainers.dmd2.discriminator import AdversarialRecipe
 from distillation.trainers.few_step import WatchedRecipe
 from distillation.trainers.perception import PerceptionRecipe
@@ -20,8 +19,8 @@ class MatchingRecipe(WatchedRecipe):
     paired: rows of `batch` that start from the noise of a pair and are regressed on its latents as well.
     fake_score: the network it starts from, the teacher or the student of the structure stage.
     guidance_scale: of the teacher's score; None = its own.
-    adversarial: None = no such term. divergence: one of `losses.distribution_matching.DIVERGENCES`, used once the
-    heads' loss is added to the student's, since their logits estimate the density ratio.
+    adversarial: None = no such term. Once the heads' loss is added to the student's, their logits, which estimate the
+    density ratio, also weigh the samples.
     """
 
     steps: int = 300
@@ -41,7 +40,6 @@ class MatchingRecipe(WatchedRecipe):
     final_regression_weight: float = 0.05
     perception: PerceptionRecipe = field(default_factory=PerceptionRecipe)
     adversarial: AdversarialRecipe | None = field(default_factory=AdversarialRecipe)
-    divergence: str = "jensen_shannon"
     watch_every: int = 10
 
     def __post_init__(self) -> None:
@@ -65,12 +63,6 @@ class MatchingRecipe(WatchedRecipe):
             )
         checks.one_of(self, "fake_score", FAKE_SCORES)
         checks.at_least_1(self, "guidance_scale")
-        checks.one_of(self, "divergence", distribution_matching.DIVERGENCES)
-        if self.adversarial is None and self.divergence != "reverse_kl":
-            raise ValueError(
-                f"divergence {self.divergence!r} needs the heads' logits, and adversarial is null: "
-                "without it, give reverse_kl."
-            )
 
     @property
     def needs_structure(self) -> bool:

@@ -12,14 +12,13 @@ from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from torch import Generator, Tensor
 
 from distillation.losses import adversarial, distribution_matching
-from distillation.losses.noise_regression import guided, noise_regression
+from distillation.losses.noise_regression import noise_regression
 from distillation.trainers import perception
 from distillation.trainers.dmd2 import discriminator
 from distillation.trainers.dmd2.discriminator import AdversarialRecipe, Heads
 from distillation.trainers.dmd2.recipe import MatchingRecipe
 from distillation.trainers.few_step import FewStepTask
 from distillation.trainers.inputs import TuningInputs, run
-from distillation.trainers.objectives import passes
 from distillation.training import loop, networks, processes
 from distillation.training.errors import RecipeRefused
 
@@ -33,8 +32,8 @@ class MatchingTask(FewStepTask):
         """Raises RecipeRefused where the recipe contradicts the teacher or the inputs."""
         super().__init__(inputs, pairs=inputs.pairs)
         self._recipe = recipe
-        self._guidance_scale = passes.scale_of(
-            inputs.teacher, recipe.guidance_scale, field="guidance_scale"
+        self._guidance_scale = inputs.teacher.scale_of(
+            recipe.guidance_scale, field="guidance_scale"
         )
         if (inputs.structure is not None) != recipe.needs_structure:
             raise RecipeRefused(
@@ -189,10 +188,7 @@ class MatchingTask(FewStepTask):
         weights = None
         if logits is not None:  # they estimate r, the ratio of the densities
             weights = distribution_matching.f_distill_weights(
-                logits,
-                times,
-                num_train_timesteps=len(schedule),
-                divergence=recipe.divergence,
+                logits, times, num_train_timesteps=len(schedule)
             )
         loss = distribution_matching.distribution_matching(x, real_x0, fake_x0, weights=weights)
         measured = {"matching": float(loss.detach())}
@@ -214,10 +210,7 @@ class MatchingTask(FewStepTask):
         prediction, maps = discriminator.prediction_and_features(
             teacher, noised, times, embeds, layers=gan.layers
         )
-        if scale != 1 and teacher.negative is not None:
-            empty = teacher.negative.expand(len(still), -1, -1)
-            without = teacher.predict(still, times, empty, guidance_scale=1)
-            prediction = guided(without, prediction, guidance_scale=scale)
+        prediction = teacher.guide(prediction, still, times, guidance_scale=scale)
         logits: Tensor = self._heads(maps)
         return logits, teacher.schedule.as_x0(prediction, still, times)
 
@@ -239,7 +232,7 @@ class MatchingTask(FewStepTask):
 def train(recipe: MatchingRecipe, inputs: TuningInputs) -> UNet2DConditionModel:
     """Train (resuming from the folder's checkpoint); save the averaged student in folder/unet and return it, frozen.
 
-    The student, of the regression stage, is changed in place; only accepted pairs are used. Raises RecipeRefused,
+    The student, of the regression stage, is changed in place. Raises RecipeRefused,
     TrainingDiverged, CheckpointUnusable.
     """
     task = MatchingTask(recipe, inputs)

@@ -70,6 +70,11 @@ class Batch:
     prompt_embeds: Tensor
     hard: Tensor
 
+    @property
+    def inputs(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the inputs of a pass: latents, timesteps, prompt_embeds."""
+        return self.latents, self.timesteps, self.prompt_embeds
+
 
 class Batches:
     """Draws batches of `size` samples; each depends only on the generator."""

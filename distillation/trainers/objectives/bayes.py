@@ -13,7 +13,6 @@ from torch import Generator, Tensor, nn
 
 from distillation.losses.bayes import DiagonalGaussian, divergence, prior_penalty
 from distillation.losses.noise_regression import noise_regression
-from distillation.trainers.objectives import passes
 from distillation.trainers.objectives import posterior as posteriors
 from distillation.trainers.objectives.batches import Batch
 from distillation.trainers.objectives.posterior import Estimate, PosteriorRecipe
@@ -114,7 +113,7 @@ class Bayes(StudentObjective):
     def losses(self, batch: Batch, generator: Generator) -> dict[str, Tensor]:
         beta, examples = self._recipe.beta, self._examples
         if self._recipe.form == "point":
-            prediction = passes.of_student(self._student, self._teacher, batch)
+            prediction = self._teacher.passed(self._student, *batch.inputs)
             weights = list(self._student.parameters())
             prior = prior_penalty(weights, self.prior, beta=beta, examples=examples)
         else:
@@ -123,7 +122,7 @@ class Bayes(StudentObjective):
             )
             prediction = self._drawn(posterior, batch, generator)
             prior = divergence(posterior, self.prior, beta=beta, examples=examples)
-        target = passes.guided_by(self._teacher, batch, guidance_scale=self._scale)
+        target = self._teacher.predict(*batch.inputs, guidance_scale=self._scale)
         return {"guided": noise_regression(prediction, target), "prior": self._nats * prior}
 
     def _drawn(self, posterior: DiagonalGaussian, batch: Batch, generator: Generator) -> Tensor:

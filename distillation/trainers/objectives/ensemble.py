@@ -15,7 +15,6 @@ from torch import Generator, Tensor, nn
 
 from distillation.losses.ensembles import SUM_TOLERANCE, ensemble_regression
 from distillation.trainers import teacher as teachers
-from distillation.trainers.objectives import passes
 from distillation.trainers.objectives.batches import Batch
 from distillation.trainers.objectives.protocol import Sources
 from distillation.trainers.teacher import Teacher
@@ -83,7 +82,7 @@ class Ensemble:
         self.modules: dict[str, nn.Module] = {}
 
     def losses(self, batch: Batch, generator: Generator) -> dict[str, Tensor]:
-        prediction = passes.of_student(self._student, self._teacher, batch)
+        prediction = self._teacher.passed(self._student, *batch.inputs)
         loss = ensemble_regression(
             prediction,
             self.members(batch),
@@ -94,10 +93,7 @@ class Ensemble:
 
     def members(self, batch: Batch) -> Sequence[Tensor]:
         """Return the members' guided predictions, each fp32 [B, C, h, w]."""
-        return [
-            passes.guided_by(member, batch, guidance_scale=member.guidance_scale)
-            for member in self._members
-        ]
+        return [member.predict(*batch.inputs) for member in self._members]
 
 
 def _like(own: Teacher, folder: str) -> Teacher:

@@ -11,7 +11,6 @@ from torch import Generator, Tensor
 
 from distillation.losses.noise_regression import noise_regression
 from distillation.losses.soft_targets import soft_loss, target_log_probabilities
-from distillation.trainers.objectives import passes
 from distillation.trainers.objectives.batches import Batch
 from distillation.trainers.objectives.protocol import Sources, StudentObjective
 from distillation.training import checks
@@ -49,9 +48,9 @@ class Hinton(StudentObjective):
         super().__init__(sources, student, recipe.guidance_scale)
 
     def losses(self, batch: Batch, generator: Generator) -> dict[str, Tensor]:
-        prediction = passes.of_student(self._student, self._teacher, batch)
+        prediction = self._teacher.passed(self._student, *batch.inputs)
         hard = noise_regression(prediction[: len(batch.hard)], batch.hard)
-        target = passes.guided_by(self._teacher, batch, guidance_scale=self._scale)
+        target = self._teacher.predict(*batch.inputs, guidance_scale=self._scale)
         soft = softened_regression(prediction, target, temperature=self._recipe.temperature)
         share = self._recipe.soft_weight
         return {"hard": (1 - share) * hard, "soft": share * soft}

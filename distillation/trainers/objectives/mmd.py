@@ -12,7 +12,6 @@ from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from torch import Generator, Tensor
 
 from distillation.losses.mmd import Kernel, depth_weights, gaussian, layers_mmd2, linear, polynomial
-from distillation.trainers.objectives import passes
 from distillation.trainers.objectives.batches import Batch
 from distillation.trainers.objectives.protocol import Sources, StudentObjective
 from distillation.trainers.perception import tapped
@@ -89,7 +88,7 @@ def _heights(network: UNet2DConditionModel, sources: Sources, probe: Batch) -> d
     """Return the height of each layer's feature map, in the order of the pass."""
     names = [name for name, _ in network.named_modules() if _LAYER.fullmatch(name)]
     with tapped(network, names) as outputs:
-        passes.of_student(network, sources.teacher, probe)
+        sources.teacher.passed(network, *probe.inputs)
     return {name: output.shape[2] for name, output in outputs.items()}
 
 

@@ -7,9 +7,8 @@ from typing import Protocol
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from torch import Generator, Tensor, nn
 
-from distillation.losses.noise_regression import guidance_distillation
+from distillation.losses.noise_regression import noise_regression
 from distillation.trainers.inputs import StageInputs
-from distillation.trainers.objectives import passes
 from distillation.trainers.objectives.batches import Batch, Batches
 from distillation.trainers.perception import tapped
 from distillation.trainers.student import StudentRecipe
@@ -61,21 +60,22 @@ class StudentObjective:
         """guidance_scale: the teacher's own if None. Raises RecipeRefused where the teacher cannot be guided."""
         self._teacher = sources.teacher
         self._student = student
-        self._scale = passes.scale_of(sources.teacher, guidance_scale, field="guidance_scale")
+        self._scale = sources.teacher.scale_of(guidance_scale, field="guidance_scale")
         self.modules: dict[str, nn.Module] = {}
         self.teacher_layers: tuple[str, ...] = ()  # whose outputs are compared, names of modules
         self.student_layers: tuple[str, ...] = ()
 
     def _passed(self, batch: Batch, samples: Tensor | None = None) -> "Passed":
         """Return the passes of the student and the guided teacher. samples: rows whose layer outputs are kept."""
-        with tapped(self._teacher.unet, self.teacher_layers, samples=samples) as theirs:
-            text = passes.with_text(self._teacher, batch)
-        without = text if self._scale == 1 else passes.without_text(self._teacher, batch)
+        teacher, scale = self._teacher, self._scale
+        with tapped(teacher.unet, self.teacher_layers, samples=samples) as theirs:
+            text = teacher.predict(*batch.inputs, guidance_scale=1)
+        target = teacher.guide(text, batch.latents, batch.timesteps, guidance_scale=scale)
         with tapped(self._student, self.student_layers, samples=samples) as ours:
-            prediction = passes.of_student(self._student, self._teacher, batch)
+            prediction = teacher.passed(self._student, *batch.inputs)
         return Passed(
             prediction,
-            guidance_distillation(prediction, without, text, guidance_scale=self._scale),
+            noise_regression(prediction, target),
             [ours[name] for name in self.student_layers],
             [theirs[name] for name in self.teacher_layers],
         )

@@ -12,8 +12,6 @@ from generation.api.openai import token_usage
 from generation.api.serializers.images import ImageSerializer
 from generation.api.serializers.problems import NearestSerializer
 from generation.api.serializers.shapes import Strict
-from generation.errors import ImageGone, StorageFailed
-from generation.images import storage
 from generation.images import store as images
 from generation.models import Image, Job
 
@@ -219,14 +217,8 @@ class CompletedEventSerializer(serializers.Serializer[Job]):
 
 
 def _base64(image: Image) -> str:
-    """Return the file in base64. Raises ImageGone and StorageFailed."""
-    try:
-        return base64.b64encode(images.content(image)).decode()
-    except StorageFailed as error:
-        if storage.exists(image.file):
-            raise
-        gone = "Submit it again with the seed of the job: it gives the same image."
-        raise ImageGone(gone) from error
+    """Return the file in base64. Raises StorageFailed; FileMissing if it is no longer stored."""
+    return base64.b64encode(images.content(image)).decode()
 
 
 def _usage(job: Job) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Liveness and readiness. Checks are short: a component that hangs counts as down."""
+"""Readiness. Checks are short: a component that hangs counts as down. `project.asgi` answers liveness."""
 
 import threading
 import time
@@ -29,13 +29,6 @@ CHECKS_AT_ONCE = 4  # per component; while so many hang, no more are started
 
 _running_checks: Counter[str] = Counter()
 _guard = threading.Lock()
-
-
-@require_safe
-@never_cache
-def live(request: HttpRequest) -> JsonResponse:
-    """Liveness: this process responds."""
-    return JsonResponse({"status": "ok"})
 
 
 @require_safe

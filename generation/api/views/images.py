@@ -23,13 +23,14 @@ from rest_framework.views import APIView
 from generation.api.serializers.images import FileQuery, ImageDetailSerializer, LinkQuery
 from generation.api.serializers.shapes import NoQuery, query
 from generation.api.views.problem_responses import responses
-from generation.errors import ImageGone, JobPurged, StorageFailed
+from generation.errors import JobPurged
 from generation.images import links, storage
 from generation.images import store as images
 from generation.models import APIKey, Image, PurgedImage
 
 REDIRECT_SECONDS = 600  # cache time of a redirect; temporary credentials sign little longer
 SPARE_SECONDS = 60  # how much longer the store's link is valid than the cached redirect
+ABOUT_THE_FILE = (200, 206, 304)  # status codes that caches may keep
 
 
 def find(image_id: UUID, *, among: QuerySet[Image] | None = None, **which: Any) -> Image:
@@ -114,10 +115,7 @@ class ImageThumbnail(LinkedView):
         asked = query(LinkQuery, request)
         seconds = links.check(image_id, asked["expires"], asked["signature"], to=links.THUMBNAIL)
         image = find(image_id)
-        try:
-            name = images.thumbnail(image.master, image.file)
-        except StorageFailed as error:
-            raise _gone_or(error, image.master, image.file) from error
+        name = images.thumbnail(image.master, image.file)
         read = partial(storage.read, name)
         return _answer(request, name, seconds, read, etag=f"{image.sha256}-thumbnail")
 
@@ -131,7 +129,7 @@ def _answer(
     etag: str,
     save_as: str = "",
 ) -> HttpResponseBase:
-    """Answer with the stored file, a redirect or 304. seconds: how long the link remains valid."""
+    """Answer with the stored file, a redirect, 304 or 412. seconds: how long the link remains valid."""
     quoted = f'"{etag}"'
     answer = get_conditional_response(request._request, etag=quoted)
     if answer is None and request.method != "HEAD":
@@ -144,9 +142,12 @@ def _answer(
         answer = _whole(name, read if request.method != "HEAD" else None)
         if save_as:
             answer["Content-Disposition"] = f'attachment; filename="{save_as}"'
-    answer["ETag"] = quoted
-    answer["Cache-Control"] = f"public, max-age={seconds}, immutable"
     answer["X-Content-Type-Options"] = "nosniff"
+    if answer.status_code in ABOUT_THE_FILE:
+        answer["ETag"] = quoted
+        answer["Cache-Control"] = f"public, max-age={seconds}, immutable"
+    else:
+        answer["Cache-Control"] = "no-store"
     return answer
 
 
@@ -154,24 +155,11 @@ def _whole(name: str, read: Callable[[], bytes] | None) -> HttpResponse:
     """Return the file. Without `read` return only the headers."""
     kind = storage.CONTENT_TYPES[name.rpartition(".")[2]]
     if read is not None:
-        try:
-            # Not streamed: a file has about 100 KB, and each chunk would switch threads.
-            return HttpResponse(read(), content_type=kind)
-        except StorageFailed as error:
-            raise _gone_or(error, name) from error
+        # Not streamed: a file has about 100 KB, and each chunk would switch threads.
+        return HttpResponse(read(), content_type=kind)
     size = storage.size(name)
     if size is None:
-        raise _gone()
+        raise storage.missing(name)
     answer = HttpResponse(content_type=kind)
     answer["Content-Length"] = str(size)
     return answer
-
-
-def _gone_or(error: StorageFailed, *names: str) -> ImageGone | StorageFailed:
-    return error if any(storage.exists(name) for name in names) else _gone()
-
-
-def _gone() -> ImageGone | StorageFailed:
-    if not storage.is_there():
-        return StorageFailed("The folder of images is missing. Mount the storage at DATA_DIR.")
-    return ImageGone("Submit the same job with its seed again: it gives the same image.")

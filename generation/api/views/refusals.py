@@ -14,7 +14,7 @@ from rest_framework import exceptions
 from rest_framework.request import Request
 
 from generation.api import problems
-from generation.errors import INTERNAL_ERROR, GenerationError
+from generation.errors import INTERNAL_ERROR, FileMissing, GenerationError, ImageGone
 from generation.infra import database
 
 log = structlog.get_logger(__name__)
@@ -58,6 +58,8 @@ class Refusal:
 
 def of(error: Exception, request: Request) -> Refusal | None:
     """Return the refusal for an exception; None for an unexpected one."""
+    if isinstance(error, FileMissing):
+        error = ImageGone("Submit the same job with its seed again: it gives the same image.")
     if isinstance(error, GenerationError):
         return of_ours(error)
     if isinstance(error, Http404):

@@ -30,7 +30,8 @@ class Command(BaseCommand):
         importing = actions.add_parser(
             "import",
             help="import variants from a CSV or JSON file, in one transaction",
-            description=f"Columns: {', '.join(file_formats.COLUMNS)}. A missing slug is made from the text.",
+            description=f"Columns: {', '.join(file_formats.COLUMNS)}. A missing slug is made from the text. "
+            f"A file has {file_formats.LIMITS}.",
         )
         importing.add_argument("file", type=Path)
         importing.add_argument("--dry-run", action="store_true", help="validate only")

@@ -3,6 +3,7 @@
 import json
 import re
 
+import celery
 import pytest
 from django.contrib import admin
 from django.contrib.admin.models import LogEntry
@@ -13,11 +14,12 @@ from django_celery_beat.models import CrontabSchedule, IntervalSchedule, Periodi
 
 from generation import tasks as generation_tasks
 from generation.models import AuditEntry
-from tests.factories import make_user
+from tests.factories import make_user, make_variant
 
 pytestmark = pytest.mark.django_db
 
 LIST = "admin:django_celery_beat_periodictask_changelist"
+CATALOGUE = "/admin/generation/promptvariant/"
 ACTIONS = ["enable_tasks", "disable_tasks", "run_tasks", "toggle_tasks", "delete_selected"]
 
 
@@ -92,6 +94,151 @@ def test_the_list_shows_what_each_task_does_and_when_it_runs_next(tasks):
     assert re.search(r"\d{4}-\d\d-\d\d 02:30 UTC", page)
     assert str(generation_tasks.sweep.__doc__).partition("\n")[0] in page
     assert len(re.findall(r"field-next_run[^>]*>\s*<time class", page)) == 2  # one is disabled
+
+
+CRONTAB = {
+    "minute": "0",
+    "hour": "2",
+    "day_of_week": "*",
+    "timezone": "UTC",
+    "periodictask_set-TOTAL_FORMS": "0",
+    "periodictask_set-INITIAL_FORMS": "0",
+}
+
+
+def impossible() -> list[IntervalSchedule | CrontabSchedule]:
+    """Return schedules without a next date, as a database of an earlier revision may have them."""
+    return [
+        IntervalSchedule.objects.create(every=10**9, period="days"),
+        IntervalSchedule.objects.create(every=3_000_000, period="days"),
+        CrontabSchedule.objects.create(day_of_month="31", month_of_year="2"),
+    ]
+
+
+def test_pages_show_a_task_without_a_next_date_and_open_it_for_repair():
+    admin = superuser()
+    make_variant()
+    for number, schedule in enumerate(impossible()):
+        field = "crontab" if isinstance(schedule, CrontabSchedule) else "interval"
+        task = PeriodicTask.objects.create(
+            name=f"odd-{number}", task="distillation.consider", **{field: schedule}
+        )
+        page = admin.get(reverse(LIST)).content.decode()
+        assert page.count("never") >= 1 and "The schedule has no next date" in page
+        assert "No run is scheduled" in admin.get(CATALOGUE).content.decode()
+        change = reverse("admin:django_celery_beat_periodictask_change", args=[task.pk])
+        assert admin.get(change).status_code == 200
+        task.delete()
+
+
+@pytest.mark.parametrize(
+    ("every", "period", "is_accepted"),
+    [
+        (3653, "days", True),
+        (3654, "days", False),
+        (2**31 - 1, "days", False),
+        (2**31 - 1, "seconds", False),
+        (2**31 - 1, "microseconds", True),
+    ],
+)
+def test_an_interval_has_at_most_ten_years(every, period, is_accepted):
+    add = reverse("admin:django_celery_beat_intervalschedule_add")
+    answer = superuser().post(add, {"every": every, "period": period})
+    assert IntervalSchedule.objects.exists() == is_accepted
+    assert is_accepted or "at most ten years" in answer.content.decode()
+
+
+@pytest.mark.parametrize(
+    ("day", "month", "error"),
+    [
+        ("29", "2", ""),
+        ("31", "2", "No date in the future"),
+        ("x", "2", "No enumeration for Day of Month"),
+    ],
+)
+def test_a_crontab_has_a_next_date(day, month, error):
+    add = reverse("admin:django_celery_beat_crontabschedule_add")
+    answer = superuser().post(add, CRONTAB | {"day_of_month": day, "month_of_year": month})
+    assert CrontabSchedule.objects.exists() == (not error)
+    if error:
+        (said,) = [text for some in answer.context["errors"] for text in some]
+        assert error in said
+
+
+@pytest.mark.parametrize(
+    ("field", "text", "is_accepted"),
+    [
+        ("headers", "[]", False),
+        ("headers", "null", False),
+        ("headers", "5", False),
+        ("headers", "{", False),
+        ("headers", '{"__type__": [], "__value__": 1}', False),
+        ("headers", '{"a": 1}', True),
+        ("headers", "", True),
+        ("kwargs", "[]", False),
+        ("kwargs", "{}", True),
+        ("args", "{}", False),
+        ("args", "[" * 5000, False),
+        ("args", "[1]", True),
+    ],
+)
+def test_arguments_and_headers_have_the_type_that_beat_needs(tasks, field, text, is_accepted):
+    answer = save(superuser(), tasks[0], **{field: text})
+    assert (answer.status_code == 302) == is_accepted
+    assert is_accepted or "Give JSON" in answer.content.decode()
+
+
+def test_a_task_cannot_be_run_while_redis_is_down_and_the_page_says_so(tasks, monkeypatch):
+    with celery.Celery(broker="redis://127.0.0.1:1/0", set_as_current=False) as stranded:
+        monkeypatch.setattr(celery.current_app.amqp, "_producer_pool", stranded.amqp.producer_pool)
+        answer = choose(staff("view_periodictask", "change_periodictask"), "run_tasks", tasks)
+    assert answer.status_code == 200 and "Redis does not answer" in notices(answer)
+    assert not LogEntry.objects.exists()
+
+
+@pytest.mark.parametrize(
+    ("fields", "reason"),
+    [
+        ({"queue": "nowhere"}, "no queue has the name nowhere"),
+        ({"task": "generation.nothing"}, "no task has the name generation.nothing"),
+        ({"args": "[1]"}, "its arguments do not fit"),
+        ({"args": "["}, "its arguments do not fit"),
+        ({"kwargs": "[1]"}, "its arguments do not fit"),
+    ],
+)
+def test_a_task_that_cannot_be_run_is_named_and_the_others_run(tasks, light_queue, fields, reason):
+    PeriodicTask.objects.filter(name="consider").update(**fields)
+    answer = choose(staff("view_periodictask", "change_periodictask"), "run_tasks", tasks)
+    assert f"consider was not sent: {reason}" in notices(answer)
+    assert "1 task sent to workers" in notices(answer)
+    assert light_queue() == ["generation.sweep"]
+    assert LogEntry.objects.get().object_repr.startswith("sweep")
+
+
+@pytest.mark.parametrize(("queue", "is_accepted"), [("light", True), ("", True), ("ligth", False)])
+def test_a_queue_that_overrides_exists(tasks, queue, is_accepted):
+    answer = save(superuser(), tasks[0], queue=queue)
+    assert (answer.status_code == 302) == is_accepted
+    assert is_accepted or "Give one of" in answer.content.decode()
+
+
+def notices(answer) -> str:
+    return " ".join(str(message) for message in answer.context["messages"])
+
+
+def save(client: Client, task: PeriodicTask, **fields: str):
+    """Send the form of a task with these fields changed."""
+    page = reverse("admin:django_celery_beat_periodictask_change", args=[task.pk])
+    form = client.get(page).context["adminform"].form
+    values = {name: form.initial.get(name) for name in form.fields}
+    sent = {name: value for name, value in values.items() if value not in (None, False)}
+    return client.post(page, sent | fields)
+
+
+def superuser() -> Client:
+    client = Client()
+    client.force_login(make_user(username="admin", is_superuser=True))
+    return client
 
 
 def test_every_action_of_every_list_needs_a_permission():

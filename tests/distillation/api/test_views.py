@@ -77,6 +77,7 @@ def test_changing_the_gate_needs_the_permission_to_change_releases(teacher, fiel
         {"recipe": "my-recipe"},
         {"recipe": {"recipe": "my-recipe"}},
         {"recipe": {"recipe": "starter-1step", "agian": {}}},
+        {"recipe": {"recipe": "starter-1step", "timesteps": 999}},
         {"policy": "maybe"},
         {"speed": 1},
     ],

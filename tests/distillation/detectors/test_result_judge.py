@@ -56,7 +56,8 @@ def test_pictures_of_any_size_are_judged(starter):
 def test_a_tag_that_excludes_a_bit_fails_if_the_bit_is_present(starter):
     judge, detector = result_judge.judge(starter), detectors.active()
     network = networks.load(detectors.folder(detector))
-    present = network.present(torch.from_numpy(picture()).permute(2, 0, 1)[None])[0].tolist()
+    image = torch.from_numpy(picture()).permute(2, 0, 1)[None]
+    present = (network.probabilities(image)[0] >= network.thresholds).tolist()
 
     bits = detector.bits[: len(present)]  # the classifier's; those of quality and mask follow
 

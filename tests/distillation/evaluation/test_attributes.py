@@ -56,7 +56,7 @@ def test_stated_groups_are_marked_and_groups_named_by_their_bits():
         [False, False, True],
         [False, False, False],
     ]
-    assert attributes.group_names(BITS, GROUPS, most=2) == ["vase, bowl …", "red, blue", "signed"]
+    assert attributes.group_names("abcdefgh", (4, 3, 1)) == ["a, b, c …", "e, f, g", "h"]
 
 
 def test_margins_are_positive_where_a_group_is_right():

@@ -107,14 +107,6 @@ def test_examples_are_accepted_by_a_person_or_else_by_the_active_detector():
     assert set(examples.accepted()) == set(used)
 
 
-def test_pictures_of_a_variant_are_those_of_its_sources():
-    one, both = make_variant(), make_variant()
-    first = make_example(source=make_source(variants=[one, both]), override="accepted")
-    second = make_example(source=make_source(name="more", variants=[both]), override="accepted")
-    assert list(examples.accepted(one)) == [first]
-    assert set(examples.accepted(both)) == {first, second}
-
-
 def test_without_a_detector_only_people_accept():
     example = make_example(override="accepted")
     make_example()

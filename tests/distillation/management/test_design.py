@@ -76,6 +76,7 @@ def test_a_search_ends_with_a_front_a_choice_and_a_recipe_that_distill_accepts(t
 
 
 @pytest.mark.django_db
+@pytest.mark.slow
 def test_limits_that_no_candidate_meets_train_nothing_and_give_the_nearest_ones(teacher, detector):
     output = design("--detector", str(detector), "--candidates", "2", "--size", "1kB")
 

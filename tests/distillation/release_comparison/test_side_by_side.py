@@ -22,6 +22,7 @@ from tests.factories import (
     make_user,
     make_variant,
 )
+from tests.storage_faults import break_storage
 
 pytestmark = pytest.mark.django_db
 
@@ -97,6 +98,21 @@ def test_pictures_of_jobs_with_the_seed_are_compared_too(both):
     (pair,) = side_by_side.pairs(*both)
     assert (pair.text, round(pair.distance * 255)) == ("a red vase", 90)
     assert pictures.find(both[1], pair.embedding, 0).read() == pair.second.read()
+
+
+@pytest.mark.parametrize("fault", ["not mounted", "unreadable"])
+def test_while_the_storage_fails_no_picture_is_reported_as_not_found(admin, both, settings, fault):
+    embedding = Embedding.objects.get(text="a red vase")
+    image = make_image(job=make_job(release=both[0], embedding=embedding, seed=0))
+    key = store.image_key(both[0], embedding, seed=0, width=64, height=64, steps=4)
+    Image.objects.filter(pk=image.pk).update(key=key)
+    link = reverse("admin:generation_release_compared", args=[both[0].pk, "0" * 24, 0])
+    assert admin.get(link).status_code == 200
+    break_storage(settings.MEDIA_ROOT, fault, [image])
+
+    answer = admin.get(link)
+
+    assert answer.status_code == 503 and "Retry-After" in answer
 
 
 @pytest.fixture

@@ -84,6 +84,7 @@ def trained(tokenizer_folder: Path, tmp_path_factory: pytest.TempPathFactory) ->
     return folder / "clip"
 
 
+@pytest.mark.slow
 def test_training_learns_the_visible_attribute(trained: Path, tokenizer_folder: Path) -> None:
     clip = judging.load(trained, tokenizer=tokenizer_folder)
     found = module.zero_shot(clip, make_photographs(16).images)

@@ -68,6 +68,7 @@ def run(task: TeacherTask, folder: Path, steps: int) -> None:
     loop.run(task, folder, steps=steps, seed=3, title="", progress_bar=False)
 
 
+@pytest.mark.slow
 def test_training_learns_and_writes_folders_that_diffusers_loads(tmp_path: Path) -> None:
     teacher.train(
         TOY,

@@ -11,7 +11,7 @@ from distillation.students.errors import StudentRefused
 from distillation.students.posterior import Posterior
 from distillation.students.unets import UNetShape
 
-from .toys import PUBLISHED, STARTER, loaded, output, unet
+from .toys import PUBLISHED, STARTER, loaded, output, sources, unet
 
 
 def of_toy(shape: UNetShape, seed: int = 0) -> Posterior:
@@ -127,7 +127,7 @@ def test_the_prior_of_a_cut_is_the_posterior_of_the_weights_it_copies(cut):
     copied = weights.copy(known.mean, STARTER, cut=cut)
     assert set(prior.mean) == set(cuts.student_shape(STARTER, cut).tensors)
     partly_new = []
-    for name, source in weights.sources(STARTER, cut).items():
+    for name, source in sources(STARTER, cut).items():
         assert torch.equal(prior.mean[name], copied[name])
         if copied[name].shape != known.mean[source].shape:
             partly_new.append(name)

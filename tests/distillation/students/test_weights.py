@@ -6,7 +6,7 @@ import torch
 from distillation.students import cuts, weights
 from distillation.students.errors import StudentRefused
 
-from .toys import DEEP, PUBLISHED, STARTER, loaded, output, unet
+from .toys import DEEP, PUBLISHED, STARTER, loaded, output, sources, unet
 
 TEACHERS = {"starter": STARTER, "deep": DEEP}
 
@@ -20,10 +20,10 @@ def test_a_student_runs_on_copied_weights_alone(teacher, cut):
     found = output(student)
     assert found.shape == (2, 4, 8, 8)
     assert found.isfinite().all()
-    sources = {name: tensors[source] for name, source in weights.sources(teacher, cut).items()}
-    partly_new = {name for name, source in sources.items() if source.shape != copied[name].shape}
-    assert all(torch.equal(copied[name], sources[name]) for name in set(copied) - partly_new)
-    assert len(set(weights.sources(teacher, cut).values())) == len(copied)  # none is used twice
+    kept = {name: tensors[source] for name, source in sources(teacher, cut).items()}
+    partly_new = {name for name, source in kept.items() if source.shape != copied[name].shape}
+    assert all(torch.equal(copied[name], kept[name]) for name in set(copied) - partly_new)
+    assert len(set(sources(teacher, cut).values())) == len(copied)  # none is used twice
     assert bool(partly_new) == (cut.name == "tiny" and teacher is STARTER)
 
 
@@ -41,15 +41,15 @@ def test_a_student_runs_on_copied_weights_alone(teacher, cut):
     ],
 )
 def test_the_source_is_the_layer_that_is_kept(name, student, teacher):
-    assert weights.sources(STARTER, cuts.CUTS[name])[student] == teacher
+    assert sources(STARTER, cuts.CUTS[name])[student] == teacher
 
 
 def test_after_a_removed_wider_stage_only_the_weights_of_the_skip_are_copied():
     tensors = unet(STARTER).state_dict()
     copied = weights.copy(tensors, STARTER, cut=cuts.CUTS["tiny"])
     first = "up_blocks.0.resnets.0"
-    sources = weights.sources(STARTER, cuts.CUTS["tiny"])
-    assert {name for name in copied if copied[name].shape != tensors[sources[name]].shape} == {
+    source = sources(STARTER, cuts.CUTS["tiny"])
+    assert {name for name in copied if copied[name].shape != tensors[source[name]].shape} == {
         f"{first}.{end}"
         for end in ("norm1.weight", "norm1.bias", "conv1.weight", "conv_shortcut.weight")
     }
@@ -94,8 +94,8 @@ def test_a_low_cut_attends_at_low_resolutions_only_and_keeps_the_rest(teacher, n
 
     assert {level for level in range(shape.levels) if shape.attends(level)} == attends
     assert output(loaded(shape, copied)).isfinite().all()
-    whole = weights.sources(teacher, cuts.CUTS[name.removesuffix("-low")])
-    left_out = set(whole) - set(weights.sources(teacher, cut))
+    whole = sources(teacher, cuts.CUTS[name.removesuffix("-low")])
+    left_out = set(whole) - set(sources(teacher, cut))
     assert left_out and all(".attentions." in tensor for tensor in left_out)
     assert all(len(pair) == 2 for pair in cuts.feature_pairs(teacher, cut))
 

@@ -3,6 +3,8 @@
 import torch
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 
+from distillation.students import cuts, weights
+from distillation.students.cuts import Cut
 from distillation.students.unets import UNetShape
 
 _SD15 = {
@@ -53,6 +55,11 @@ def unet(shape: UNetShape, *, seed: int = 0) -> UNet2DConditionModel:
         for parameter in network.parameters():
             parameter.add_(0.1 * torch.randn_like(parameter))
     return network
+
+
+def sources(teacher: UNetShape, cut: Cut) -> dict[str, str]:
+    """Return for each of the student's tensors the name of the teacher's tensor that it comes from."""
+    return {name: weights.source_of(name, cut) for name in cuts.student_shape(teacher, cut).tensors}
 
 
 def loaded(shape: UNetShape, tensors: dict[str, torch.Tensor]) -> UNet2DConditionModel:

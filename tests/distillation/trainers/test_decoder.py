@@ -64,6 +64,7 @@ def assert_same(left: dict[str, torch.Tensor], right: dict[str, torch.Tensor]) -
         assert torch.equal(value, right[name]), name
 
 
+@pytest.mark.slow
 def test_the_decoder_approximates_the_pictures_of_the_vae_on_held_out_latents(
     trained, teacher: Teacher, pairs: Pairs
 ) -> None:
@@ -80,6 +81,7 @@ def test_the_decoder_approximates_the_pictures_of_the_vae_on_held_out_latents(
     assert 0.2 < measured["sharpness"] < 1
 
 
+@pytest.mark.slow
 def test_a_decoder_that_ends_in_a_pixel_shuffle_learns_as_well(
     teacher: Teacher, pairs: Pairs, tmp_path: Path
 ) -> None:

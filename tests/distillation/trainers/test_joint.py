@@ -64,16 +64,6 @@ def test_training_brings_the_pictures_nearer_and_changes_both_networks(tmp_path,
         assert moved if name == "student" else moved == {"decoder"}
 
 
-def test_rejected_pairs_are_never_used():
-    inputs = inputs_of()
-    inputs.pairs.accepted[::2] = False
-    inputs.pairs.latents[::2] = float("nan")
-    task = JointTask(RECIPE, inputs)
-    for index in range(4):
-        losses = task.step(index, torch.Generator().manual_seed(index))
-        assert all(torch.isfinite(torch.tensor(value)) for value in losses.values())
-
-
 def test_pairs_below_the_least_margin_are_left_out():
     recipe = replace(RECIPE, least_margin=0.5)
     inputs = inputs_of()
@@ -142,8 +132,3 @@ def test_a_weight_of_the_latents_keeps_them_nearer():
 def test_an_invalid_recipe_is_refused_with_its_field(change, field):
     with pytest.raises(ValueError, match=f"^{field} "):
         replace(RECIPE, **change)
-
-
-def test_timesteps_that_do_not_decrease_are_refused():
-    with pytest.raises(RecipeRefused, match="timesteps"):
-        JointTask(RECIPE, inputs_of(timesteps=(499, 999)))

@@ -1,5 +1,7 @@
 """The perceptual loss: frozen feature maps of the picture, with a gradient into the latents."""
 
+import copy
+
 import pytest
 import torch
 
@@ -33,6 +35,7 @@ def test_the_loss_is_zero_for_equal_latents_and_grows_with_the_difference(teache
 
 
 @pytest.mark.parametrize("features", FEATURES)
+@pytest.mark.slow
 def test_descent_brings_the_picture_to_the_target(teacher, features):
     found = make_loss(teacher, features, huber_weight=0.0)
     target, output = latents(0), latents(1).requires_grad_()
@@ -149,3 +152,32 @@ def test_a_pass_cut_short_ends_with_the_last_tap():
         raise AssertionError("not reached")
     assert set(maps) == {"0", "1"}
     assert not reached
+
+
+def test_outputs_are_in_the_order_of_the_pass_and_of_the_chosen_samples(teacher):
+    inputs = latents(0, count=5), torch.full((5,), 499), toys.catalogue(5).prompt_embeds.float()
+    names = ["up_blocks.1", "mid_block", "down_blocks.0", "down_blocks.1.attentions.0"]
+    chosen = torch.tensor([4, 1])
+    with (
+        tapped(teacher.unet, names) as outputs,
+        tapped(teacher.unet, names, samples=chosen) as some,
+    ):
+        teacher.predict(*inputs, guidance_scale=1)
+    assert list(outputs) == [
+        "down_blocks.0",
+        "down_blocks.1.attentions.0",
+        "mid_block",
+        "up_blocks.1",
+    ]
+    for name in names:
+        assert torch.equal(outputs[name][chosen], some[name])
+
+
+def test_taps_record_nothing_after_the_block():
+    layers = network()
+    with tapped(layers, ["0"]) as outputs:
+        layers(torch.ones(1, 2))
+    seen = outputs["0"]
+    for one in (layers, copy.deepcopy(layers)):
+        one(torch.ones(1, 2))
+    assert outputs["0"] is seen

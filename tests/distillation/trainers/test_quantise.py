@@ -95,6 +95,7 @@ def test_the_student_stays_as_it_was_and_the_result_is_frozen(tuned) -> None:
     assert not result.training and not any(p.requires_grad for p in result.parameters())
 
 
+@pytest.mark.slow
 def test_an_interrupted_training_ends_with_the_same_weights(tmp_path: Path) -> None:
     recipe = replace(TOY, steps=2, warmup=0)
     toys.assert_resumes(lambda: QuantiseTask(recipe, inputs_of(V, (999,))), recipe, tmp_path)
@@ -108,6 +109,7 @@ def test_without_steps_the_weights_are_only_rounded(tmp_path: Path) -> None:
     assert {path.name for path in tmp_path.iterdir()} == {"unet", "measured.json"}
 
 
+@pytest.mark.slow
 def test_a_tuning_that_makes_the_images_worse_is_not_kept(tmp_path: Path) -> None:
     recipe = replace(TOY, steps=3, warmup=0, learning_rate=1e-2)
     student, result, measured = train(V, (999,), tmp_path, recipe)

@@ -9,7 +9,6 @@ import torch
 from distillation.trainers import regression
 from distillation.trainers.regression import RegressionRecipe, RegressionTask
 from distillation.trainers.rollout import Examples, Rollout
-from distillation.training.errors import RecipeRefused
 from tests.distillation.trainers import few_step_toys as toys
 
 RECIPE = RegressionRecipe(
@@ -55,18 +54,6 @@ def test_the_student_learns_the_teachers_results_for_the_same_noise(tmp_path, ki
     assert lines(tmp_path)[-1]["watched_error"] == pytest.approx(after["watched_error"], rel=1e-4)
     assert not any(p.requires_grad for p in trained.parameters())
     assert (tmp_path / "unet" / "config.json").exists()
-
-
-def test_rejected_pairs_are_never_used():
-    teacher = toys.teacher()
-    pairs = toys.pairs(teacher)
-    pairs.accepted[::2] = False
-    pairs.latents[::2] = float("nan")
-    pairs.path[::2] = float("nan")
-    task = task_of(TWO, (999, 499), pairs=pairs)
-    for index in range(4):
-        losses = task.step(index, torch.Generator().manual_seed(index))
-        assert all(torch.isfinite(torch.tensor(value)) for value in losses.values())
 
 
 def test_an_interrupted_training_ends_with_the_same_weights(tmp_path):
@@ -166,13 +153,3 @@ def test_the_rate_is_constant_if_its_final_value_is_its_first():
 def test_an_invalid_recipe_is_refused_with_its_field(change, field):
     with pytest.raises(ValueError, match=f"^{field} "):
         replace(RECIPE, **change)
-
-
-def test_a_recipe_that_contradicts_the_timesteps_is_refused():
-    with pytest.raises(RecipeRefused, match="pass_weights has 1"):
-        task_of(RECIPE, (999, 499))
-    with pytest.raises(RecipeRefused, match="pass_weights has 2"):
-        task_of(TWO, (999,))
-    with pytest.raises(RecipeRefused, match=r"timesteps has \[500\]"):
-        task_of(TWO, (999, 500))
-    task_of(replace(TWO, simulated=1.0), (999, 500))  # needs no point of the path

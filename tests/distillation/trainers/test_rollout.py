@@ -73,32 +73,29 @@ def test_the_gradient_is_that_of_the_last_pass_alone(teacher):
     assert student.conv_in.weight.grad.abs().sum() > 0
 
 
-@pytest.mark.parametrize("timesteps", [(), (499, 999), (499, 499), (1000,), (499, -1)])
-def test_invalid_timesteps_are_refused(teacher, timesteps):
+def test_timesteps_beyond_the_teachers_are_refused(teacher):
     with pytest.raises(RecipeRefused, match="timesteps"):
-        rollout.check(timesteps, teacher.schedule)
+        rollout.check((1000,), teacher.schedule)
 
 
 def test_a_student_that_predicts_noise_cannot_begin_at_pure_noise():
     flat = toys.teacher("v at zero terminal SNR").schedule
-    assert rollout.check([999, 499], flat) == (999, 499)
+    rollout.check([999, 499], flat)
     of_noise = type(flat)("epsilon", flat.alphas, flat.sigmas)
     with pytest.raises(RecipeRefused, match="999"):
         rollout.check([999], of_noise)
-    assert rollout.check([998], of_noise) == (998,)
+    rollout.check([998], of_noise)
 
 
 # --- examples -------------------------------------------------------------------------------------
-def test_examples_are_the_accepted_pairs_with_their_prompts(teacher):
+def test_examples_are_the_pairs_with_their_prompts(teacher):
     pairs = toys.pairs(teacher)
-    pairs.accepted[::2] = False
     examples = Examples(teacher, pairs=pairs, catalogue=toys.catalogue())
-    kept = pairs.accepted.nonzero()[:, 0]
-    rows = torch.arange(len(kept))
-    assert examples.targets(rows).equal(pairs.latents[kept].float())
-    assert examples.noise(rows).equal(pairs.noise(kept))
-    assert examples.embeds(rows).equal(toys.catalogue().embeds(pairs.prompts[kept]))
-    assert examples.path(rows, 499).equal(pairs.path[kept, 2].float())
+    rows = torch.arange(len(pairs))
+    assert examples.targets(rows).equal(pairs.latents.float())
+    assert examples.noise(rows).equal(pairs.noise(rows))
+    assert examples.embeds(rows).equal(toys.catalogue().embeds(pairs.prompts))
+    assert examples.path(rows, 499).equal(pairs.path[:, 2].float())
     drawn = examples.drawn(200, torch.Generator().manual_seed(0))
     assert sorted(set(drawn.tolist())) == rows.tolist()
 
@@ -108,13 +105,9 @@ def test_rows_by_prompt_hold_several_seeds_of_few_prompts(teacher):
     assert examples.prompts(examples.by_prompt(6)).tolist() == [0, 0, 0, 0, 1, 1]
 
 
-def test_pairs_without_an_accepted_one_or_of_another_catalogue_are_refused(teacher):
-    pairs = toys.pairs(teacher)
+def test_pairs_of_another_catalogue_are_refused(teacher):
     with pytest.raises(RecipeRefused, match="catalogue"):
-        Examples(teacher, pairs=pairs, catalogue=toys.catalogue(2))
-    pairs.accepted[:] = False
-    with pytest.raises(RecipeRefused, match="accepted"):
-        Examples(teacher, pairs=pairs, catalogue=toys.catalogue())
+        Examples(teacher, pairs=toys.pairs(teacher), catalogue=toys.catalogue(2))
 
 
 # --- likeness -------------------------------------------------------------------------------------

@@ -58,6 +58,7 @@ def test_an_accepted_pair_of_each_prompt_is_shown_if_there_is_one():
         (joint.train, JointRecipe(steps=2, batch=2, warmup=0, watched=2)),
     ],
 )  # fmt: skip
+@pytest.mark.slow
 def test_a_stage_ends_with_a_sheet_and_is_not_changed_by_it(tmp_path, samples, train, recipe):
     def trained(name: str, shown: Samples | None) -> dict[str, torch.Tensor]:
         made = train(recipe, toys.inputs(tmp_path / name, of=toys.teacher(), samples=shown))

@@ -56,6 +56,7 @@ def test_every_method_is_among_the_tested_objectives():
     [*((objective, "v_prediction") for objective in OBJECTIVES), (GuidanceRecipe(), "epsilon")],
     ids=lambda value: value if isinstance(value, str) else value.method,
 )
+@pytest.mark.slow
 def test_the_averaged_student_is_returned_and_saved(tmp_path, objective, kind):
     student = train(recipe(objective), tmp_path, kind=kind)
     assert not student.training
@@ -82,6 +83,7 @@ def test_weights_from_scratch_depend_on_the_seed_and_not_on_the_teacher():
     assert not torch.equal(first[name], other[name]) and not torch.equal(first[name], own[name])
 
 
+@pytest.mark.slow
 def test_a_narrow_student_is_trained(tmp_path):
     student = train(recipe(replace(BAYES, form="point")), tmp_path, student=toys.NARROW)
     assert tuple(student.config.block_out_channels) == (8, 8, 8)

@@ -90,6 +90,10 @@ def test_a_guided_prediction_is_two_passes_combined(teacher):
     own = teacher.predict(latents, timesteps, embeds)
     assert torch.allclose(own, passes[0] + GUIDANCE * (passes[1] - passes[0]), atol=1e-4)
     assert (own - alone).abs().max() > 1e-3
+    for scale in (1.0, 5.0):
+        expected = teacher.predict(latents, timesteps, embeds, guidance_scale=scale)
+        guided = teacher.guide(alone, latents, timesteps, guidance_scale=scale)
+        assert torch.allclose(guided, expected, atol=1e-4)
 
 
 @pytest.mark.parametrize(

@@ -70,10 +70,12 @@ def one(tmp_path_factory) -> several.Line:
     return task
 
 
+@pytest.mark.slow
 def test_two_processes_hold_the_same_weights_bit_for_bit(two):
     assert_same(*kept(two, "whole"))
 
 
+@pytest.mark.slow
 def test_two_processes_train_as_one_does_with_the_whole_batch(two, one):
     state = kept(two, "whole")[0]
     for key, value in state.items():
@@ -82,6 +84,7 @@ def test_two_processes_train_as_one_does_with_the_whole_batch(two, one):
     assert any((value - start[key]).abs().max() > 1e-3 for key, value in state.items())
 
 
+@pytest.mark.slow
 def test_each_process_draws_its_own_numbers_and_the_main_one_those_of_a_single_process(two, one):
     main, other = (load_file(two / f"whole-{rank}.safetensors") for rank in range(2))
     for number in range(several.STEPS):
@@ -89,6 +92,7 @@ def test_each_process_draws_its_own_numbers_and_the_main_one_those_of_a_single_p
         assert not torch.equal(main[f"draw.{number}"], other[f"draw.{number}"])
 
 
+@pytest.mark.slow
 def test_losses_are_means_over_the_processes_and_written_once(two, one, tmp_path):
     several.train(several.Line(), tmp_path)
     ours, alone = (
@@ -102,6 +106,7 @@ def test_losses_are_means_over_the_processes_and_written_once(two, one, tmp_path
     assert len(list((two / "whole" / "tensorboard").iterdir())) == 1
 
 
+@pytest.mark.slow
 def test_a_signal_to_one_process_ends_both_after_the_step_and_both_resume_from_there(two):
     for rank in range(2):
         found = json.loads((two / f"found-{rank}.json").read_text())
@@ -113,12 +118,14 @@ def test_a_signal_to_one_process_ends_both_after_the_step_and_both_resume_from_t
     assert_same(resumed, kept(two, "whole")[0])
 
 
+@pytest.mark.slow
 def test_a_loss_that_is_not_finite_in_one_process_stops_both_at_the_same_step(two):
     for rank in range(2):
         assert json.loads((two / f"found-{rank}.json").read_text())["diverged"] == 3
     assert not (two / "diverged" / checkpoint.FILE).exists()
 
 
+@pytest.mark.slow
 def test_two_processes_share_the_making_of_pairs(two, tmp_path):
     teacher = teachers.load(two / "teacher", device="cpu")
     pairs.generate(

@@ -114,6 +114,7 @@ def loop_stages(run: Run) -> set[str]:
     return {"pairs", "decoder", "structure", "regression", "joint", "quantise"}
 
 
+@pytest.mark.slow
 def test_the_same_worker_continues_if_nothing_waits(run, settings, stages):
     stages.take(without="joint")
     settings.SLICE_SECONDS = 0.05
@@ -157,6 +158,7 @@ def test_a_worker_that_is_ending_queues_its_run_again(run, monkeypatch):
     assert reloaded(run).token == 1
 
 
+@pytest.mark.slow
 def test_a_run_pauses_when_the_disk_is_nearly_full_and_continues_when_resumed(
     run, monkeypatch, stages
 ):
@@ -234,6 +236,7 @@ def decided(made: tuple[Run, dict[str, Path]], *, passed: bool) -> Run:
     return reloaded(row)
 
 
+@pytest.mark.slow
 def test_a_second_run_continues_the_student_of_the_first(made, settings):
     first = decided(made, passed=True)
     assert (first.outcome, first.status) == ("promoted", "succeeded")

@@ -10,11 +10,13 @@ import pytest
 from django.contrib.admin import site
 from django.contrib.admin.models import LogEntry
 from django.contrib.auth.models import Permission
+from django.contrib.contenttypes.models import ContentType
 from django.test import Client
 from django.urls import reverse
 from django.utils import timezone
 from PIL import Image as Picture
 from redis import Redis
+from structlog.testing import capture_logs
 
 from generation.catalogue import variants as catalogue
 from generation.images import storage
@@ -43,6 +45,7 @@ from tests.factories import (
     make_variant,
     make_worker,
 )
+from tests.storage_faults import break_storage
 
 pytestmark = pytest.mark.django_db
 
@@ -170,6 +173,57 @@ def test_a_query_with_a_nul_is_refused_with_a_message(admin, model, query):
     answer = admin.get(f"{page}?{query}", headers={"Accept": "text/html"})
     assert answer.status_code == 400
     assert "NUL" in answer.content.decode() and "Back to the admin" in answer.content.decode()
+
+
+@pytest.mark.parametrize(
+    "page",
+    [
+        "/admin/search/?s=a&page=0",
+        "/admin/search/?s=a&page=x",
+        f"/admin/generation/promptvariant/?change={'9' * 4301}",
+        "/admin/r/{job}/x/",
+    ],
+)
+def test_an_odd_value_in_an_address_of_the_admin_is_refused_with_a_message(admin, rows, page):
+    page = page.format(job=ContentType.objects.get_for_model(Job).pk)
+    with capture_logs() as lines:
+        refused(admin.get(page, headers={"Accept": "text/html"}))
+    (logged,) = [line for line in lines if line["event"] == "admin_request_refused"]
+    assert logged["log_level"] == "error" and logged["exc_info"]
+
+
+@pytest.mark.parametrize("model", ["job", "promptvariant", "apikey", "release"])
+def test_an_action_on_rows_with_odd_ids_is_refused_with_a_message(admin, rows, model):
+    names = {"job": "cancel", "promptvariant": "archive", "apikey": "revoke", "release": "reject"}
+    sent = {"action": names[model], "_selected_action": "x"}
+    page = url(model, "changelist")
+    refused(admin.post(page, sent, headers={"Accept": "text/html"}))
+
+
+def test_a_bug_that_looks_like_an_odd_value_is_logged_with_its_traceback(admin, monkeypatch):
+    def broken(self, request):
+        raise ValueError("a bug")
+
+    monkeypatch.setattr(type(site._registry[Job]), "get_queryset", broken)
+    with capture_logs() as lines:
+        refused(admin.get(url("job", "changelist"), headers={"Accept": "text/html"}))
+    (logged,) = [line for line in lines if line["event"] == "admin_request_refused"]
+    assert str(logged["exc_info"]) == "a bug" and logged["exc_info"].__traceback__
+
+
+def test_other_errors_of_the_admin_remain_server_errors(admin, monkeypatch):
+    def broken(self, request):
+        raise KeyError("a bug")
+
+    monkeypatch.setattr(type(site._registry[Job]), "get_queryset", broken)
+    with pytest.raises(KeyError):
+        admin.get(url("job", "changelist"))
+
+
+def refused(answer) -> None:
+    html = answer.content.decode()
+    assert answer.status_code == 400
+    assert "cannot read a value" in html and "Back to the admin" in html
 
 
 def test_the_first_page_shows_nothing_to_staff_without_permissions(rows):
@@ -424,6 +478,33 @@ def test_the_preview_of_an_import_is_kept_in_redis_for_a_day(admin, redis_server
     assert redis_server.keys("retort:import:*") == []
 
 
+@pytest.mark.parametrize(
+    ("content", "form", "reason"),
+    [
+        ("text\n" + "a\n" * 100_001, {}, "at most 100,000 rows and 16 MiB. Split the file"),
+        ("[" + ",".join(["{}"] * 100_001) + "]", {"format": "1"}, "at most 100,000 rows"),
+        ("text\n" + "a" * 2**24, {}, "at most 100,000 rows and 16 MiB. Split the file"),
+        ("text,colour\na red vase,red\n", {}, "Unknown columns"),
+        ("text\n", {}, "No valid data"),
+        (f"text\na red vase\n{'word ' * 13}\n", {}, "13 words"),
+    ],
+)
+def test_a_file_that_cannot_be_imported_is_refused_and_not_kept(
+    admin, redis_server, content, form, reason
+):
+    answer = upload(admin, content, **form)
+    assert answer.status_code == 200 and reason in answer.content.decode()
+    assert "confirm_form" not in answer.context
+    assert redis_server.keys("retort:import:*") == []
+
+
+def test_the_page_of_an_import_says_how_large_a_file_may_be(admin):
+    assert (
+        "at most 100,000 rows and 16 MiB"
+        in admin.get(url("promptvariant", "import")).content.decode()
+    )
+
+
 def test_no_file_of_the_host_is_imported_or_removed(admin, tmp_path, monkeypatch):
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     foreign = tmp_path / "foreign.csv"
@@ -490,6 +571,24 @@ def test_a_job_is_canceled_and_retried(admin):
 def test_a_succeeded_job_is_not_retried_and_the_reason_is_shown(admin, rows):
     answer = run_list_action(admin, "job", "retry", rows["job"])
     assert "another seed" in notices(answer)
+
+
+def test_of_the_chosen_jobs_only_those_that_have_not_ended_are_canceled(admin, rows):
+    waiting = make_job()
+    answer = run_list_action(admin, "job", "cancel", rows["job"], waiting)
+    assert notices(answer) == "1 of 2 jobs is canceled. The others had ended."
+    rows["job"].refresh_from_db()
+    assert rows["job"].status == "succeeded"
+    (entry,) = LogEntry.objects.filter(change_message="Canceled in the admin.")
+    assert entry.object_id == str(waiting.pk)
+
+
+def test_all_jobs_of_a_filtered_list_are_canceled(admin):
+    waiting = [make_job() for _ in range(2)]
+    data = {"action": "cancel", "_selected_action": [waiting[0].pk], "select_across": "1"}
+    answer = admin.post(f"{url('job', 'changelist')}?status__exact=queued", data, follow=True)
+    assert "2 of 2 jobs are canceled." in notices(answer)
+    assert Job.objects.filter(status="canceled").count() == 2
 
 
 def test_jobs_that_failed_with_one_code_are_retried_together(admin):
@@ -666,6 +765,20 @@ def test_an_image_whose_file_is_gone_is_not_found(admin, rows):
     storage.remove(image.file)
     assert admin.get(url("job", "image", image.pk, "full")).status_code == 404
     assert admin.get(url("job", "image", image.pk, "other")).status_code == 404
+
+
+@pytest.mark.parametrize("fault", ["not mounted", "unreadable"])
+@pytest.mark.parametrize("size", ["full", "thumbnail"])
+def test_while_the_storage_fails_no_image_is_reported_as_not_found(
+    admin, rows, settings, fault, size
+):
+    image = rows["job"].images.get()
+    break_storage(settings.MEDIA_ROOT, fault, [image])
+
+    answer = admin.get(url("job", "image", image.pk, size))
+
+    assert answer.status_code == 503 and "Retry-After" in answer
+    assert "immutable" not in answer.get("Cache-Control", "")
 
 
 # --- releases and workers -------------------------------------------------------------------------

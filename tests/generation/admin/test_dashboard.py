@@ -12,7 +12,7 @@ from django.utils import timezone
 from distillation.models import Run
 from generation.access import audit
 from generation.admin import trends
-from generation.infra import beat_lock, redis_client
+from generation.infra import beat_lock, queues, redis_client
 from generation.models import AuditEntry, Image, Job, PromptVariant, Release, Worker
 from tests.distillation.example_factories import make_example
 from tests.distillation.factories import make_run
@@ -30,8 +30,6 @@ from tests.factories import (
 
 pytestmark = pytest.mark.django_db
 
-QUEUES = ("generation", "encode", "webhooks", "light", "distillation")
-
 
 @pytest.fixture(autouse=True)
 def empty_cache_of_the_week() -> None:
@@ -44,7 +42,7 @@ def healthy(redis_server, monkeypatch):
     monkeypatch.setattr(redis_client, "_resume_at", 0.0)
     redis_server.set(beat_lock.NAME, "a beat")
     backed_up(days_ago=1)
-    for queue in QUEUES:
+    for queue in queues.REQUIRED:
         make_worker(name=queue, queue=queue)
     embedding = make_embedding(variant=make_variant(text="a red vase"))
     release = make_release(covered_variants=["a-red-vase"])
@@ -99,7 +97,7 @@ def test_failures_are_listed_before_decisions(healthy):
     make_example()
     found = attention(person(is_superuser=True))
     assert found == [
-        "No light worker runs: no job is rescued, and nothing is distilled",
+        "No light worker runs: no job is rescued, and nothing is distilled by schedule",
         "Beat does not run: jobs are rescued later, and nothing is distilled by schedule",
         "encode accepts no jobs: storage_failed",
         "1 job failed in 24 hours: out_of_memory",

@@ -60,7 +60,7 @@ def test_a_canceled_job_that_is_retried_has_no_deadline():
     job = make_job(**past())
     jobs.end_overdue()
 
-    assert retrying.retry(job.id).status == Job.Status.QUEUED
+    assert retrying.retry_these([job.id]) == [job.id]
     assert jobs.end_overdue() == 0
 
 

@@ -28,10 +28,6 @@ def dead_redis(settings, monkeypatch):
     monkeypatch.setattr(redis_client, "_resume_at", 0.0)
 
 
-def test_liveness_does_not_depend_on_other_servers(dead_redis):
-    assert Client().get("/health/live").status_code == 200
-
-
 def test_ready_with_database_redis_and_a_worker_with_a_heartbeat(redis_server):
     make_worker(silent_seconds=2)
     make_worker(name="light", queue="light")

@@ -2,6 +2,7 @@
 
 import io
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import httpx
@@ -12,6 +13,7 @@ from PIL import Image as Picture
 from generation.images import links, storage
 from generation.jobs import retention
 from generation.models import Image
+from project.asgi import THREADS
 from tests import fake_worker
 from tests.client import API, problem
 from tests.factories import (
@@ -22,7 +24,8 @@ from tests.factories import (
     make_release,
     make_user,
 )
-from tests.web import Web
+from tests.silent_store import SilentStore
+from tests.web import Web, eventually
 
 pytestmark = pytest.mark.django_db
 
@@ -66,6 +69,18 @@ def test_an_unchanged_file_is_not_sent_again():
 
     assert (answer.status_code, answer.content) == (304, b"")
     assert Client().get(link(image), headers={"If-None-Match": '"other"'}).status_code == 200
+
+
+@pytest.mark.parametrize("path", [links.image_path, links.thumbnail_path])
+def test_a_failed_precondition_is_never_cached(path):
+    image = make_image()
+
+    answer = Client().get(path(image.id), headers={"If-Match": '"another file"'})
+
+    assert (answer.status_code, answer["Cache-Control"]) == (412, "no-store")
+    assert "ETag" not in answer
+    matching = Client().get(path(image.id), headers={"If-Match": "*"})
+    assert (matching.status_code, "immutable" in matching["Cache-Control"]) == (200, True)
 
 
 def test_a_head_request_returns_the_size_without_the_file():
@@ -307,6 +322,40 @@ def test_a_web_process_configured_with_an_object_store_redirects_clients_to_it(
         assert (head.status_code, head.headers["Content-Length"]) == (200, str(image.size_bytes))
     finally:
         web.stop()
+
+
+@pytest.mark.django_db(transaction=True)
+def test_an_object_store_that_hangs_holds_few_threads_of_the_web_process(
+    redis_server, tmp_path: Path
+):
+    api = API()
+    fields = {"variant": DEFAULT_SLUG, "seed": 7}
+    image = made_by(api, fields)
+    with SilentStore() as store, ThreadPoolExecutor(3 * THREADS + 1) as clients:
+        web = Web(
+            tmp_path,
+            S3_BUCKET="somewhere",
+            S3_ENDPOINT_URL=store.url,
+            S3_REGION="us-east-1",
+            AWS_ACCESS_KEY_ID="test",
+            AWS_SECRET_ACCESS_KEY="test",
+        )
+        try:
+            address = links.thumbnail_path(image.id)
+            thumbnails = [clients.submit(web.http.get, address) for _ in range(3 * THREADS)]
+            eventually(lambda: len(store.connections) >= 3)
+            own = {"Authorization": f"Bearer {api.plain}"}
+
+            models = clients.submit(web.http.get, "/v1/models", headers=own)
+            assert models.result(timeout=30).status_code == 200
+            again = web.http.post("/v1/jobs", json=fields, headers=own)
+
+            for answer in [*(each.result(timeout=60) for each in thumbnails), again]:
+                assert (answer.status_code, answer.json()["code"]) == (503, "storage_failed")
+                assert int(answer.headers["Retry-After"]) >= 1
+            assert web.process.poll() is None
+        finally:
+            web.stop()
 
 
 def made_by(api: API, fields: dict) -> Image:

@@ -206,6 +206,19 @@ def test_no_value_of_a_field_causes_a_server_error(ids):
     assert set(Job.objects.values_list("via", flat=True)) >= {"jobs", "openai", "replicate"}
 
 
+@pytest.mark.parametrize("path", ["/v1/jobs", "/v1/runs"])
+def test_no_depth_of_a_body_causes_a_server_error(ids, path: str):
+    """A body that the parser just reads was too deep for the code behind it, a few frames further."""
+    faults = Faults(ids["api"].plain)
+    for depth in (*range(20, 40), *range(500, 1001)):  # the stack of the test takes the rest
+        deep = b"[" * depth + b"]" * depth
+        if path == "/v1/jobs":
+            faults.send("POST", path, b'{"variant": "x", "webhook_events": ' + deep + b"}")
+        else:
+            faults.send("POST", path, b'{"recipe": {"structure": ' + deep + b"}}")
+    assert faults.found == []
+
+
 def merged(good: dict[str, Any], place: tuple[str, ...], value: Any) -> dict[str, Any]:
     *outer, name = place
     body = copy.deepcopy(good)

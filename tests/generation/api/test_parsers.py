@@ -21,6 +21,7 @@ def test_an_object_is_parsed_unchanged():
         "n": 2,
         "x": [1.5, None, True, {"y": ""}],
     }
+    assert parse(b'{"a": ' + b"[" * 31 + b"]" * 31 + b"}")
     assert parse(b'{"n": 9223372036854775807}') == {"n": 2**63 - 1}
 
 
@@ -43,6 +44,8 @@ def test_an_object_is_parsed_unchanged():
         (b'{"a": NaN}', "NaN"),
         (b'{"seed": 1, "seed": 2}', "seed"),
         (b'{"a":' * 100_000, "deeply"),
+        (b'{"a":' * 32 + b"{}" + b"}" * 32, "deeper than 32 levels"),
+        (b'{"a": ' + b"[" * 32 + b"]" * 32 + b"}", "deeper than 32 levels"),
         (b'{"a": [' + b",".join([b"0"] * 1000) + b"]}", "more than 1000 values"),
     ],
 )

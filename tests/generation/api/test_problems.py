@@ -17,7 +17,6 @@ NOT_OVER_THE_API = {
     "engine_error",  # the two bases
     "release_refused",
     "key_refused",
-    "job_finished",
     "detector_refused",  # of the admin and the commands
     "text_too_long",  # a log line and a state of the catalogue
 }

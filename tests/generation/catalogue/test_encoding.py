@@ -46,8 +46,8 @@ def test_every_active_variant_is_encoded_and_nothing_else(release):
     assert row.sha256 != rows[jug.pk].sha256
 
 
-def test_batches_are_small_and_the_time_is_bounded(release, settings):
-    settings.ENCODE_BATCH_SIZE = 2
+def test_batches_are_small_and_the_time_is_bounded(release, monkeypatch):
+    monkeypatch.setattr(encoding, "BATCH", 2)
     for number in range(5):
         make_variant(text=f"vase {number}")
     seen: list[int] = []

@@ -100,6 +100,15 @@ def test_every_wrong_row_is_named_and_nothing_is_written(tmp_path):
     assert texts() == {"jug": "a blue jug"}
 
 
+def test_all_errors_of_a_row_are_reported(tmp_path):
+    file = write(tmp_path, f"slug,text,status,notes\nvase,{'word ' * 13},nonsense,{'x' * 5001}\n")
+
+    report = import_export.import_file(file)
+
+    found = " ".join(message for row, message in report.errors if row == 1)
+    assert "13 words" in found and "draft, active" in found and "5001 characters" in found
+
+
 def test_a_dry_run_reports_and_writes_nothing(tmp_path):
     report = import_export.import_file(write(tmp_path, "text\na red vase\n"), dry_run=True)
     assert (report.new, report.errors) == (1, [])

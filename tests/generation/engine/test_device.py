@@ -76,6 +76,7 @@ def test_a_gpu_is_found_and_its_dtype_follows_its_capability(device: str) -> Non
 
 
 @pytest.mark.parametrize(("given", "expected"), [(None, "10000"), ("77", "77")])
+@pytest.mark.slow
 def test_waiting_threads_spin_briefly_unless_configured_otherwise(
     given: str | None, expected: str
 ) -> None:

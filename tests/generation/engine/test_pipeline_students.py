@@ -55,6 +55,7 @@ def difference(first: GenerationResult, second: GenerationResult) -> int:
     return int(np.abs(pixels(first) - pixels(second)).max())
 
 
+@pytest.mark.slow
 def test_releases_may_be_loaded_in_one_thread_while_another_loads_and_generates(
     tiny_release: Path, student: Path, device: str, request_for: RequestFor
 ) -> None:

@@ -68,6 +68,7 @@ def test_a_weight_without_its_scale_is_refused() -> None:
         quantization.dequantise(stored, torch.float32)
 
 
+@pytest.mark.slow
 def test_a_student_of_stable_diffusion_takes_less_than_340_megabytes_with_200_prompts() -> None:
     teacher = UNetShape({"cross_attention_dim": 768, "sample_size": 64})
     config = cuts.student_shape(teacher, cuts.cut_named("tiny")).config

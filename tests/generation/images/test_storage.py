@@ -11,8 +11,9 @@ from pathlib import Path
 import httpx
 import pytest
 
-from generation.errors import StorageFailed
+from generation.errors import FileMissing, StorageFailed
 from generation.images import storage
+from tests.silent_store import SilentStore
 
 
 @pytest.fixture(params=["folder", "object store"])
@@ -46,6 +47,19 @@ def test_a_stored_file_is_read_measured_copied_and_removed(place: str, tmp_path:
     assert storage.modified_at(stored.name) is None
     with pytest.raises(StorageFailed, match="is missing"):
         storage.read(stored.name)
+
+
+def test_only_a_file_that_is_absent_from_an_available_storage_is_missing(settings):
+    stored = storage.save(b"picture", "png")
+    storage.remove(stored.name)
+    with pytest.raises(FileMissing):
+        storage.read(stored.name)
+
+    (settings.MEDIA_ROOT / "images").rename(settings.MEDIA_ROOT / "elsewhere")
+
+    with pytest.raises(StorageFailed, match="Mount the storage") as caught:
+        storage.read(stored.name)
+    assert not isinstance(caught.value, FileMissing)
 
 
 def test_all_files_are_listed_folder_by_folder(place: str):
@@ -210,3 +224,16 @@ def test_a_refusing_or_unreachable_object_store_is_a_retryable_error(bucket, set
     for action in (storage.exists, storage.read, storage.remove):
         with pytest.raises(StorageFailed, match=r"127\.0\.0\.1:1"):
             action("images/ab/abc.png")
+
+
+def test_a_worker_asks_an_object_store_again_after_a_failure(bucket, settings):
+    """Only a web process stops asking for a while: a worker has computed what it stores."""
+    from project.settings.storage import object_store
+
+    with SilentStore(closes=True) as store:
+        away = object_store("somewhere", endpoint_url=store.url, region="us-east-1")
+        settings.STORAGES = {**settings.STORAGES, "default": away}
+        for tries in (1, 2):
+            with pytest.raises(StorageFailed):
+                storage.save(b"picture", "png")
+            assert len(store.connections) == 3 * tries

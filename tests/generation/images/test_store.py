@@ -193,6 +193,15 @@ def test_an_empty_thumbnail_of_a_crash_is_made_again(settings):
     assert pixels(images.thumbnail(image.master)).shape == (64, 64, 3)
 
 
+def test_a_thumbnail_is_made_from_the_file_if_the_master_is_damaged(settings):
+    image = make_image()
+    (Path(settings.MEDIA_ROOT) / image.master).write_bytes(b"rot")
+
+    name = images.thumbnail(image.master, image.file)
+
+    assert pixels(name).shape == (64, 64, 3)
+
+
 def test_a_missing_or_invalid_file_has_no_thumbnail(settings):
     image = make_image()
     with pytest.raises(StorageFailed, match="is not a valid image"):

@@ -66,6 +66,7 @@ def test_a_second_beat_waits_until_the_first_is_killed(beats):
     wait_for_output(second, "held")
 
 
+@pytest.mark.slow
 def test_a_lock_lost_by_redis_is_acquired_again_by_one_of_them(beats, redis_server):
     redis_server.delete(beat_lock.NAME)
     deadline = time.monotonic() + 20
@@ -74,6 +75,7 @@ def test_a_lock_lost_by_redis_is_acquired_again_by_one_of_them(beats, redis_serv
         time.sleep(0.05)
 
 
+@pytest.mark.slow
 def test_a_beat_that_was_suspended_while_another_took_over_ends(beats):
     first, second = beats
     first.send_signal(signal.SIGSTOP)

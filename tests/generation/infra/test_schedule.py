@@ -7,6 +7,7 @@ import celery
 import pytest
 from django.utils import timezone
 from django_celery_beat.models import CrontabSchedule, IntervalSchedule, PeriodicTask
+from structlog.testing import capture_logs
 
 from generation.infra import beat_lock, redis_client
 from generation.infra.schedule import DEFAULT, Scheduler
@@ -81,6 +82,36 @@ def test_a_deleted_entry_is_created_again_at_the_next_start():
     start()
 
     assert named("sweep").interval.every == 5
+
+
+@pytest.mark.parametrize("headers", ["[]", "null", "5", "{"])
+def test_a_row_with_odd_headers_does_not_end_beat(headers):
+    hourly = IntervalSchedule.objects.create(every=1, period="hours")
+    PeriodicTask.objects.create(
+        name="odd", task="generation.sweep", interval=hourly, headers=headers
+    )
+    assert_only_odd_is_skipped()
+
+
+@pytest.mark.parametrize("days", [3_000_000, 10**9])
+def test_a_row_with_an_interval_beyond_the_calendar_does_not_end_beat(days):
+    endless = IntervalSchedule.objects.create(every=days, period="days")
+    PeriodicTask.objects.create(name="odd", task="generation.sweep", interval=endless)
+    assert_only_odd_is_skipped()
+
+
+def test_a_crontab_without_a_next_date_does_not_end_beat():
+    never = CrontabSchedule.objects.create(day_of_month="31", month_of_year="2")
+    PeriodicTask.objects.create(name="odd", task="generation.sweep", crontab=never)
+    assert_only_odd_is_skipped()
+
+
+def assert_only_odd_is_skipped() -> None:
+    with capture_logs() as lines:
+        entries = start().schedule
+    assert "odd" not in entries and {"sweep", "encode-missing"} <= set(entries)
+    skipped = [line["entry"] for line in lines if line["event"] == "periodic_task_skipped"]
+    assert set(skipped) == {"odd"}
 
 
 @pytest.fixture

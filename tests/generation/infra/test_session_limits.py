@@ -45,9 +45,10 @@ def test_limits_set_by_an_operator_are_kept():
     assert shown("lock_timeout") == "0"
 
 
-def test_an_idle_transaction_releases_its_locks():
+def test_an_idle_transaction_releases_its_locks(monkeypatch):
     """For example that of a worker on a suspended host."""
-    session_limits.set_missing({"idle_in_transaction_session_timeout": "200ms"})
+    monkeypatch.setitem(session_limits.LIMITS, "idle_in_transaction_session_timeout", "200ms")
+    session_limits.set_missing()
     variant = make_variant()
     sleeper = connection.copy()
     sleeper.set_autocommit(False)

@@ -11,7 +11,6 @@ import pytest
 from django.db import connection, transaction
 from django.utils import timezone
 
-from generation.errors import JobFinished
 from generation.images import store as images
 from generation.jobs import completion, retrying
 from generation.jobs import lifecycle as jobs
@@ -149,13 +148,12 @@ def test_a_failed_job_can_be_queued_again_and_a_succeeded_one_cannot():
     (claim,) = claimed()
     jobs.settle(claim, Outcome.FAILED, Failure("x", "x", retryable=False))
 
-    assert retrying.retry(job.id).status == "queued"
+    assert retrying.retry_these([job.id]) == [job.id]
 
     (claim,) = claimed()
     assert claim.attempt == 2
     completion.commit([finished(claim)])
-    with pytest.raises(JobFinished):
-        retrying.retry(job.id)
+    assert retrying.retry_these([job.id]) == []
 
 
 def test_the_heartbeat_extends_only_leases_that_are_still_held():

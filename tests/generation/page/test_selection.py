@@ -8,8 +8,11 @@ import pytest
 from generation.images import storage
 from generation.models import Favourite, Image, Job
 from generation.page import selection
+from project.settings.storage import object_store
 from tests.factories import make_image, make_job, make_release, make_variant
 from tests.page_client import Person, html, words
+from tests.silent_store import SilentStore
+from tests.storage_faults import break_storage
 
 pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("redis_server")]
 
@@ -76,6 +79,32 @@ def test_a_file_that_is_missing_is_named_in_the_zip(person, done):
     files = unzipped(person.post(PATH, {"do": "download", "image": ids(done)}))
     assert b"red-glass-vase-41.webp" in files.pop("missing.txt")
     assert sorted(files) == ["red-glass-vase-42.webp", "red-glass-vase-43.webp"]
+
+
+@pytest.mark.parametrize("fault", ["not mounted", "unreadable"])
+def test_while_the_storage_fails_no_picture_of_a_zip_is_reported_as_missing(
+    person, done, settings, fault
+):
+    break_storage(settings.MEDIA_ROOT, fault, done.images.filter(index=1))
+
+    answer = person.post(PATH, {"do": "download", "image": ids(done)})
+
+    assert answer.status_code == 503 and "Retry-After" in answer
+
+
+def test_a_zip_stops_at_the_first_picture_that_an_object_store_does_not_answer(
+    person, done, bucket, settings, monkeypatch
+):
+    monkeypatch.setattr(storage, "_breaker", None)
+    with SilentStore(closes=True) as store:
+        away = object_store("somewhere", endpoint_url=store.url, region="us-east-1")
+        settings.STORAGES = {**settings.STORAGES, "default": away}
+        storage.fail_fast()
+
+        answer = person.post(PATH, {"do": "download", "image": ids(done)})
+
+        assert answer.status_code == 503 and "Retry-After" in answer
+        assert len(store.connections) == storage.IMPATIENT["retries"]["total_max_attempts"]
 
 
 def test_too_many_bytes_for_one_zip_are_refused(person, done, monkeypatch):

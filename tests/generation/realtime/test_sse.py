@@ -289,6 +289,7 @@ def test_an_event_whose_notification_was_lost_is_sent_later(redis_server, settin
     run_scenario(redis_server, settings, action)
 
 
+@pytest.mark.slow
 def test_the_marks_of_a_job_last_while_a_client_watches(redis_server, settings, monkeypatch):
     monkeypatch.setattr(streaming, "POLL_SECONDS", 0.2)
 

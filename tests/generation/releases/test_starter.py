@@ -61,6 +61,7 @@ def test_every_text_of_the_catalogue_is_unique_short_and_fits(rows: list[dict[st
         assert (row["status"], len(row["tags"].split(","))) == ("active", 4)
 
 
+@pytest.mark.slow
 def test_the_teacher_draws_the_requested_colours() -> None:
     loaded = pipeline.load(TEACHER, device="cpu", threads=1)
     texts = [f"a {colour} clay ball on a marble slab" for colour in ("red", "green", "blue")]

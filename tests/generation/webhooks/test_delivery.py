@@ -178,6 +178,7 @@ def test_a_delivery_that_cannot_be_rendered_is_a_failed_attempt(receiver, delive
 
 
 # --- concurrency ----------------------------------------------------------------------------------
+@pytest.mark.slow
 def test_slow_receivers_are_awaited_concurrently_and_do_not_delay_others(receiver, monkeypatch):
     monkeypatch.setattr(sender, "SECONDS", 3.0)
     job = make_job(status="succeeded")

@@ -630,10 +630,10 @@ def test_errors_that_mean_an_unreachable_postgresql_are_recognised(sqlstate, is_
 def test_a_worker_that_cannot_load_one_release_still_counts_for_the_others(served):  # noqa: F811
     worker = make_worker()
     Worker.objects.filter(pk=worker.pk).update(fault="release_invalid")
-    assert heartbeat.living("generation") == 1
+    assert heartbeat.is_served("generation")
     for fault in ("storage_failed", "device_unavailable"):
         Worker.objects.filter(pk=worker.pk).update(fault=fault)
-        assert heartbeat.living("generation") == 0
+        assert not heartbeat.is_served("generation")
 
 
 def test_after_the_end_of_the_main_thread_no_lease_is_renewed(served, worker):  # noqa: F811

@@ -150,7 +150,7 @@ def test_a_watched_job_that_returns_to_the_queue_publishes_its_status(redis_serv
 
     jobs.settle(jobs.Claim.of(taken), jobs.Outcome.FAILED, Failure("worker_lost", "x"))
     jobs.cancel(job.id)
-    retrying.retry(job.id)
+    retrying.retry_these([job.id])
 
     assert published(redis_server, job)[1:] == [
         ("status", {"status": "running", "attempt": 1}),

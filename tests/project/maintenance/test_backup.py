@@ -201,6 +201,7 @@ def test_a_dump_that_cannot_be_restored_keeps_the_previous_tables(written: Path,
 
 
 @pytest.mark.parametrize("ended_by", [signal.SIGINT, signal.SIGKILL])
+@pytest.mark.slow
 def test_an_interrupted_restoration_loses_no_previous_table(written: Path, other, ended_by):
     other.query("CREATE TABLE of_before AS SELECT 1")
     holder = psycopg2.connect(other.url)
@@ -316,6 +317,7 @@ def test_a_folder_that_cannot_be_read_is_not_left_out_silently():
             os.seteuid(0)
 
 
+@pytest.mark.slow
 def test_a_folder_of_the_data_may_be_on_another_disk(written: Path, other, tmp_path: Path):
     shared = Path("/dev/shm")
     if not shared.is_dir() or shared.stat().st_dev == tmp_path.stat().st_dev:

@@ -10,7 +10,7 @@ import pytest
 from django.core.management import call_command
 from django_celery_beat.models import IntervalSchedule, PeriodicTask
 
-from generation.infra import beat_lock, redis_client
+from generation.infra import beat_lock, queues, redis_client
 from generation.jobs import pausing
 from generation.models import Release, Worker
 from generation.releases import lifecycle
@@ -30,7 +30,7 @@ def installation(settings, tmp_path: Path, redis_server, monkeypatch):
     make_tiny_release(source, name="sound", kind="student")
     release = lifecycle.register(source)
     Release.objects.filter(pk=release.pk).update(status=Release.Status.ACTIVE)
-    for queue in diagnosis.QUEUES:
+    for queue in queues.REQUIRED:
         make_worker(name=f"worker-{queue}", queue=queue)
     redis_server.set(beat_lock.NAME, "a beat")
     make_image()

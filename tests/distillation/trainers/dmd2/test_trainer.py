@@ -31,7 +31,7 @@ RECIPE = MatchingRecipe(
     watch_every=3,
     watched=6,
 )
-ALONE = {"adversarial": None, "divergence": "reverse_kl"}  # without heads
+ALONE = {"adversarial": None}  # without heads
 UNPAIRED = {"paired": 0, "regression_weight": 0.0, "final_regression_weight": 0.0}
 FROZEN = {"learning_rate": 1e-12, "final_learning_rate": 1e-12}
 
@@ -103,6 +103,7 @@ GAUSSIAN = replace(
 
 
 @pytest.mark.parametrize(("kind", "timestep"), [KINDS[0], ALSO])
+@pytest.mark.slow
 def test_the_student_ends_with_the_teachers_distribution(kind, timestep):
     task = gaussian_task(GAUSSIAN, kind, timestep)
     steps(task, range(GAUSSIAN.steps))
@@ -112,6 +113,7 @@ def test_the_student_ends_with_the_teachers_distribution(kind, timestep):
 
 
 @pytest.mark.parametrize(("kind", "timestep"), KINDS)
+@pytest.mark.slow
 def test_the_fake_score_learns_the_distribution_of_a_frozen_student(kind, timestep):
     task = gaussian_task(replace(GAUSSIAN, **FROZEN), kind, timestep)
     before, after = fake_losses(task, 60)
@@ -126,6 +128,7 @@ def test_the_fake_score_learns_the_distribution_of_a_frozen_student(kind, timest
 
 # --- the critics of real networks -----------------------------------------------------------------
 @pytest.mark.parametrize(("kind", "timestep"), [KINDS[0], ALSO])
+@pytest.mark.slow
 def test_the_fake_scores_loss_falls(kind, timestep):
     recipe = replace(RECIPE, **ALONE, **FROZEN, steps=12, critic_updates=3, fake_learning_rate=2e-3)
     task = task_of(recipe, (timestep,), kind=kind)
@@ -133,6 +136,7 @@ def test_the_fake_scores_loss_falls(kind, timestep):
     assert after < 0.9 * before
 
 
+@pytest.mark.slow
 def test_the_heads_learn_to_separate_the_student_from_the_teacher():
     teacher = toys.teacher()
     pairs = toys.pairs(teacher)
@@ -204,12 +208,15 @@ def test_heads_learn_before_they_affect_the_student():
 def test_the_heads_weigh_the_samples_once_they_affect_the_student():
     # Samples are weighed against those of the same tenth of the time, so there must be some.
     many = replace(RECIPE, batch=24, critic_updates=1)
-    task, plain = task_of(many), task_of(replace(many, divergence="reverse_kl"))
+    task, plain = task_of(many), task_of(many)
     steps(task, range(2))
     steps(plain, range(2))
-    assert same(task, plain, "student")
-    found, of_plain = steps(task, [2])[0], steps(plain, [2])[0]
-    assert found["gan"] == of_plain["gan"]
+    for parameter in plain._heads.parameters():
+        parameter.data.zero_()  # all ratios are then 1
+    found, of_plain = (
+        one._update_student(2, torch.Generator().manual_seed(2)) for one in (task, plain)
+    )
+    assert found["latents_std"] == of_plain["latents_std"]
     assert found["matching"] != of_plain["matching"]
 
 
@@ -351,8 +358,6 @@ def test_a_training_logs_statistics_of_the_latents_and_saves_the_average(tmp_pat
         ({"regression_weight": 0.0, "final_regression_weight": 0.0}, "paired"),
         ({"fake_score": "ema"}, "fake_score"),
         ({"guidance_scale": 0.5}, "guidance_scale"),
-        ({"divergence": "forward"}, "divergence"),
-        ({"adversarial": None}, "divergence"),
     ],
 )
 def test_an_invalid_recipe_is_refused_with_its_field(change, field):

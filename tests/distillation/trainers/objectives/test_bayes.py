@@ -4,7 +4,6 @@ import pytest
 import torch
 
 from distillation.losses.bayes import DiagonalGaussian
-from distillation.trainers.objectives import passes
 from distillation.trainers.objectives.bayes import BayesRecipe
 from distillation.trainers.student import StudentRecipe, make, reduce
 
@@ -76,8 +75,8 @@ def test_drawn_weights_without_variance_are_the_means(tmp_path):
     recipe = BayesRecipe(form="kl", initial_variance=1e-16, **SHORT)
     objective, batch, student, _ = prepared(recipe, tmp_path)
     teacher = toys.teacher()
-    target = teacher.predict(batch.latents, batch.timesteps, batch.prompt_embeds)
-    prediction = passes.of_student(student, teacher, batch)
+    target = teacher.predict(*batch.inputs)
+    prediction = teacher.passed(student, *batch.inputs)
     found = objective.losses(batch, toys.generator())
     expected = (prediction - target).square().mean()
     assert found["guided"].item() == pytest.approx(expected.item(), rel=1e-3)

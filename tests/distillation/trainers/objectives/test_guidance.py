@@ -7,7 +7,6 @@ import pytest
 import torch
 
 from distillation.losses.features import normalised_matching
-from distillation.trainers.objectives import passes
 from distillation.trainers.objectives.guidance import GuidanceRecipe
 from distillation.trainers.perception import tapped
 from distillation.trainers.student import StudentRecipe, make
@@ -29,8 +28,7 @@ def losses(recipe, teacher, student_recipe, folder, *, student=None, seed=0):
 def test_a_copy_of_the_teacher_lacks_the_guidance_alone(tmp_path, kind):
     teacher = toys.teacher(kind)
     found, batch, _, _ = losses(GuidanceRecipe(), teacher, toys.UNCUT, tmp_path)
-    inputs = batch.latents, batch.timesteps, batch.prompt_embeds
-    gap = teacher.predict(*inputs) - teacher.predict(*inputs, guidance_scale=1)
+    gap = teacher.predict(*batch.inputs) - teacher.predict(*batch.inputs, guidance_scale=1)
     assert found["guided"].item() == pytest.approx(float(gap.square().mean()), rel=1e-3)
     assert found["guided"] > 0
     found, _, _, _ = losses(GuidanceRecipe(guidance_scale=1.0), teacher, toys.UNCUT, tmp_path)
@@ -42,7 +40,7 @@ def test_a_copy_of_the_teacher_lacks_the_guidance_alone(tmp_path, kind):
 def test_the_hard_target_is_of_the_noised_samples(tmp_path, kind):
     teacher = toys.teacher(kind)
     found, batch, student, _ = losses(GuidanceRecipe(hard_weight=0.1), teacher, toys.TINY, tmp_path)
-    prediction = passes.of_student(student, teacher, batch)[: len(batch.hard)]
+    prediction = teacher.passed(student, *batch.inputs)[: len(batch.hard)]
     expected = 0.1 * (prediction - batch.hard).square().mean()
     assert found["hard"].item() == pytest.approx(expected.item(), rel=1e-5)
 
@@ -58,9 +56,9 @@ def test_features_are_compared_with_those_of_the_text_and_reach_the_student_alon
         GuidanceRecipe(feature_weight=0.5), teacher, student_recipe, tmp_path
     )
     with tapped(teacher.unet, objective.teacher_layers) as theirs:
-        passes.with_text(teacher, batch)
+        teacher.predict(*batch.inputs, guidance_scale=1)
     with tapped(student, objective.student_layers) as ours:
-        passes.of_student(student, teacher, batch)
+        teacher.passed(student, *batch.inputs)
     expected = 0.5 * normalised_matching(
         [ours[name] for name in objective.student_layers],
         [theirs[name] for name in objective.teacher_layers],

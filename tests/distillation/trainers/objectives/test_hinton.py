@@ -4,7 +4,6 @@ import pytest
 import torch
 
 from distillation.losses.noise_regression import noise_regression
-from distillation.trainers.objectives import passes
 from distillation.trainers.objectives.hinton import HintonRecipe, softened_regression
 from distillation.trainers.student import make
 
@@ -54,8 +53,8 @@ def test_the_loss_is_the_weighted_average(tmp_path, kind, temperature):
     batch = toys.batches(teacher).draw(toys.generator())
     recipe = HintonRecipe(soft_weight=0.8, temperature=temperature)
     found = recipe.make(toys.sources(teacher, tmp_path), student).losses(batch, toys.generator())
-    prediction = passes.of_student(student, teacher, batch)
-    target = teacher.predict(batch.latents, batch.timesteps, batch.prompt_embeds)
+    prediction = teacher.passed(student, *batch.inputs)
+    target = teacher.predict(*batch.inputs)
     soft = softened_regression(prediction, target, temperature=temperature)
     hard = noise_regression(prediction[: len(batch.hard)], batch.hard)
     assert found["soft"].item() == pytest.approx(0.8 * soft.item(), rel=1e-4)

@@ -21,7 +21,6 @@ from tests import tiny
 from tests.distillation.students import toys as unets
 
 TIMESTEPS = (999, 749, 499, 249)
-TOKENS = 3
 UNCUT = StudentRecipe(cut=None)
 TINY = StudentRecipe(cut="tiny")
 NARROW = StudentRecipe(cut=None, width="1/2")
@@ -68,12 +67,11 @@ def teacher(
     is_even: all levels equally wide, so that half of the channels can be kept.
     """
     loaded = _loaded(prediction_type)
-    assert loaded.negative is not None
     return replace(
         loaded,
         unet=_network(is_even),
         is_bf16=False,
-        negative=loaded.negative[:, :TOKENS] if guidance_scale != 1 else None,
+        negative=loaded.negative if guidance_scale != 1 else None,
         manifest=replace(loaded.manifest, guidance_scale=guidance_scale),
     )
 
@@ -83,7 +81,7 @@ def catalogue() -> Catalogue:
     return Catalogue(
         slugs=("a", "b", "c"),
         texts=("a", "b", "c"),
-        prompt_embeds=torch.randn(3, TOKENS, tiny.WIDTH, generator=generator).half(),
+        prompt_embeds=torch.randn(3, tiny.TOKENS, tiny.WIDTH, generator=generator).half(),
         encoder_fingerprint="toy",
     )
 

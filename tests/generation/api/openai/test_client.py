@@ -255,6 +255,7 @@ def test_a_client_that_timed_out_and_retries_gets_the_first_job(
     assert Job.objects.count() == 1
 
 
+@pytest.mark.slow
 def test_the_error_after_a_timeout_says_that_the_job_continues(short_wait_web: Web, key: str):
     with (
         connected(short_wait_web, key, max_retries=0) as client,

@@ -19,6 +19,7 @@ from tests.factories import (
     make_variant,
 )
 from tests.fake_worker import make_pictures
+from tests.storage_faults import break_storage
 
 pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("redis_server")]
 
@@ -289,6 +290,20 @@ def test_a_missing_file_is_reported_as_gone():
     )
 
     error(api.post(PATH, BODY, **header), 410, "image_gone")
+
+
+@pytest.mark.parametrize("fault", ["not mounted", "unreadable"])
+def test_while_the_storage_fails_no_file_is_reported_as_gone(settings, fault):
+    api = API()
+    header = {"headers": {"Idempotency-Key": "k"}}
+    unfinished(api.post(PATH, BODY, **header))
+    make_pictures()
+    break_storage(settings.MEDIA_ROOT, fault, Image.objects.all())
+
+    answer = api.post(PATH, BODY, **header)
+
+    error(answer, 503, "storage_failed")
+    assert "Retry-After" in answer and answer.get("x-should-retry") != "false"
 
 
 def test_the_internal_route_of_the_shell_is_closed_to_clients():
