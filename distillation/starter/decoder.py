@@ -67,7 +67,7 @@ class DecoderTask(ReconstructionTask):
     def step(self, index: int, generator: Generator) -> dict[str, float]:
         loop.anneal(self._optimizer, index, self._recipe)
         images, masks, latents = self._batch(generator)
-        with torch.autocast("cpu", torch.bfloat16, enabled=self._recipe.is_bf16):
+        with networks.autocast(is_bf16=self._recipe.is_bf16):
             output = self.vae.decode(latents / self.vae.config.scaling_factor).sample
         return self._update(index, output, images, masks)
 

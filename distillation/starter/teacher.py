@@ -198,7 +198,7 @@ class TeacherTask(Trained):
         alpha = self._signal[timesteps].view(-1, 1, 1, 1)
         sigma = self._noise[timesteps].view(-1, 1, 1, 1)
         noisy = (alpha * latents + sigma * noise).contiguous(memory_format=self._layout)
-        with torch.autocast("cpu", torch.bfloat16, enabled=self._recipe.is_bf16):
+        with networks.autocast(is_bf16=self._recipe.is_bf16):
             v_pred = unet(noisy, timesteps, encoder_hidden_states=embeds, return_dict=False)[0]
         return torch.nn.functional.mse_loss(v_pred.float(), alpha * noise - sigma * latents)
 
