@@ -11,7 +11,7 @@ from distillation.detector import calibration, network
 from distillation.detector.labels import UNKNOWN
 from distillation.detector.network import Detector, DetectorConfig, as_float
 from distillation.detector_training.augmentation import Augmentation
-from distillation.training import checks, loop
+from distillation.training import checks, loop, networks
 from distillation.training.optimizers import adamw
 from distillation.training.task import Trained
 
@@ -75,7 +75,7 @@ class BitsTask(Trained):
         images, bits = as_float(self._images[chosen]), self._bits[chosen]
         images, bits = self._augmented(images, bits, generator)
         self.detector.train()
-        with torch.autocast("cpu", torch.bfloat16, enabled=recipe.is_bf16):
+        with networks.autocast(is_bf16=recipe.is_bf16):
             logits = self.detector(images).float()
         known = bits != UNKNOWN
         loss = F.binary_cross_entropy_with_logits(logits[known], bits[known])

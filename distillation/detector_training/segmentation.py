@@ -13,7 +13,7 @@ from distillation.detector_training.augmentation import Augmentation
 from distillation.detector_training.classifier import TrainingRecipe
 from distillation.detector_training.framing import Framing
 from distillation.losses.segmentation import class_balance, pixel_cross_entropy, weight_map
-from distillation.training import loop
+from distillation.training import loop, networks
 from distillation.training.optimizers import adamw
 from distillation.training.task import Trained
 from generation.engine.latents import as_uint8
@@ -88,7 +88,7 @@ class SegmentationTask(Trained):
         images = recipe.augmentation(images, generator)
         classes, weights = maps[:, 0].long(), maps[:, 1]
         self.unet.train()
-        with torch.autocast("cpu", torch.bfloat16, enabled=recipe.is_bf16):
+        with networks.autocast(is_bf16=recipe.is_bf16):
             logits = self.unet(images).float()
         loss = pixel_cross_entropy(logits, classes, weights=weights)
         self._optimizer.zero_grad(set_to_none=True)

@@ -23,7 +23,7 @@ from distillation.resumable import atomic
 from distillation.starter.captions import captions, phrases
 from distillation.starter.tokenizer import MODEL_MAX_LENGTH
 from distillation.starter.words import ATTRIBUTES, COMBINATIONS, NUMBERS, Combination
-from distillation.training import loop
+from distillation.training import loop, networks
 from distillation.training.optimizers import update
 from distillation.training.task import Trained
 
@@ -144,7 +144,7 @@ class ClipTask(Trained):
             ]
         )
         self.clip.train()
-        with torch.autocast("cpu", torch.bfloat16, enabled=recipe.is_bf16):
+        with networks.autocast(is_bf16=recipe.is_bf16):
             image_features = self.clip.get_image_features(pixel_values=images).pooler_output
             text_features = self.clip.get_text_features(input_ids=texts).pooler_output
         image_features = F.normalize(image_features.float(), dim=-1)

@@ -86,7 +86,7 @@ class DecoderTask(ReconstructionTask):
         recipe = self._recipe
         loop.anneal(self._optimizer, index, recipe)
         images, masks, latents = self._batch(index, generator)
-        with torch.autocast("cpu", torch.bfloat16, enabled=recipe.is_bf16):
+        with networks.autocast(is_bf16=recipe.is_bf16):
             output = self.vae.decode(latents / self.vae.config.scaling_factor).sample
         output = output.float()
         extra_losses = {"texture": (recipe.texture_weight, texture_error(output, images))}
@@ -121,7 +121,7 @@ class DecoderTask(ReconstructionTask):
         """Return metrics of decoded validation latents: PSNR in dB, and sharpness relative to the photographs."""
         decoded = []
         for part in self._validation_latents.split(BATCH):
-            with torch.autocast("cpu", torch.bfloat16, enabled=self._recipe.is_bf16):
+            with networks.autocast(is_bf16=self._recipe.is_bf16):
                 output = self.averaged.decode(part / self.vae.config.scaling_factor).sample
             decoded.append(as_uint8(output.float()))
         images, photographs = torch.cat(decoded), self._validation

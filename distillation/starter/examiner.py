@@ -24,7 +24,7 @@ from distillation.starter import scenes
 from distillation.starter.rendering import Shot
 from distillation.starter.shapes import INCOMPLETE, PARTS, parts_of
 from distillation.starter.words import ATTRIBUTES, BITS, COMBINATIONS
-from distillation.training import loop
+from distillation.training import loop, networks
 from distillation.training.task import Trained, TrainingRecipe
 
 if TYPE_CHECKING:
@@ -125,7 +125,7 @@ class ExaminerTask(Trained):
         loop.anneal(self.optimizers["examiner"], index, recipe)
         rows = torch.randint(len(self._images), (recipe.batch,), generator=generator)
         images = recipe.augmentation(as_float(self._images[rows]), generator)
-        with torch.autocast("cpu", torch.bfloat16, enabled=recipe.is_bf16):
+        with networks.autocast(is_bf16=recipe.is_bf16):
             logits = self.network(images).logits.float()
         words, parts = logits.split([len(BITS), len(PARTS)], dim=1)
         word_loss = attribute_loss(words, self._bits[rows], self._is_named[rows])

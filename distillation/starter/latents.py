@@ -106,7 +106,7 @@ def _encode_rows(recipe: LatentsRecipe, vae: AutoencoderKL, images: Tensor, rows
     )
     parts = []
     for part in views.split(BATCH):
-        with torch.autocast("cpu", torch.bfloat16, enabled=recipe.is_bf16):
+        with networks.autocast(is_bf16=recipe.is_bf16):
             parts.append(image_to_latents(vae, part).half())
     latents = torch.cat(parts)
     return latents.view(len(rows), recipe.views, *latents.shape[1:])

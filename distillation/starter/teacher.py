@@ -208,7 +208,7 @@ class TeacherTask(Trained):
         self, unet: torch.nn.Module, noisy: Tensor, timesteps: Tensor, embeds: Tensor
     ) -> Tensor:
         """Return the predicted v, fp32, in the shape of `noisy`."""
-        with torch.autocast("cpu", torch.bfloat16, enabled=self._recipe.is_bf16):
+        with networks.autocast(is_bf16=self._recipe.is_bf16):
             v_pred = unet(noisy, timesteps, encoder_hidden_states=embeds, return_dict=False)[0]
         return v_pred.float()
 

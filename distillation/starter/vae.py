@@ -189,7 +189,7 @@ class VaeTask(ReconstructionTask):
         recipe = self._recipe
         loop.set_learning_rate(self._optimizer, learning_rate(recipe, index))
         images, masks = self._batch(index, generator)
-        with torch.autocast("cpu", torch.bfloat16, enabled=recipe.is_bf16):
+        with networks.autocast(is_bf16=recipe.is_bf16):
             distribution = self.vae.encode(images).latent_dist
             noise = torch.randn(distribution.mean.shape, generator=generator)
             latents = distribution.mean + distribution.std * noise
@@ -297,7 +297,7 @@ def psnr_of(vae: AutoencoderKL, images: Tensor, *, is_bf16: bool) -> float:
     """Return the mean PSNR in dB of images, uint8 [N, 3, H, W], reconstructed from the posterior mean."""
     values = []
     for part in images.split(BATCH):
-        with torch.autocast("cpu", torch.bfloat16, enabled=is_bf16):
+        with networks.autocast(is_bf16=is_bf16):
             means = vae.encode(as_float(part)).latent_dist.mean
             output = vae.decode(means).sample
         values.append(psnr(part, as_uint8(output.float())))
