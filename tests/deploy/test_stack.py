@@ -118,7 +118,7 @@ def test_an_unwritable_out_is_reported_in_one_sentence(run: Run, tmp_path: Path)
     done = run.call("demo", "--seed", "7", "--out", str(tmp_path / "file" / "picture.png"))
     assert done.returncode == 1 and "Traceback" not in done.stderr
     last = done.stderr.splitlines()[-1]
-    assert last.endswith("picture.png cannot be written: File exists. Choose another.")
+    assert last.endswith("picture.png cannot be written: File exists. Choose another path.")
 
 
 def test_an_unknown_prompt_fails_with_texts_of_the_catalogue(run: Run) -> None:
@@ -167,7 +167,7 @@ def test_the_next_start_takes_over_after_its_launcher_was_killed(run: Run) -> No
     after = run.facts()
     assert not set(before["processes"].values()) & set(after["processes"].values())
     assert after["database_url"] == before["database_url"]
-    assert "left behind" in run.output.read_text()
+    assert "leftover processes" in run.output.read_text()
 
 
 def test_an_interrupt_stops_everything_within_ten_seconds_and_keeps_the_data(run: Run) -> None:

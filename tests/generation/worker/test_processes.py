@@ -77,7 +77,7 @@ def test_a_broken_worker_beside_a_healthy_one_fails_no_job(owner, start, tmp_pat
 
 
 def test_a_worker_that_hangs_releases_its_jobs_and_a_cancel_takes_effect(owner, start, tmp_path):
-    options = {"BATCH_SIZE": "1", "STALL_SECONDS": "1"}
+    options = {"BATCH_SIZE": "1", "STALL_SECONDS": "5"}  # a start under load must not be a stall
     hanging = start("generation-1", **options)
     until(lambda: Worker.objects.count() == 1)
     (tmp_path / "generation-1").write_text("hang")
