@@ -1,5 +1,6 @@
 """Policy: a run starts once when facts have changed; every decision has its reasons."""
 
+import json
 from dataclasses import replace
 from datetime import timedelta
 
@@ -13,6 +14,7 @@ from distillation.runs import plans, policy
 from distillation.runs.policy import Facts, Limits, consider, decide, gather
 from generation.catalogue import variants as catalogue
 from generation.models import PromptVariant, Release
+from tests.distillation.factories import make_run
 from tests.factories import cover, make_embedding, make_image, make_job, make_release, make_variant
 
 FACTS = Facts(
@@ -93,7 +95,7 @@ def releases(settings) -> tuple[Release, Release]:
     settings.REDISTIL_SETTLED_SECONDS = 60
     teacher = make_release(name="teacher-1", kind="teacher", status="active")
     student = make_release(
-        name="student-1", kind="student", status="active", parent="teacher-1",
+        name="student-1", kind="student", status="active", parent="teacher-1", steps=1,
         covered_variants=["red-vase", "blue-bowl"],
     )  # fmt: skip
     for slug in ("red-vase", "blue-bowl"):
@@ -163,6 +165,44 @@ def test_a_catalogue_whose_run_was_rejected_starts_no_run_until_it_changes(relea
         updated_at=timezone.now() + timedelta(seconds=1)
     )
     assert gather().tried is None
+
+
+@pytest.mark.parametrize(
+    "changes", [{"recipe": "starter-2step"}, {"timesteps": [625]}, {"again": None}]
+)
+def test_the_schedule_derives_a_new_student_if_the_recipe_cannot_continue_the_active_one(
+    releases, settings, tmp_path, changes
+):
+    recipe = tmp_path / "recipe.json"
+    recipe.write_text(json.dumps({"recipe": "starter-1step"} | changes))
+    settings.DISTILLATION_RECIPE = str(recipe)
+    make_embedding(variant=make_variant(slug="green-mug"))
+    age_catalogue()
+    assert consider().run.begins_with is None
+    runs.cancel(Run.objects.get())
+    assert policy.start().begins_with == releases[1]  # a person is told by the plan, or by the run
+
+
+def failed(teacher: Release, *, minutes_ago: float = 0, **fields: object) -> Run:
+    """Create a run that failed, began after the last change of the catalogue, and ended `minutes_ago`."""
+    at = timezone.now() - timedelta(minutes=minutes_ago)
+    fields = {"status": "failed"} | fields
+    return make_run(teacher=teacher, started_at=at, finished_at=at, **fields)
+
+
+def test_runs_of_another_teacher_do_not_prevent_a_run(releases):
+    failed(make_release(name="teacher-0", kind="teacher", status="retired"))
+    assert gather().tried is None
+    run = failed(releases[0])
+    assert gather().tried.startswith(run.name)
+
+
+def test_a_run_that_failed_before_a_promoted_one_does_not_prevent_a_run(releases):
+    failed(releases[0], minutes_ago=9)
+    failed(releases[0], minutes_ago=5, status="succeeded", outcome="promoted")
+    assert gather().tried is None
+    failed(releases[0], minutes_ago=1)
+    assert gather().tried is not None
 
 
 def test_a_new_teacher_starts_a_run_without_the_active_student(releases):

@@ -12,7 +12,7 @@ from distillation.models import Run, Slice
 from distillation.pipeline import overrides
 from distillation.reports import evaluations
 from distillation.resumable import progress
-from distillation.resumable.stages import Status
+from distillation.resumable.stages import StageBusy, Status
 from distillation.runs import approval, policy, promotion, yielding
 from distillation.runs import lifecycle as runs
 from distillation.training import loop
@@ -227,9 +227,22 @@ def test_a_crash_ends_the_slice_and_the_third_one_the_run(run, monkeypatch):
     monkeypatch.setattr(slices, "_chain", crash)
     for _ in range(3):
         process.run()
+        Run.objects.filter(pk=run.pk).update(not_before=None)
     run = reloaded(run)
     assert (run.status, run.error_code) == ("failed", "internal_error")
     assert "No space left" in run.error_detail and outcomes(run) == [Slice.Outcome.FAILED] * 3
+
+
+def test_a_run_whose_stage_a_person_builds_is_queued_again(monkeypatch):
+    def busy(*_: object) -> None:
+        raise StageBusy("The stage 'pairs' is being built by another process (id 7).")
+
+    run = make_run()
+    monkeypatch.setattr(slices, "_chain", busy)
+    process.run()
+    run = reloaded(run)
+    assert (run.status, run.failures) == ("queued", 0)
+    assert "id 7" in run.slices.get().error_detail
 
 
 # --- outcomes of the release ----------------------------------------------------------------------
