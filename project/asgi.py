@@ -23,7 +23,6 @@ from uuid import uuid4
 
 import structlog
 from django.conf import settings
-from django.core.exceptions import ImproperlyConfigured
 from django.core.wsgi import get_wsgi_application
 
 from generation.images import storage
@@ -36,7 +35,7 @@ from project.bridge import Bridge
 from project.connections import Connection
 from project.holding import Holder
 from project.memory import Held, Memory
-from project.middleware import in_utf8
+from project.middleware import FOR_OPERATORS, in_utf8
 from project.staff import is_staff
 from project.watchdog import Watchdog
 
@@ -50,7 +49,6 @@ UPLOADS_AT_ONCE = 2
 LOGINS = ("/login", "/admin/login/")
 LOGINS_AT_ONCE = 2  # hashing a password takes 100 MiB
 LOGINS_WAITING = 32
-FOR_OPERATORS = ("/health/ready", "/metrics")  # each has a separate thread
 LIVE = "/health/live"
 FLUSH_SECONDS = 1.0
 NEVER_CACHED = [
@@ -63,16 +61,7 @@ tracing.begin()
 django_app = in_utf8(get_wsgi_application())
 
 
-def _refuse_faults() -> None:
-    """Run the settings checks of the commands and the workers. Raises ImproperlyConfigured."""
-    from generation.checks import check_settings  # its models need Django's set-up
-
-    faults = [fault for fault in check_settings() if fault.is_serious()]
-    if faults:
-        raise ImproperlyConfigured("\n".join(map(str, faults)))
-
-
-_refuse_faults()
+import_module("generation.checks").refuse_faults()  # its models need Django's set-up
 # Django would import the views at the first request: too late to fail at start, and after `gc.freeze`.
 import_module(settings.ROOT_URLCONF)
 
@@ -82,7 +71,7 @@ class Shell:
 
     def __init__(self, wsgi_application: Any, hub: Hub) -> None:
         self._django = Bridge(wsgi_application, threads=THREADS)
-        self._for_operators = {
+        self._for_operators = {  # a separate thread for each path
             path: Bridge(wsgi_application, threads=1, name=path) for path in FOR_OPERATORS
         }
         self._holder = Holder(self._django, hub)

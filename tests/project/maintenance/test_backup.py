@@ -1,5 +1,6 @@
 """A backup is restored into another database and data folder: real pg_dump, real pg_restore, real files."""
 
+import fcntl
 import hashlib
 import io
 import os
@@ -200,6 +201,31 @@ def test_a_dump_that_cannot_be_restored_keeps_the_previous_tables(written: Path,
     assert other.query("SELECT 1 FROM generation_promptvariant WHERE slug = 'a-red-vase'")
 
 
+def test_files_that_cannot_be_moved_keep_the_previous_tables(written: Path, other):
+    other.query("CREATE TABLE of_before AS SELECT 1")
+    other.data.mkdir()
+    (other.data / "releases").write_text("a file where a folder must be")
+    done = other.manage("restore", str(written), "--replace")
+    assert done.returncode == 1 and "releases" in done.stderr
+    assert other.query("SELECT * FROM of_before") == [(1,)]
+    assert other.query(SCHEMAS) == [("public",)]
+
+
+def test_a_restoration_that_was_killed_while_it_moved_files_can_be_repeated(written: Path, other):
+    other.query("CREATE SCHEMA before_restore; CREATE TABLE before_restore.of_before AS SELECT 1")
+    other.query("CREATE TABLE restored AS SELECT 1")  # the state in which it was killed
+    refused = other.manage("bootstrap")
+    assert refused.returncode == 1 and "was interrupted" in refused.stderr
+    other.data.mkdir()
+    (other.data / "releases").write_text("a file where a folder must be")
+    assert other.manage("restore", str(written), "--replace").returncode == 1
+    assert other.query("SELECT * FROM of_before") == [(1,)]
+    (other.data / "releases").unlink()
+    assert other.manage("restore", str(written), "--replace").returncode == 0
+    assert other.query("SELECT 1 FROM generation_promptvariant WHERE slug = 'a-red-vase'")
+    assert other.query(SCHEMAS) == [("public",)]
+
+
 @pytest.mark.parametrize("ended_by", [signal.SIGINT, signal.SIGKILL])
 @pytest.mark.slow
 def test_an_interrupted_restoration_loses_no_previous_table(written: Path, other, ended_by):
@@ -219,6 +245,18 @@ def test_an_interrupted_restoration_loses_no_previous_table(written: Path, other
     assert again.returncode == 1 and "not empty" in again.stderr
     assert other.query("SELECT * FROM of_before") == [(1,)]
     assert [name for (name,) in other.query(SCHEMAS)] == ["public"]
+
+
+def test_folders_of_killed_commands_are_removed_by_the_next_one(settings, tmp_path: Path):
+    root = Path(settings.DATA_DIR)
+    for name in (".restore-killed", ".backup-killed", ".backup-running"):
+        (root / name / "data").mkdir(parents=True)
+    with (root / ".backup-running" / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        for folder in root.iterdir():
+            os.utime(folder, (0, 0))
+        call_command("backup", str(tmp_path / "retort.tar"))
+        assert [path.name for path in root.iterdir()] == [".backup-running"]
 
 
 def test_a_member_outside_of_the_data_folder_is_refused(tmp_path: Path):
@@ -336,6 +374,16 @@ def test_an_existing_file_is_never_overwritten(written: Path):
         call_command("backup", str(written))
     assert written.read_bytes() == before
     assert Release.objects.filter(name="restored").exists()
+
+
+def test_a_backup_in_the_data_folder_is_refused(settings, tmp_path: Path):
+    root = Path(settings.DATA_DIR)
+    (root / "backups").mkdir(parents=True)
+    (tmp_path / "link").symlink_to(root)
+    for file in (root / "backups" / "retort.tar", tmp_path / "link" / "retort.tar"):
+        with pytest.raises(CommandError, match=r"is in the data folder.* Name a file elsewhere"):
+            call_command("backup", str(file))
+    assert [path for path in root.rglob("*") if path.is_file()] == []
 
 
 def test_a_missing_program_is_named_with_what_to_install():
