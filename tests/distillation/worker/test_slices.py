@@ -4,8 +4,10 @@ import json
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+from django.utils import timezone
 
 from distillation import folders
 from distillation.models import Run, Slice
@@ -146,15 +148,30 @@ def test_a_run_that_is_stopped_by_a_person_stops_after_the_step(run, monkeypatch
     assert not Release.objects.filter(name=run.name).exists()
 
 
-def test_a_worker_that_is_ending_queues_its_run_again(run, monkeypatch):
-    seed_of = loop._seed_of
+def test_training_waits_while_a_job_is_queued_and_a_worker_that_is_ending_queues_its_run_again(
+    run, monkeypatch
+):
+    """While a job is queued no step is made; when it has ended the run continues."""
+    seed_of, waited, steps = loop._seed_of, [], []
 
-    def stopping(*arguments: int) -> int:
-        heartbeat.stopping.set()
+    def counted(*arguments: int) -> int:
+        steps.append(len(waited))
+        if len(steps) == 1:
+            make_job(variant=PromptVariant.objects.first(), release=run.teacher)
+        else:
+            heartbeat.stopping.set()
         return seed_of(*arguments)
 
-    monkeypatch.setattr(loop, "_seed_of", stopping)
+    def sleep(seconds: float) -> None:
+        waited.append(seconds)
+        if len(waited) == 3:
+            Job.objects.update(status="canceled", finished_at=timezone.now())
+
+    monkeypatch.setattr(loop, "_seed_of", counted)
+    monkeypatch.setattr(yielding, "LOOK_SECONDS", 0.0)  # after every step
+    monkeypatch.setattr(yielding, "time", SimpleNamespace(sleep=sleep))
     process.run()
+    assert steps == [0, 3]
     assert reloaded(run).status == "queued" and outcomes(run) == [Slice.Outcome.STOPPED]
     process.run()  # a process that ends takes nothing new
     assert reloaded(run).token == 1
@@ -193,23 +210,6 @@ def test_a_run_pauses_when_the_disk_is_nearly_full_and_continues_when_resumed(
     process.run()
     ended = reloaded(run)
     assert (ended.status, ended.error_code, ended.error_detail) == ("succeeded", "", "")
-
-
-def test_training_waits_while_a_job_is_queued(run, monkeypatch, stages):
-    """While a job is queued no step is made; when it has ended the run continues."""
-    stages.take(without="joint")
-    variant = PromptVariant.objects.first()
-    job = make_job(variant=variant, release=run.teacher, status=Job.Status.QUEUED)
-    waited = []
-
-    def sleep(seconds: float) -> None:
-        waited.append(seconds)
-        if len(waited) == 3:
-            Job.objects.filter(pk=job.pk).update(status="canceled", finished_at=job.created_at)
-
-    monkeypatch.setattr(yielding.time, "sleep", sleep)
-    process.run()
-    assert len(waited) >= 3 and reloaded(run).status == "succeeded"
 
 
 def test_an_unsuitable_recipe_fails_at_once_with_the_field(run):
