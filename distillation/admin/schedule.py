@@ -49,7 +49,7 @@ def due_at(task: PeriodicTask) -> datetime | None:
     """
     try:
         return _next(task.schedule, task.last_run_at)
-    except Exception:  # such as OverflowError of an interval, RuntimeError of a crontab
+    except Exception:  # such as OverflowError of an interval, ValueError of a crontab
         return None
 
 

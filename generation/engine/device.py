@@ -3,6 +3,7 @@
 import resource
 import sys
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import torch
@@ -130,6 +131,7 @@ def _dtype(place: torch.device) -> tuple[torch.dtype, str]:
     return torch.float32, "the CPU has no bf16 instructions; emulation is slower than fp32"
 
 
+@cache  # trainings ask in every step
 def cpu_has_bf16() -> bool:
     """Return whether the CPU has AVX-512 BF16 or AMX. Reads /proc/cpuinfo; elsewhere fp32 is the safe choice."""
     try:
