@@ -29,7 +29,7 @@ class GuidedRecipe(TeacherRecipe):
     """The target is v_weak + guidance · (v_teacher − v_weak); guidance 1 is the teacher itself."""
 
     guidance: float = 3.5
-    steps: int = 1500
+    steps: int = 600
     learning_rate: float = 2e-4
     warmup: int = 50
     falling: float = 0.6
