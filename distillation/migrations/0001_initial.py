@@ -27,20 +27,14 @@ class Migration(migrations.Migration):
                 ),
                 (
                     "name",
-                    models.SlugField(
-                        help_text="Of the release that it makes.", max_length=100, unique=True
-                    ),
+                    models.SlugField(help_text='Name of the release that the run makes.', max_length=100, unique=True),
                 ),
                 ("recipe", models.JSONField(help_text='{"recipe": NAME, FIELD: VALUE, …}')),
                 (
                     "catalogue",
-                    models.CharField(
-                        blank=True,
-                        help_text="The snapshot: its name is the hash of its content.",
-                        max_length=100,
-                    ),
+                    models.CharField(blank=True, help_text='Snapshot of the catalogue, named by the hash of its content.', max_length=100),
                 ),
-                ("variants", models.PositiveIntegerField(default=0, help_text="In the snapshot.")),
+                ("variants", models.PositiveIntegerField(default=0, help_text='Number of prompt variants in the snapshot.')),
                 (
                     "trigger",
                     models.CharField(
@@ -104,10 +98,7 @@ class Migration(migrations.Migration):
                 ("percent", models.FloatField(default=0)),
                 (
                     "folders",
-                    models.JSONField(
-                        default=dict,
-                        help_text="Of its stages, by name, relative to the data of distillation.",
-                    ),
+                    models.JSONField(default=dict, help_text='Folder of each stage, relative to the data folder of distillation.'),
                 ),
                 ("error_code", models.CharField(blank=True, max_length=40)),
                 ("error_detail", models.TextField(blank=True)),
@@ -126,23 +117,14 @@ class Migration(migrations.Migration):
                 ),
                 (
                     "gate",
-                    models.JSONField(
-                        blank=True, help_text="The checks, each with its limit.", null=True
-                    ),
+                    models.JSONField(blank=True, help_text='Checks of the gate, each with its limit.', null=True),
                 ),
                 ("created_at", models.DateTimeField(default=django.utils.timezone.now)),
                 ("started_at", models.DateTimeField(blank=True, null=True)),
                 ("finished_at", models.DateTimeField(blank=True, null=True)),
                 (
                     "begins_with",
-                    models.ForeignKey(
-                        blank=True,
-                        help_text="The student that is trained on; none: one is cut out of the teacher.",
-                        null=True,
-                        on_delete=django.db.models.deletion.PROTECT,
-                        related_name="+",
-                        to="generation.release",
-                    ),
+                    models.ForeignKey(blank=True, help_text='Student that the run continues to train. Empty: a new one is cut from the teacher.', null=True, on_delete=django.db.models.deletion.PROTECT, related_name='+', to='generation.release'),
                 ),
                 (
                     "created_by",
@@ -166,14 +148,7 @@ class Migration(migrations.Migration):
                 ),
                 (
                     "replaces",
-                    models.ForeignKey(
-                        blank=True,
-                        help_text="The active release that it was measured against.",
-                        null=True,
-                        on_delete=django.db.models.deletion.SET_NULL,
-                        related_name="+",
-                        to="generation.release",
-                    ),
+                    models.ForeignKey(blank=True, help_text='Active release that the evaluation compared it with.', null=True, on_delete=django.db.models.deletion.SET_NULL, related_name='+', to='generation.release'),
                 ),
                 (
                     "teacher",
@@ -232,8 +207,8 @@ class Migration(migrations.Migration):
                 ),
                 ("number", models.PositiveIntegerField()),
                 ("worker_name", models.CharField(max_length=120)),
-                ("stage", models.CharField(blank=True, help_text="Where it ended.", max_length=30)),
-                ("percent", models.FloatField(default=0, help_text="Of the run, where it ended.")),
+                ("stage", models.CharField(blank=True, help_text='Stage in which the slice ended.', max_length=30)),
+                ("percent", models.FloatField(default=0, help_text='Progress of the run at the end of the slice.')),
                 (
                     "outcome",
                     models.CharField(

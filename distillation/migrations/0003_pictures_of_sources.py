@@ -25,52 +25,37 @@ class Migration(migrations.Migration):
         migrations.AddField(
             model_name='example',
             name='side',
-            field=models.PositiveIntegerField(default=0, help_text="Of the crop in pixels; the teacher's when the file was read."),
+            field=models.PositiveIntegerField(default=0, help_text="Side of the crop in pixels: the teacher's image size when the file was read."),
         ),
         migrations.AddField(
             model_name='example',
             name='stamps',
-            field=models.JSONField(default=dict, help_text='Where these bytes lie in the source, each with what the file system says of them (etag, or size and time). What says the same is not read again.'),
+            field=models.JSONField(default=dict, help_text='Paths of these bytes in the source, each with its stamp (etag, or size and time). If the stamp is unchanged, the file is not read again.'),
         ),
         migrations.AddField(
             model_name='imagesource',
             name='asked_at',
-            field=models.DateTimeField(blank=True, help_text='Since when it waits to be read; none: it does not.', null=True),
+            field=models.DateTimeField(blank=True, help_text='When reading was requested. Empty: no request is pending.', null=True),
         ),
         migrations.AddField(
             model_name='imagesource',
             name='lease_expires_at',
-            field=models.DateTimeField(blank=True, help_text='While it is read.', null=True),
+            field=models.DateTimeField(blank=True, help_text='Set while a worker reads the source.', null=True),
         ),
         migrations.AddField(
             model_name='verdict',
             name='absent',
-            field=django.contrib.postgres.fields.ArrayField(base_field=models.CharField(max_length=60), blank=True, default=list, help_text='What must not.', size=None),
+            field=django.contrib.postgres.fields.ArrayField(base_field=models.CharField(max_length=60), blank=True, default=list, help_text='Bits that must not be visible.', size=None),
         ),
         migrations.AddField(
             model_name='verdict',
             name='present',
-            field=django.contrib.postgres.fields.ArrayField(base_field=models.CharField(max_length=60), blank=True, default=list, help_text='What must be there.', size=None),
+            field=django.contrib.postgres.fields.ArrayField(base_field=models.CharField(max_length=60), blank=True, default=list, help_text='Bits that must be visible.', size=None),
         ),
         migrations.AlterField(
             model_name='example',
             name='sha256',
-            field=models.CharField(blank=True, help_text='Of the file as it came; none if it was too large to be read.', max_length=64),
-        ),
-        migrations.AlterField(
-            model_name='imagesource',
-            name='error',
-            field=models.CharField(blank=True, help_text='Why it could not be read the last time.', max_length=500),
-        ),
-        migrations.AlterField(
-            model_name='imagesource',
-            name='is_enabled',
-            field=models.BooleanField(default=True, help_text='If not, it is not read, and its pictures are not used.', verbose_name='enabled'),
-        ),
-        migrations.AlterField(
-            model_name='imagesource',
-            name='tags',
-            field=django.contrib.postgres.fields.ArrayField(base_field=models.CharField(max_length=60), blank=True, default=list, help_text='Of all its pictures, beside those of the variants: BIT must be there, not-BIT must not.', size=None),
+            field=models.CharField(blank=True, help_text='SHA-256 of the original file. Empty: the file was too large.', max_length=64),
         ),
         migrations.AddConstraint(
             model_name='example',

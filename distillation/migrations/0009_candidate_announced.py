@@ -16,7 +16,7 @@ class Migration(migrations.Migration):
         migrations.AddField(
             model_name='run',
             name='announced_at',
-            field=models.DateTimeField(blank=True, help_text='When people were told by mail that its release waits.', null=True),
+            field=models.DateTimeField(blank=True, help_text='When people were notified by mail that its release needs a decision.', null=True),
         ),
         migrations.AlterField(
             model_name='run',

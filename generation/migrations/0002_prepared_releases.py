@@ -14,11 +14,11 @@ class Migration(migrations.Migration):
         migrations.AddField(
             model_name='release',
             name='prepared_at',
-            field=models.DateTimeField(blank=True, help_text='Since when the workers hold it ready, to be served next.', null=True),
+            field=models.DateTimeField(blank=True, help_text='When the workers started to load it, before its activation.', null=True),
         ),
         migrations.AddField(
             model_name='worker',
             name='loaded',
-            field=django.contrib.postgres.fields.ArrayField(base_field=models.BigIntegerField(), default=list, help_text='Ids of the releases that are ready.', size=None),
+            field=django.contrib.postgres.fields.ArrayField(base_field=models.BigIntegerField(), default=list, help_text='Ids of the loaded releases.', size=None),
         ),
     ]

@@ -15,37 +15,37 @@ class Migration(migrations.Migration):
         migrations.AddField(
             model_name='image',
             name='detector',
-            field=models.CharField(blank=True, help_text='The version that judged.', max_length=100),
+            field=models.CharField(blank=True, help_text='Version of the detector that judged.', max_length=100),
         ),
         migrations.AddField(
             model_name='image',
             name='failing',
-            field=django.contrib.postgres.fields.ArrayField(base_field=models.CharField(max_length=60), blank=True, default=list, help_text='The bits at fault.', size=None),
+            field=django.contrib.postgres.fields.ArrayField(base_field=models.CharField(max_length=60), blank=True, default=list, help_text='Bits that failed.', size=None),
         ),
         migrations.AddField(
             model_name='image',
             name='is_accepted',
-            field=models.BooleanField(help_text='By the detector; empty: nobody looked at it.', null=True),
+            field=models.BooleanField(help_text='Verdict of the detector; empty: not judged.', null=True),
         ),
         migrations.AddField(
             model_name='image',
             name='tries',
-            field=models.PositiveSmallIntegerField(default=1, help_text='Pictures that were made for this image; it is the best of them.'),
+            field=models.PositiveSmallIntegerField(default=1, help_text='Number of pictures made for this image, of which this is the best.'),
         ),
         migrations.AddField(
             model_name='job',
             name='max_tries',
-            field=models.PositiveSmallIntegerField(default=0, help_text='0: nobody looks at a picture before it is delivered; 1: it is judged; more: another one is made, up to so many. Never more than 1 for a seed that was asked for.'),
+            field=models.PositiveSmallIntegerField(default=0, help_text='0: pictures are delivered unjudged; 1: they are judged; N: a rejected one is replaced, up to N pictures. At most 1 for a requested seed.'),
         ),
         migrations.AddField(
             model_name='promptvariant',
             name='max_tries',
-            field=models.PositiveSmallIntegerField(blank=True, help_text='0: nobody looks at a picture before it is delivered; 1: it is judged; more: another one is made, up to so many. Empty: as the release says.', null=True, validators=[django.core.validators.MaxValueValidator(10)]),
+            field=models.PositiveSmallIntegerField(blank=True, help_text='0: pictures are delivered unjudged; 1: they are judged; N: a rejected one is replaced, up to N pictures. Empty: as for the release.', null=True, validators=[django.core.validators.MaxValueValidator(10)]),
         ),
         migrations.AddField(
             model_name='release',
             name='canary_percent',
-            field=models.PositiveSmallIntegerField(default=0, help_text='Of the jobs for the active release of its kind, this share is served by it.', validators=[django.core.validators.MaxValueValidator(99)]),
+            field=models.PositiveSmallIntegerField(default=0, help_text='Share of the jobs for the active release of its kind that this one serves.', validators=[django.core.validators.MaxValueValidator(99)]),
         ),
         migrations.AddField(
             model_name='release',
@@ -55,7 +55,7 @@ class Migration(migrations.Migration):
         migrations.AddField(
             model_name='release',
             name='max_tries',
-            field=models.PositiveSmallIntegerField(blank=True, help_text='0: nobody looks at a picture before it is delivered; 1: it is judged; more: another one is made, up to so many. Empty: as the setting MAX_TRIES says.', null=True, validators=[django.core.validators.MaxValueValidator(10)]),
+            field=models.PositiveSmallIntegerField(blank=True, help_text='0: pictures are delivered unjudged; 1: they are judged; N: a rejected one is replaced, up to N pictures. Empty: the setting MAX_TRIES.', null=True, validators=[django.core.validators.MaxValueValidator(10)]),
         ),
         migrations.AddConstraint(
             model_name='release',

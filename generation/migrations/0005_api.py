@@ -29,42 +29,42 @@ class Migration(migrations.Migration):
         migrations.AddField(
             model_name='apikey',
             name='device_seconds_per_day',
-            field=models.PositiveIntegerField(blank=True, help_text='No job is accepted after that. Empty: no limit.', null=True),
+            field=models.PositiveIntegerField(blank=True, help_text='Jobs are refused when it is used up. Empty: no limit.', null=True),
         ),
         migrations.AddField(
             model_name='apikey',
             name='images_per_day',
-            field=models.PositiveIntegerField(blank=True, help_text='Days are those of UTC. Empty: no limit.', null=True),
+            field=models.PositiveIntegerField(blank=True, help_text='Per day in UTC. Empty: no limit.', null=True),
         ),
         migrations.AddField(
             model_name='apikey',
             name='max_queued_jobs',
-            field=models.PositiveIntegerField(blank=True, help_text='Jobs of this key that may wait at once. Empty: no limit.', null=True),
+            field=models.PositiveIntegerField(blank=True, help_text='Jobs of this key that may be queued at once. Empty: no limit.', null=True),
         ),
         migrations.AddField(
             model_name='apikey',
             name='replaced_by',
-            field=models.OneToOneField(blank=True, editable=False, help_text="The key that was made to take this one's place.", null=True, on_delete=django.db.models.deletion.SET_NULL, related_name='replaces', to='generation.apikey'),
+            field=models.OneToOneField(blank=True, editable=False, help_text='The key that replaces this one.', null=True, on_delete=django.db.models.deletion.SET_NULL, related_name='replaces', to='generation.apikey'),
         ),
         migrations.AddField(
             model_name='apikey',
             name='requests_per_minute',
-            field=models.PositiveIntegerField(blank=True, help_text='Empty: as the setting REQUESTS_PER_MINUTE says. 0: no limit.', null=True),
+            field=models.PositiveIntegerField(blank=True, help_text='Empty: the setting REQUESTS_PER_MINUTE. 0: no limit.', null=True),
         ),
         migrations.AddField(
             model_name='apikey',
             name='retention_days',
-            field=models.PositiveIntegerField(blank=True, help_text='Then images of its jobs are removed. Empty: as the setting RETENTION_DAYS says. 0: never.', null=True),
+            field=models.PositiveIntegerField(blank=True, help_text='Days after which images of its jobs are removed. Empty: the setting RETENTION_DAYS. 0: never.', null=True),
         ),
         migrations.AddField(
             model_name='apikey',
             name='weight',
-            field=models.PositiveSmallIntegerField(default=1, help_text='With 2, jobs of this key get two turns where those of others get one.', validators=[django.core.validators.MinValueValidator(1), django.core.validators.MaxValueValidator(100)]),
+            field=models.PositiveSmallIntegerField(default=1, help_text='With 2, two jobs of this key run for each job of a key with 1.', validators=[django.core.validators.MinValueValidator(1), django.core.validators.MaxValueValidator(100)]),
         ),
         migrations.AddField(
             model_name='image',
             name='has_metadata',
-            field=models.BooleanField(default=False, help_text='The file says how it was made.'),
+            field=models.BooleanField(default=False, help_text='The file contains metadata on how it was made.'),
         ),
         migrations.AddField(
             model_name='job',
@@ -74,22 +74,22 @@ class Migration(migrations.Migration):
         migrations.AddField(
             model_name='job',
             name='asked_text',
-            field=models.CharField(blank=True, help_text='A text that no variant has: the nearest one was taken.', max_length=300),
+            field=models.CharField(blank=True, help_text='The requested text, if it was matched to the variant and is not its own.', max_length=300),
         ),
         migrations.AddField(
             model_name='job',
             name='base_url',
-            field=models.CharField(blank=True, help_text='Where the client reached us: for links in webhooks.', max_length=200),
+            field=models.CharField(blank=True, help_text='URL under which the client reached this server, for links in webhooks.', max_length=200),
         ),
         migrations.AddField(
             model_name='job',
             name='cancel_at',
-            field=models.DateTimeField(blank=True, help_text='A job that has not ended by then is canceled.', null=True),
+            field=models.DateTimeField(blank=True, help_text='When the job is canceled if it has not ended.', null=True),
         ),
         migrations.AddField(
             model_name='job',
             name='encode_seconds',
-            field=models.FloatField(default=0, help_text="This job's share of the time that its files took."),
+            field=models.FloatField(default=0, help_text="This job's share of the time for encoding files."),
         ),
         migrations.AddField(
             model_name='job',
@@ -99,17 +99,17 @@ class Migration(migrations.Migration):
         migrations.AddField(
             model_name='job',
             name='has_metadata',
-            field=models.BooleanField(default=False, help_text='The files say how they were made.'),
+            field=models.BooleanField(default=False, help_text='The files contain metadata on how they were made.'),
         ),
         migrations.AddField(
             model_name='job',
             name='match_score',
-            field=models.FloatField(blank=True, help_text='How near the variant is to the text that was asked for; 1: the same.', null=True),
+            field=models.FloatField(blank=True, help_text='Similarity of the variant to the requested text; 1: the same.', null=True),
         ),
         migrations.AddField(
             model_name='job',
             name='purged_at',
-            field=models.DateTimeField(blank=True, help_text='Since when its images are removed.', null=True),
+            field=models.DateTimeField(blank=True, help_text='When its images were removed.', null=True),
         ),
         migrations.AddField(
             model_name='job',
@@ -124,17 +124,17 @@ class Migration(migrations.Migration):
         migrations.AddField(
             model_name='job',
             name='weight',
-            field=models.PositiveSmallIntegerField(default=1, help_text='Of the key: with 2 the owner gets two turns where others get one.'),
+            field=models.PositiveSmallIntegerField(default=1, help_text='Weight of the key: with 2, two jobs of the owner run for each job of others.'),
         ),
         migrations.CreateModel(
             name='AuditEntry',
             fields=[
                 ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
                 ('at', models.DateTimeField(default=django.utils.timezone.now, editable=False)),
-                ('actor', models.CharField(help_text='Name of the user; empty: a process of ours.', max_length=150)),
+                ('actor', models.CharField(help_text='Name of the user; empty: a process of Retort.', max_length=150)),
                 ('via', models.CharField(help_text='admin, command, api or schedule', max_length=10)),
                 ('action', models.CharField(max_length=40)),
-                ('subject', models.CharField(help_text='The key or the release.', max_length=160)),
+                ('subject', models.CharField(help_text='Row that was changed, such as a key or a release.', max_length=160)),
                 ('detail', models.JSONField(blank=True, default=dict)),
             ],
             options={
@@ -160,7 +160,7 @@ class Migration(migrations.Migration):
             fields=[
                 ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
                 ('day', models.DateField()),
-                ('images', models.PositiveIntegerField(default=0, help_text='Asked for.')),
+                ('images', models.PositiveIntegerField(default=0, help_text='Requested.')),
                 ('device_seconds', models.FloatField(default=0)),
                 ('api_key', models.ForeignKey(on_delete=django.db.models.deletion.CASCADE, related_name='usage', to='generation.apikey')),
             ],
@@ -174,8 +174,8 @@ class Migration(migrations.Migration):
             fields=[
                 ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
                 ('url', models.CharField(max_length=500)),
-                ('failures', models.PositiveIntegerField(default=0, help_text='In a row.')),
-                ('paused_until', models.DateTimeField(blank=True, help_text='After failures in a row nothing is sent until then.', null=True)),
+                ('failures', models.PositiveIntegerField(default=0, help_text='Consecutive failures.')),
+                ('paused_until', models.DateTimeField(blank=True, help_text='No delivery is sent before this time, after consecutive failures.', null=True)),
                 ('disabled_at', models.DateTimeField(blank=True, null=True)),
                 ('disabled_reason', models.CharField(blank=True, max_length=200)),
                 ('last_success_at', models.DateTimeField(blank=True, null=True)),
@@ -191,7 +191,7 @@ class Migration(migrations.Migration):
             fields=[
                 ('id', models.UUIDField(default=uuid.uuid4, editable=False, primary_key=True, serialize=False)),
                 ('event', models.CharField(choices=[('start', 'Start'), ('output', 'Output'), ('completed', 'Completed')], max_length=10)),
-                ('body', models.TextField(blank=True, help_text='The bytes that are signed; made at the first try.')),
+                ('body', models.TextField(blank=True, help_text='The signed bytes; written at the first attempt.')),
                 ('status', models.CharField(choices=[('pending', 'Pending'), ('delivered', 'Delivered'), ('dead', 'dead (given up)')], default='pending', max_length=10)),
                 ('attempts', models.PositiveIntegerField(default=0)),
                 ('next_attempt_at', models.DateTimeField(default=django.utils.timezone.now)),
@@ -200,7 +200,7 @@ class Migration(migrations.Migration):
                 ('created_at', models.DateTimeField(default=django.utils.timezone.now)),
                 ('delivered_at', models.DateTimeField(blank=True, null=True)),
                 ('job', models.ForeignKey(on_delete=django.db.models.deletion.CASCADE, related_name='deliveries', to='generation.job')),
-                ('endpoint', models.ForeignKey(on_delete=django.db.models.deletion.CASCADE, related_name='deliveries', to='generation.webhookendpoint')),
+                ('endpoint', models.ForeignKey(on_delete=django.db.models.deletion.CASCADE, related_name='deliveries', to='generation.webhookendpoint', verbose_name='webhook')),
             ],
             options={
                 'verbose_name_plural': 'deliveries',

@@ -13,21 +13,13 @@ class Migration(migrations.Migration):
         migrations.AddField(
             model_name="webhookendpoint",
             name="failing_since",
-            field=models.DateTimeField(
-                blank=True, null=True, help_text="The first of the failures in a row."
-            ),
+            field=models.DateTimeField(blank=True, help_text='Time of the first of the consecutive failures.', null=True),
         ),
         # Without a default: nothing has written rows of this table yet.
         migrations.AddField(
             model_name="delivery",
             name="owner",
-            field=models.ForeignKey(
-                db_index=False,
-                help_text="Of the endpoint.",
-                on_delete=django.db.models.deletion.CASCADE,
-                related_name="deliveries",
-                to=settings.AUTH_USER_MODEL,
-            ),
+            field=models.ForeignKey(db_index=False, help_text='Owner of the webhook.', on_delete=django.db.models.deletion.CASCADE, related_name='deliveries', to=settings.AUTH_USER_MODEL),
             preserve_default=False,
         ),
         migrations.AddIndex(

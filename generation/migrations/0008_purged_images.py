@@ -14,7 +14,7 @@ class Migration(migrations.Migration):
         migrations.CreateModel(
             name='PurgedImage',
             fields=[
-                ('id', models.UUIDField(editable=False, help_text="The image's.", primary_key=True, serialize=False)),
+                ('id', models.UUIDField(editable=False, help_text='Id of the image.', primary_key=True, serialize=False)),
             ],
         ),
         migrations.AddIndex(

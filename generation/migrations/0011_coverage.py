@@ -71,17 +71,12 @@ class Migration(migrations.Migration):
             name='covers_all',
             field=models.BooleanField(default=True, help_text='The manifest names no prompt variants: it covers every one.'),
         ),
-        migrations.AlterField(
-            model_name='release',
-            name='manifest',
-            field=models.JSONField(help_text='The content of release.json without covered_variants, which are rows of Coverage.'),
-        ),
         migrations.CreateModel(
             name='Coverage',
             fields=[
                 ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
                 ('slug', models.TextField()),
-                ('normalized_text', models.TextField(blank=True, help_text='What it was made for. Empty: any.')),
+                ('normalized_text', models.TextField(blank=True, help_text='Text that the release was made for. Empty: any text.')),
                 ('release', models.ForeignKey(db_index=False, on_delete=django.db.models.deletion.CASCADE, related_name='coverage', to='generation.release')),
             ],
             options={

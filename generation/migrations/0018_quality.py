@@ -28,9 +28,9 @@ class Migration(migrations.Migration):
             fields=[
                 ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
                 ('normalized_text', models.TextField()),
-                ('evaluated', models.PositiveIntegerField(default=0, help_text='Pictures of its evaluation.')),
+                ('evaluated', models.PositiveIntegerField(default=0, help_text='Number of pictures in its evaluation.')),
                 ('evaluated_right', models.PositiveIntegerField(default=0)),
-                ('judged', models.PositiveIntegerField(default=0, help_text='Pictures of jobs of late.')),
+                ('judged', models.PositiveIntegerField(default=0, help_text='Number of judged pictures of recent jobs.')),
                 ('judged_right', models.PositiveIntegerField(default=0)),
                 ('release', models.ForeignKey(db_index=False, on_delete=django.db.models.deletion.CASCADE, related_name='qualities', to='generation.release')),
             ],

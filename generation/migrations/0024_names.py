@@ -1,8 +1,7 @@
 """Names of lists in the admin; no change of a table."""
 
-import django.db.models.deletion
 from django.conf import settings
-from django.db import migrations, models
+from django.db import migrations
 
 
 class Migration(migrations.Migration):
@@ -24,15 +23,5 @@ class Migration(migrations.Migration):
         migrations.AlterModelOptions(
             name='webhookendpoint',
             options={'ordering': ['-created_at'], 'verbose_name': 'webhook'},
-        ),
-        migrations.AlterField(
-            model_name='delivery',
-            name='endpoint',
-            field=models.ForeignKey(on_delete=django.db.models.deletion.CASCADE, related_name='deliveries', to='generation.webhookendpoint', verbose_name='webhook'),
-        ),
-        migrations.AlterField(
-            model_name='delivery',
-            name='owner',
-            field=models.ForeignKey(db_index=False, help_text='Owner of the webhook.', on_delete=django.db.models.deletion.CASCADE, related_name='deliveries', to=settings.AUTH_USER_MODEL),
         ),
     ]
