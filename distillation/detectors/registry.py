@@ -3,7 +3,6 @@
 import hashlib
 import json
 import shutil
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -78,12 +77,13 @@ def _read(place: Path) -> Version:
 def _copy(place: Path, target: Path, version: Version) -> Path:
     """Copy the files that the version names, and no others."""
     if target.exists():
+        if versions.to_dict(_read(target)) == versions.to_dict(version):
+            return target  # copied by a call that ended before it wrote the row
         raise DetectorRefused(
             f"{target} already exists but is not registered. Register that folder, or remove it."
         )
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".registering-", dir=target.parent) as temporary:
-        copied = Path(temporary) / target.name
+    with releases.scratch(target.parent) as temporary:
+        copied = temporary / target.name
         names = [file.path for file in version.files]
         names += [versions.MANIFEST] if (place / versions.MANIFEST).is_file() else []
         try:

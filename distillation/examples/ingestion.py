@@ -34,6 +34,7 @@ log = structlog.get_logger(__name__)
 
 LEASE = timedelta(minutes=10)  # the slowest file takes a minute or two
 RENEW_SECONDS = 60.0
+INTERRUPTED = "The process that read it has ended. Request ingestion again."
 # Fields written by ingestion. The others belong to people, who may decide while a source is read.
 INGESTED_FIELDS = (
     "location",
@@ -75,15 +76,16 @@ def ingest(
     on_progress: Callable[[int, int], object] = lambda done, total: None,
     is_over: Callable[[], bool] = lambda: False,
 ) -> Report:
-    """Ingest new files. on_progress: called with files done and total. is_over: checked after each file.
+    """Ingest new files. on_progress: called with files done and total. is_over: checked before each folder and file.
 
     Raises DistillationRefused if the source cannot be read or is being read; StorageFailed. Its row has the reason.
     """
     if not _lease(source):
         raise DistillationRefused(f"The source {source.name} is being read by another process.")
+    lease = _Lease(source, is_over)
     error = "An unexpected error occurred; see the log."
     try:
-        report = _read(source, on_progress, is_over)
+        report = _read(source, on_progress, lease)
         error = ""
     except GenerationError as refused:
         error = refused.detail
@@ -92,19 +94,41 @@ def ingest(
     finally:
         row = ImageSource.objects.filter(pk=source.pk)
         row.update(lease_expires_at=None, error=error[:500])
-        if not is_over():
-            # A request during the run is kept for the next time.
-            row.filter(asked_at=source.asked_at).update(asked_at=None)
-    if not is_over():
+        if lease.has_ended:
+            # A later request takes precedence.
+            row.filter(asked_at=None).update(asked_at=source.asked_at)
+    if not lease.has_ended:
         row.update(ingested_at=timezone.now())
     log.info("image_source_read", source=source.name, report=str(report))
     return report
 
 
 def _lease(source: ImageSource) -> bool:
+    """Take the lease and the request: a source that ends its process is not read again and again."""
     free = Q(lease_expires_at__isnull=True) | Q(lease_expires_at__lt=Now())
     rows = ImageSource.objects.filter(free, pk=source.pk)
-    return bool(rows.update(lease_expires_at=Now() + LEASE))
+    if not rows.update(lease_expires_at=Now() + LEASE, error=INTERRUPTED):
+        return False
+    # A request during the run is kept for the next time.
+    ImageSource.objects.filter(pk=source.pk, asked_at=source.asked_at).update(asked_at=None)
+    return True
+
+
+class _Lease:
+    """The lease of a source that is being read. Calling it renews the lease and returns whether to stop reading."""
+
+    def __init__(self, source: ImageSource, is_over: Callable[[], bool]) -> None:
+        self._row = ImageSource.objects.filter(pk=source.pk)
+        self._is_over = is_over
+        self._renewed = time.monotonic()
+        self.has_ended = False  # it stays so: a partial listing must not count as a complete one
+
+    def __call__(self) -> bool:
+        if time.monotonic() - self._renewed > RENEW_SECONDS:
+            self._renewed = time.monotonic()
+            self._row.update(lease_expires_at=Now() + LEASE)
+        self.has_ended = self.has_ended or self._is_over()
+        return self.has_ended
 
 
 def side() -> int:
@@ -121,23 +145,19 @@ def side() -> int:
 def _read(
     source: ImageSource,
     on_progress: Callable[[int, int], object],
-    is_over: Callable[[], bool],
+    lease: _Lease,
 ) -> Report:
     try:
         place = sources.open_place(source.url, examples.rules())
-        files = place.files()
+        files = place.files(is_over=lease)
     except PlaceUnusable as error:
         raise DistillationRefused(str(error)) from error
     ingest = _Ingest(source, place, side())
-    renewed = time.monotonic()
     for done, file in enumerate(files, start=1):
-        if is_over():
+        if lease():
             break
         ingest.take(file)
         on_progress(done, len(files))
-        if time.monotonic() - renewed > RENEW_SECONDS:
-            renewed = time.monotonic()
-            ImageSource.objects.filter(pk=source.pk).update(lease_expires_at=Now() + LEASE)
     return ingest.report
 
 

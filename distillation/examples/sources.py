@@ -6,8 +6,9 @@ not followed, and private IP addresses are refused at connection time, also afte
 
 import errno
 import importlib.util
+import re
 import socket
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,10 @@ CONNECT_SECONDS, READ_SECONDS = 10, 60
 # Packages needed besides fsspec.
 PACKAGES = {"http": "aiohttp", "https": "aiohttp", "s3": "s3fs", "gs": "gcsfs", "abfs": "adlfs"}
 WEB = ("http", "https")
+# Its time is linear in the length of the page. That of fsspec's expression is cubic in the length of a run of spaces.
+LINK = re.compile(
+    r"""<a\s(?:[^<>]{0,1000}?\s)?href=["']([^"'<>\t\r\n]{1,2000})["']""", re.IGNORECASE
+)
 # Names of metadata that change with the content; the first present one is used, otherwise size and time.
 CHECKSUMS = ("ETag", "etag", "content_md5", "Content-MD5", "md5Hash", "Digest")
 TIMES = ("mtime", "LastModified", "last_modified", "Last-Modified", "updated")
@@ -137,10 +142,13 @@ class Place:
         self._base = base.rstrip("/")
         self._scheme = scheme
 
-    def files(self) -> list[File]:
-        """Return all files by location, without hidden ones and links. Raises PlaceUnusable."""
+    def files(self, *, is_over: Callable[[], bool] = lambda: False) -> list[File]:
+        """Return all files by location, without hidden ones and links. Raises PlaceUnusable.
+
+        is_over: checked before each folder; True ends the listing early.
+        """
         found: list[File] = []
-        for entry in self._entries():
+        for entry in self._entries(is_over):
             if len(found) == MAX_FILES:
                 raise PlaceUnusable(
                     f"{self._base} has more than {MAX_FILES} files. Split it into several sources."
@@ -150,9 +158,9 @@ class Place:
             found.append(File(location, name, entry.get("size"), _stamp(entry)))
         return sorted(found, key=lambda file: file.location)
 
-    def _entries(self) -> Iterator[Mapping[str, Any]]:
+    def _entries(self, is_over: Callable[[], bool]) -> Iterator[Mapping[str, Any]]:
         waiting, known = [self._base], {self._base}
-        while waiting:
+        while waiting and not is_over():
             folder = waiting.pop()
             for entry in self._listed(folder):
                 name = entry["name"].rstrip("/")
@@ -265,6 +273,12 @@ def _web(rules: Rules) -> Any:
                     )
             self._body = bytes(body)
             return self._body
+
+        async def text(self, encoding: str | None = None, errors: str = "strict") -> str:
+            """Return the links of the page and nothing else: fsspec searches the text of a listing for them."""
+            page = await super().text(encoding, errors)
+            links = (link.replace(" ", "%20") for link in LINK.findall(page))
+            return "".join(f'<a href="{link}">' for link in links)
 
     def connect(address: Any) -> socket.socket:
         family, kind, protocol, _, place = address

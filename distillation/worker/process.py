@@ -3,6 +3,8 @@
 It does not load torch while it is idle.
 """
 
+import time
+
 import structlog
 from django.conf import settings
 
@@ -72,16 +74,26 @@ def _design() -> None:
 
 
 def curate() -> None:
-    """Read the waiting sources, then judge the examples without a verdict of the active detector."""
+    """Read the waiting sources, then judge the examples without a verdict of the active detector.
+
+    If a run or a design waits, reading stops after SLICE_SECONDS, and continues after a slice of it.
+    """
     if heartbeat.stopping.is_set() or not examples.waiting().exists():
         return
     from distillation.detector.errors import DetectorUnusable
     from distillation.examples import ingestion, verdicts
 
+    ends = time.monotonic() + settings.SLICE_SECONDS
+
+    def is_over() -> bool:
+        return heartbeat.stopping.is_set() or (time.monotonic() >= ends and is_work_waiting())
+
     try:
         for source in examples.waiting():
+            if is_over():
+                break
             try:
-                ingestion.ingest(source, is_over=heartbeat.stopping.is_set)
+                ingestion.ingest(source, is_over=is_over)
             except GenerationError:
                 continue  # its row says why
         verdicts.judge_all(is_over=heartbeat.stopping.is_set)

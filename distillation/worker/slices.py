@@ -69,11 +69,15 @@ def _build(run: Run, holding: Holding) -> None:
 
 
 def _chain(run: Run, holding: Holding) -> Chain:
-    """Return the stages of the run. Its first slice sets the catalogue and the release to be replaced in the row."""
+    """Return the stages of the run. Its first slice sets the catalogue and the release to be replaced in the row.
+
+    So does a later one if the folder of the catalogue is missing.
+    """
     recipe = inputs.recipe_of(run.recipe)
     if run.begins_with is not None:
         recipe = recipes.warm(recipe)
-    is_first = not run.catalogue
+    # The folder is missing after the restoration of a backup, and after cleaning: the run starts from the beginning.
+    is_first = not run.catalogue or not (folders.root() / run.catalogue).is_dir()
     if is_first:
         run.replaces = inputs.compared_with(run.teacher, run.tags)
     given = inputs.gather(

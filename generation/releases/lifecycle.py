@@ -3,6 +3,9 @@
 import hashlib
 import shutil
 import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import structlog
@@ -24,6 +27,8 @@ log = structlog.get_logger(__name__)
 
 Status = Release.Status
 IN_SERVICE = Q(status__in=Release.SERVED) | Q(canary_percent__gt=0)
+SCRATCH = ".registering-"
+ABANDONED_SECONDS = 86400
 STARTER = Path(__file__).resolve().parent.parent / "starter"
 
 
@@ -33,7 +38,8 @@ def register(
 ) -> Release:
     """Register a release folder (one with `release.json`) as a candidate. Raises ReleaseRefused.
 
-    A folder inside RELEASES_ROOT or the package is used in place; any other is copied into RELEASES_ROOT.
+    A folder inside RELEASES_ROOT or the package is used in place; any other is copied into RELEASES_ROOT. A call that
+    was interrupted can be repeated.
     """
     place = Path(source).resolve()
     manifest = _verified(place, on_progress)
@@ -82,13 +88,16 @@ def _refuse_known(name: str) -> None:
 
 def _copy(place: Path, target: Path, on_progress: Progress | None) -> Path:
     if target.exists():
+        copy = target / MANIFEST
+        if copy.is_file() and copy.read_bytes() == (place / MANIFEST).read_bytes():
+            _verified(target, on_progress)
+            return target  # copied by a call that ended before it wrote the row
         raise ReleaseRefused(
             f"{target} already exists but is not registered. Register that folder, or remove it."
         )
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=".registering-", dir=target.parent) as temporary:
-            copied = Path(temporary) / target.name
+        with scratch(target.parent) as temporary:
+            copied = temporary / target.name
             shutil.copytree(place, copied, copy_function=shutil.copyfile)
             _verified(copied, on_progress)
             copied.rename(target)
@@ -97,6 +106,18 @@ def _copy(place: Path, target: Path, on_progress: Progress | None) -> Path:
             f"{place} could not be copied to {target}: {error}. Check free space and permissions of DATA_DIR."
         ) from error
     return target
+
+
+@contextmanager
+def scratch(root: Path) -> Iterator[Path]:
+    """Yield a temporary folder in `root`. Remove those that processes left which were killed more than a day ago."""
+    root.mkdir(parents=True, exist_ok=True)
+    for left in root.glob(f"{SCRATCH}*"):
+        with suppress(FileNotFoundError):  # another process is removing it
+            if time.time() - left.stat().st_mtime > ABANDONED_SECONDS:
+                shutil.rmtree(left, ignore_errors=True)
+    with tempfile.TemporaryDirectory(prefix=SCRATCH, dir=root) as temporary:
+        yield Path(temporary)
 
 
 def stored_path(place: Path, starter: Path) -> str:

@@ -44,6 +44,13 @@ def test_a_name_is_registered_once(tmp_path):
         detectors.register(make_version(tmp_path / "two", name="mine"))
 
 
+def test_an_interrupted_registration_can_be_repeated(tmp_path):
+    folder = make_version(tmp_path / "made", name="mine")
+    path = detectors.register(folder).path
+    Detector.objects.all().delete()  # the process ended after the copy, before the commit
+    assert detectors.register(folder).path == path
+
+
 def test_a_folder_without_a_detector_is_refused(tmp_path):
     with pytest.raises(DetectorRefused, match="holds no usable detector"):
         detectors.register(tmp_path)

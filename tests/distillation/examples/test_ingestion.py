@@ -232,6 +232,37 @@ def test_a_source_is_read_by_one_process_unless_that_was_lost(folder):
     assert ingest(source).files == 0
 
 
+def test_a_source_that_ends_the_process_is_not_read_again_without_a_request(folder, monkeypatch):
+    class Killed(BaseException):
+        """Stands for the end of the process: nothing of the code that handles errors runs."""
+
+    def kill(*_: object, **__: object) -> None:
+        found.extend(ImageSource.objects.values_list("asked_at", "error"))
+        raise Killed
+
+    found: list[tuple[object, str]] = []
+    source = make_source(asked_at=timezone.now())
+    monkeypatch.setattr(ingestion.sources, "open_place", kill)
+    with pytest.raises(Killed):
+        ingest(source)
+    assert found == [(None, ingestion.INTERRUPTED)]
+
+
+def test_a_listing_that_was_ended_early_does_not_count_as_read(folder):
+    (folder / "more").mkdir()
+    (folder / "more" / "a.png").write_bytes(png(1))
+    looks: list[int] = []
+
+    def is_over() -> bool:
+        looks.append(1)
+        return len(looks) == 2  # before the second folder; then no longer
+
+    source = make_source(asked_at=timezone.now())
+    report = ingestion.ingest(source, is_over=is_over)
+    source.refresh_from_db()
+    assert (report.files, source.ingested_at) == (0, None) and source.asked_at
+
+
 def test_ingestion_stops_after_a_file_when_the_worker_ends_and_the_source_keeps_waiting(folder):
     for number in range(3):
         (folder / f"{number}.png").write_bytes(png(number))

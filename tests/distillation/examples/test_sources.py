@@ -199,6 +199,17 @@ def test_an_endless_page_is_refused(web):
         open_place(f"{web}/endless", PRIVATE_RULES).files()
 
 
+def test_a_listing_with_long_runs_of_spaces_is_read_at_once(root):
+    (root / "vases" / "index.html").write_text(
+        "<a" + 100_000 * " " + "><a class='x' href='a b.png'><A HREF='c.png'>"
+    )
+    (root / "vases" / "a b.png").write_bytes(b"a")
+    with serve(root, broken=set()) as web:
+        place = open_place(f"{web}/vases", PRIVATE_RULES)
+        assert [file.location for file in place.files()] == ["a%20b.png", "c.png"]
+        assert place.described(place.files()[0]).size_bytes == 1
+
+
 def test_an_unreachable_server_is_reported():
     with pytest.raises(PlaceUnusable, match="cannot be listed"):
         open_place("http://127.0.0.1:9/x", PRIVATE_RULES).files()

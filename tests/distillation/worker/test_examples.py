@@ -15,6 +15,7 @@ from distillation.training import loop
 from distillation.worker import process
 from generation.infra import heartbeat, notifications
 from tests.distillation.example_factories import make_source
+from tests.distillation.factories import make_run
 from tests.distillation.pictures import png
 from tests.distillation.toys import SMALL
 from tests.factories import make_release
@@ -54,6 +55,17 @@ def test_a_source_that_cannot_be_read_blocks_no_other_and_is_not_tried_forever(f
     process.curate()
     broken.refresh_from_db()
     assert broken.error and Example.objects.count() == 1
+    assert not ImageSource.objects.filter(asked_at__isnull=False).exists()
+
+
+def test_a_run_does_not_wait_for_a_long_source_longer_than_a_slice(folder, settings):
+    settings.SLICE_SECONDS = 0
+    make_source(asked_at=timezone.now())
+    make_run()
+    process.curate()
+    assert ImageSource.objects.filter(asked_at__isnull=False, ingested_at=None).exists()
+    Run.objects.all().delete()
+    process.curate()  # nothing else waits
     assert not ImageSource.objects.filter(asked_at__isnull=False).exists()
 
 

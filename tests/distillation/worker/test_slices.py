@@ -1,6 +1,7 @@
 """Slices: a worker executes a run through interruptions, and the gate decides on the release."""
 
 import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from distillation import folders
 from distillation.models import Run, Slice
 from distillation.pipeline import overrides
 from distillation.reports import evaluations
+from distillation.resumable import progress
 from distillation.resumable.stages import Status
 from distillation.runs import approval, policy, promotion, yielding
 from distillation.runs import lifecycle as runs
@@ -156,6 +158,22 @@ def test_a_worker_that_is_ending_queues_its_run_again(run, monkeypatch):
     assert reloaded(run).status == "queued" and outcomes(run) == [Slice.Outcome.STOPPED]
     process.run()  # a process that ends takes nothing new
     assert reloaded(run).token == 1
+
+
+def test_a_run_whose_catalogue_is_missing_starts_again(run, settings, monkeypatch):
+    monkeypatch.setattr(slices.Chain, "build", _stopped)
+    process.run()
+    snapshot = root(settings) / reloaded(run).catalogue
+    shutil.rmtree(
+        snapshot
+    )  # as after the restoration of a backup, which leaves folders of runs out
+    process.run()
+    assert outcomes(run) == [Slice.Outcome.OVER] * 2
+    assert reloaded(run).status == "queued" and snapshot.is_dir()
+
+
+def _stopped(*_: object, **__: object) -> None:
+    raise progress.SliceOver
 
 
 @pytest.mark.slow
