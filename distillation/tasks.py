@@ -6,7 +6,7 @@ from celery import shared_task
 from distillation import notifications
 from distillation.designs import lifecycle as designs
 from distillation.examples import lifecycle as examples
-from distillation.models import Design, ImageSource, Run
+from distillation.models import Design, ImageSource
 from distillation.runs import announcements, canary, policy
 from distillation.runs import lifecycle as runs
 from generation.infra.bootstep import QueueStep
@@ -25,8 +25,7 @@ def sweep(**_: object) -> None:
     """Requeue runs and designs of lost workers, and wake a worker if a run, a design or a source waits."""
     runs.rescue()
     designs.rescue()
-    queued = Run.objects.filter(status=Run.Status.QUEUED)
-    if queued.exists() or Design.objects.filter(status=Design.Status.QUEUED).exists():
+    if runs.waiting().exists() or Design.objects.filter(status=Design.Status.QUEUED).exists():
         notifications.wake()
     if examples.waiting().exists():
         notifications.curate()

@@ -11,6 +11,8 @@ from django.http import HttpRequest, HttpResponse, JsonResponse
 from django.shortcuts import get_object_or_404, redirect
 from django.template.loader import render_to_string
 from django.urls import reverse
+from django.utils import timezone
+from django.utils.formats import date_format
 from django.utils.html import format_html
 from unfold.admin import ModelAdmin
 from unfold.contrib.filters.admin import ChoicesDropdownFilter
@@ -177,6 +179,7 @@ class RunAdmin(ApprovalsMixin, RequestedMixin, ObjectActionsMixin, ModelAdmin):
                 (stage, "" if stage.seconds is None else durations.in_words(stage.seconds))
                 for stage in stage_list.of(run)
             ],
+            "pause": _pause(run),
             "lost": run.slices.filter(outcome="lost").count(),
             "slices": [
                 {
@@ -276,6 +279,16 @@ class RunAdmin(ApprovalsMixin, RequestedMixin, ObjectActionsMixin, ModelAdmin):
     @action(description="Cancel", icon="cancel", permissions=["change"])
     def cancel(self, request: HttpRequest, queryset: QuerySet) -> None:
         self.change_each(request, queryset, runs.cancel)
+
+
+def _pause(run: Run) -> str:
+    """Return why and until when the run pauses after a failed slice; "" if it does not."""
+    if run.status != Run.Status.QUEUED or not run.not_before or run.not_before <= timezone.now():
+        return ""
+    failed = run.slices.order_by("-number").first()
+    why = failed.error_detail if failed is not None else ""
+    at = date_format(timezone.localtime(run.not_before), "DATETIME_FORMAT")
+    return f"{why} The next slice begins {at}; pause and resume the run to begin it now.".strip()
 
 
 def _files(run: Run) -> dict[str, Path]:

@@ -20,10 +20,11 @@ from distillation.designs.candidates import Rows
 from distillation.detector.errors import DetectorUnusable
 from distillation.errors import DistillationRefused
 from distillation.examples import lifecycle as examples
-from distillation.models import Design, Run
+from distillation.models import Design
 from distillation.resumable import progress
 from distillation.resumable.stages import StageBusy, StageError
 from distillation.runs import inputs, yielding
+from distillation.runs import lifecycle as runs
 from distillation.training.errors import TrainingError
 from generation.engine import release as manifests
 from generation.engine.errors import EngineError
@@ -182,9 +183,7 @@ def execute_slice(design: Design) -> None:
     def is_stopped() -> bool:
         if heartbeat.stopping.is_set():
             return True
-        return time.monotonic() >= ends and (
-            Run.objects.filter(status=Run.Status.QUEUED).exists() or examples.waiting().exists()
-        )
+        return time.monotonic() >= ends and (runs.waiting().exists() or examples.waiting().exists())
 
     try:
         execute(design, prepare(design), is_stopped=is_stopped, yields=True)

@@ -85,6 +85,9 @@ class Run(models.Model):
     failures = models.PositiveIntegerField(
         default=0, help_text="Slices in a row that ended in an error or a lost worker."
     )
+    not_before = models.DateTimeField(
+        null=True, blank=True, help_text="Start of the next slice at the earliest."
+    )
     lease_expires_at = models.DateTimeField(null=True, blank=True)
     worker_name = models.CharField(max_length=120, blank=True)
     stage = models.CharField(max_length=30, blank=True)

@@ -1,7 +1,8 @@
 """Life cycle of runs: the only module that changes a run's status, lease, token or slices.
 
     create: queued            claim: queued → running, token + 1, a lease        pause: queued, running → paused
-    give_back: running → queued (a slice is over, failed or was lost), or failed when too many failed in a row
+    give_back: running → queued (a slice is over, failed or was lost), or failed when too many failed in a row;
+               after a failed slice the run pauses (not_before)
     finish: running → succeeded                                                  resume: paused → queued
     cancel: queued, running, paused → canceled
 
@@ -17,7 +18,7 @@ from typing import Any
 import structlog
 from django.conf import settings
 from django.db import IntegrityError, transaction
-from django.db.models import F, QuerySet
+from django.db.models import F, Q, QuerySet
 from django.db.models.functions import Now
 from django.utils import timezone
 
@@ -30,7 +31,11 @@ from generation.models import Release
 log = structlog.get_logger(__name__)
 
 Status = Run.Status
-REFUSED = "refused"  # error code: the next slice would fail in the same way
+# Error codes. REFUSED: the next slice would fail in the same way. BUSY: another process builds one of the stages.
+REFUSED, BUSY = "refused", "stage_busy"
+# Pauses after failed slices, doubled at each failure: memory of a device or a storage may be short for minutes.
+PAUSE_SECONDS, MAX_PAUSE_SECONDS = 120.0, 3600.0
+BUSY_PAUSE_SECONDS = 300.0
 
 
 @dataclass(frozen=True)
@@ -107,11 +112,16 @@ def _refused(name: str, teacher: Release) -> RunOpen:
 
 
 # --- claim and hold -------------------------------------------------------------------------------
+def waiting() -> QuerySet[Run]:
+    """Return the queued runs that a worker can claim now, oldest first: those that do not pause."""
+    is_due = Q(not_before__isnull=True) | Q(not_before__lte=Now())
+    return Run.objects.filter(is_due, status=Status.QUEUED).order_by("created_at", "pk")
+
+
 def claim(worker_name: str) -> tuple[Run, Hold] | None:
-    """Claim the oldest queued run for one slice. None if there is none."""
+    """Claim the oldest waiting run for one slice. None if there is none."""
     with transaction.atomic():
-        queued = Run.objects.filter(status=Status.QUEUED).order_by("created_at", "pk")
-        run = queued.select_for_update(skip_locked=True).first()
+        run = waiting().select_for_update(skip_locked=True).first()
         if run is None:
             return None
         _move(
@@ -120,6 +130,7 @@ def claim(worker_name: str) -> tuple[Run, Hold] | None:
             token=F("token") + 1,
             worker_name=worker_name,
             started_at=run.started_at or timezone.now(),
+            not_before=None,
             lease_expires_at=_lease_end(),
         )
         run.refresh_from_db()
@@ -154,7 +165,7 @@ def renew(hold: Hold, **fields: Any) -> Hold | None:
 
     fields: as for `note`.
     """
-    if Run.objects.filter(status=Status.QUEUED).exists():
+    if waiting().exists():
         return None
     with transaction.atomic():
         run = _held(hold).select_for_update().first()
@@ -174,14 +185,16 @@ def renew(hold: Hold, **fields: Any) -> Hold | None:
 def give_back(hold: Hold, outcome: Slice.Outcome, *, detail: str = "", code: str = "") -> bool:
     """End a slice before the run has finished. Too many failed or lost slices in a row make the run fail.
 
-    Return False if the hold is not valid.
+    The code BUSY never counts: the lock of a stage ends with the process that holds it. Return False if the hold is not
+    valid.
     """
-    is_failure = outcome in (Slice.Outcome.FAILED, Slice.Outcome.LOST)
+    is_busy = code == BUSY
+    is_failure = outcome in (Slice.Outcome.FAILED, Slice.Outcome.LOST) and not is_busy
     with transaction.atomic():
         run = _held(hold).select_for_update().first()
         if run is None:
             return False
-        failures = run.failures + 1 if is_failure else 0
+        failures = run.failures if is_busy else run.failures + 1 if is_failure else 0
         if is_failure and (failures >= settings.MAX_ATTEMPTS or code == REFUSED):
             _move(
                 _held(hold),
@@ -191,11 +204,24 @@ def give_back(hold: Hold, outcome: Slice.Outcome, *, detail: str = "", code: str
                 error_detail=detail,
             )
         else:
-            _move(_held(hold), to=Status.QUEUED, failures=failures)
-            transaction.on_commit(notifications.wake, robust=True)
+            pause = _pause(outcome, failures, is_busy=is_busy)
+            not_before = None if pause is None else Now() + pause
+            _move(_held(hold), to=Status.QUEUED, failures=failures, not_before=not_before)
+            if pause is None:
+                transaction.on_commit(notifications.wake, robust=True)
         _end_slice(run, outcome, detail)
     log.info("slice_ends", run=run.name, slice=hold.token, outcome=str(outcome), detail=detail)
     return True
+
+
+def _pause(outcome: Slice.Outcome, failures: int, *, is_busy: bool) -> timedelta | None:
+    """Return the pause after a failed slice; None after others. A lost slice has already cost the length of a lease."""
+    if outcome != Slice.Outcome.FAILED:
+        return None
+    if is_busy:
+        return timedelta(seconds=BUSY_PAUSE_SECONDS)
+    doubled = PAUSE_SECONDS * 2 ** min(failures - 1, 20)
+    return timedelta(seconds=min(doubled, MAX_PAUSE_SECONDS))
 
 
 def finish(hold: Hold, **fields: Any) -> bool:
@@ -262,7 +288,7 @@ def _stop(run: Run, before: Sequence[Status], to: Status, **fields: str) -> Run:
 
 
 def resume(run: Run) -> Run:
-    """Resume a paused or failed run. Raises RunFinished, and RunOpen if another one has started."""
+    """Resume a paused or failed run, at once. Raises RunFinished, and RunOpen if another one has started."""
     again = Run.objects.filter(pk=run.pk, status__in=(Status.PAUSED, Status.FAILED))
     try:
         with transaction.atomic():
@@ -270,6 +296,7 @@ def resume(run: Run) -> Run:
                 again,
                 to=Status.QUEUED,
                 failures=0,
+                not_before=None,
                 finished_at=None,
                 error_code="",
                 error_detail="",

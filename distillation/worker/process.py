@@ -11,7 +11,7 @@ from django.conf import settings
 from distillation import notifications
 from distillation.designs import lifecycle as designs
 from distillation.examples import lifecycle as examples
-from distillation.models import Design, Run
+from distillation.models import Design
 from distillation.runs import lifecycle as runs
 from distillation.worker.lease import Holding
 from generation.errors import GenerationError
@@ -38,17 +38,16 @@ def begin() -> None:
 
 
 def is_work_waiting() -> bool:
-    """Return whether a run or a design is queued."""
-    queued = Run.objects.filter(status=Run.Status.QUEUED)
-    return queued.exists() or Design.objects.filter(status=Design.Status.QUEUED).exists()
+    """Return whether a run or a design waits for a worker."""
+    return runs.waiting().exists() or Design.objects.filter(status=Design.Status.QUEUED).exists()
 
 
 def run() -> None:
-    """Execute slices of the oldest queued run, else of the oldest queued design; then send a message for the next."""
+    """Execute slices of the oldest waiting run, else of the oldest queued design; then send a message for the next."""
     curate()  # first: it is short compared with a run, which may use the newly accepted images
     if heartbeat.stopping.is_set() or not is_work_waiting():
         return
-    if not Run.objects.filter(status=Run.Status.QUEUED).exists():
+    if not runs.waiting().exists():
         _design()
         return
     # Loads torch, which an idle worker does not need. Before the claim, since no lease is renewed while it loads.

@@ -45,8 +45,8 @@ def execute(run: Run, holding: Holding) -> None:
         stopped = heartbeat.stopping.is_set()
         give_back(Slice.Outcome.STOPPED if stopped else Slice.Outcome.OVER)
     except StageBusy as error:
-        # A worker whose lease expired still locks the folder until its process ends.
-        give_back(Slice.Outcome.FAILED, str(error), "stage_busy")
+        # Such as manage.py distill, or a worker whose lease expired and whose process has not ended.
+        give_back(Slice.Outcome.FAILED, str(error), runs.BUSY)
     except (TrainingError, StageError, DetectorUnusable) as error:
         give_back(Slice.Outcome.FAILED, str(error), runs.REFUSED)
     except (GenerationError, EngineError) as error:

@@ -357,6 +357,15 @@ def test_the_page_polls_progress_and_the_curve_of_losses(admin, running):
         assert part in page
 
 
+def test_the_page_of_a_run_that_pauses_shows_why_and_until_when(admin):
+    run = make_run()
+    runs.give_back(runs.claim("worker-1")[1], "failed", detail="CUDA out of memory.")
+    shown = "CUDA out of memory. The next slice begins"
+    assert shown in text(admin.get(url("change", run.pk)))
+    runs.resume(runs.pause(run))
+    assert shown not in text(admin.get(url("change", run.pk)))
+
+
 def test_the_report_is_shown_and_may_run_no_scripts(admin, running):
     answer = admin.get(url("file", running.pk, "report.html"))
     assert text(answer) == "<h1>Report</h1>"

@@ -4,11 +4,13 @@ from datetime import timedelta
 
 import pytest
 from django.db.models.functions import Now
+from django.utils import timezone
 
 from distillation.errors import RunFinished, RunOpen
 from distillation.models import Run, Slice
 from distillation.runs import lifecycle as runs
 from distillation.runs.lifecycle import Hold
+from distillation.worker import process
 from tests.distillation.factories import make_run
 from tests.factories import make_release
 
@@ -33,6 +35,10 @@ def outcomes(run: Run) -> list[str]:
 
 def expire_lease(run: Run) -> None:
     Run.objects.filter(pk=run.pk).update(lease_expires_at=Now() - timedelta(seconds=1))
+
+
+def end_pause(run: Run) -> None:
+    Run.objects.filter(pk=run.pk).update(not_before=Now())
 
 
 # --- creating -------------------------------------------------------------------------------------
@@ -130,6 +136,7 @@ def test_slices_that_fail_in_a_row_end_the_run_with_their_reason(settings):
     for expected in (Status.QUEUED, Status.QUEUED, Status.FAILED):
         assert runs.give_back(claimed(run), Outcome.FAILED, detail="no space", code="disk")
         assert reloaded(run).status == expected
+        end_pause(run)
     run = reloaded(run)
     assert (run.error_code, run.error_detail) == ("disk", "no space")
     assert run.slices.last().error_detail == "no space"
@@ -140,7 +147,48 @@ def test_a_successful_slice_resets_the_count_of_failed_ones(settings):
     run = make_run()
     for outcome in (Outcome.FAILED, Outcome.OVER, Outcome.FAILED):
         runs.give_back(claimed(run), outcome)
+        end_pause(run)
     assert reloaded(run).status == Status.QUEUED
+
+
+def test_a_run_pauses_after_a_failed_slice_and_longer_after_the_next(settings):
+    settings.MAX_ATTEMPTS = 9
+    run, pauses = make_run(), []
+    for _ in range(9 - 1):
+        before = timezone.now()
+        runs.give_back(claimed(run), Outcome.FAILED, detail="CUDA out of memory")
+        assert runs.claim("worker-2") is None and not process.is_work_waiting()
+        pauses.append((reloaded(run).not_before - before) / timedelta(seconds=1))
+        end_pause(run)
+    assert pauses == pytest.approx([120, 240, 480, 960, 1920, 3600, 3600, 3600], abs=20)
+    assert process.is_work_waiting()
+
+
+def test_other_runs_and_a_person_need_not_wait_for_the_end_of_a_pause():
+    run, other = make_run(), make_run()
+    runs.give_back(claimed(run), Outcome.FAILED)
+    hold = runs.renew(claimed(other))  # a run that pauses does not wait
+    assert hold is not None
+    runs.finish(hold)
+    runs.resume(runs.pause(run))
+    assert claimed(run).token == 2
+
+
+def test_a_lost_slice_is_continued_at_once():
+    run = make_run()
+    runs.give_back(claimed(run), Outcome.LOST)
+    assert claimed(run).token == 2
+
+
+def test_a_stage_that_another_process_builds_makes_the_run_wait_but_never_fail(settings):
+    settings.MAX_ATTEMPTS = 2
+    run = make_run()
+    runs.give_back(claimed(run), Outcome.FAILED)
+    for _ in range(3):
+        end_pause(run)
+        runs.give_back(claimed(run), Outcome.FAILED, code=runs.BUSY, detail="built by process 7")
+        assert runs.claim("worker-2") is None
+    assert (reloaded(run).status, reloaded(run).failures) == (Status.QUEUED, 1)
 
 
 def test_an_error_that_would_recur_in_every_slice_ends_the_run_at_once():

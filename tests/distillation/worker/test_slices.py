@@ -4,15 +4,17 @@ import json
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+from django.utils import timezone
 
 from distillation import folders
 from distillation.models import Run, Slice
 from distillation.pipeline import overrides
 from distillation.reports import evaluations
 from distillation.resumable import progress
-from distillation.resumable.stages import Status
+from distillation.resumable.stages import StageBusy, Status
 from distillation.runs import approval, policy, promotion, yielding
 from distillation.runs import lifecycle as runs
 from distillation.training import loop
@@ -146,15 +148,30 @@ def test_a_run_that_is_stopped_by_a_person_stops_after_the_step(run, monkeypatch
     assert not Release.objects.filter(name=run.name).exists()
 
 
-def test_a_worker_that_is_ending_queues_its_run_again(run, monkeypatch):
-    seed_of = loop._seed_of
+def test_training_waits_while_a_job_is_queued_and_a_worker_that_is_ending_queues_its_run_again(
+    run, monkeypatch
+):
+    """While a job is queued no step is made; when it has ended the run continues."""
+    seed_of, waited, steps = loop._seed_of, [], []
 
-    def stopping(*arguments: int) -> int:
-        heartbeat.stopping.set()
+    def counted(*arguments: int) -> int:
+        steps.append(len(waited))
+        if len(steps) == 1:
+            make_job(variant=PromptVariant.objects.first(), release=run.teacher)
+        else:
+            heartbeat.stopping.set()
         return seed_of(*arguments)
 
-    monkeypatch.setattr(loop, "_seed_of", stopping)
+    def sleep(seconds: float) -> None:
+        waited.append(seconds)
+        if len(waited) == 3:
+            Job.objects.update(status="canceled", finished_at=timezone.now())
+
+    monkeypatch.setattr(loop, "_seed_of", counted)
+    monkeypatch.setattr(yielding, "LOOK_SECONDS", 0.0)  # after every step
+    monkeypatch.setattr(yielding, "time", SimpleNamespace(sleep=sleep))
     process.run()
+    assert steps == [0, 3]
     assert reloaded(run).status == "queued" and outcomes(run) == [Slice.Outcome.STOPPED]
     process.run()  # a process that ends takes nothing new
     assert reloaded(run).token == 1
@@ -195,23 +212,6 @@ def test_a_run_pauses_when_the_disk_is_nearly_full_and_continues_when_resumed(
     assert (ended.status, ended.error_code, ended.error_detail) == ("succeeded", "", "")
 
 
-def test_training_waits_while_a_job_is_queued(run, monkeypatch, stages):
-    """While a job is queued no step is made; when it has ended the run continues."""
-    stages.take(without="joint")
-    variant = PromptVariant.objects.first()
-    job = make_job(variant=variant, release=run.teacher, status=Job.Status.QUEUED)
-    waited = []
-
-    def sleep(seconds: float) -> None:
-        waited.append(seconds)
-        if len(waited) == 3:
-            Job.objects.filter(pk=job.pk).update(status="canceled", finished_at=job.created_at)
-
-    monkeypatch.setattr(yielding.time, "sleep", sleep)
-    process.run()
-    assert len(waited) >= 3 and reloaded(run).status == "succeeded"
-
-
 def test_an_unsuitable_recipe_fails_at_once_with_the_field(run):
     Run.objects.filter(pk=run.pk).update(recipe={"recipe": "sd15-tiny-1step"})
     process.run()
@@ -227,9 +227,22 @@ def test_a_crash_ends_the_slice_and_the_third_one_the_run(run, monkeypatch):
     monkeypatch.setattr(slices, "_chain", crash)
     for _ in range(3):
         process.run()
+        Run.objects.filter(pk=run.pk).update(not_before=None)
     run = reloaded(run)
     assert (run.status, run.error_code) == ("failed", "internal_error")
     assert "No space left" in run.error_detail and outcomes(run) == [Slice.Outcome.FAILED] * 3
+
+
+def test_a_run_whose_stage_a_person_builds_is_queued_again(monkeypatch):
+    def busy(*_: object) -> None:
+        raise StageBusy("The stage 'pairs' is being built by another process (id 7).")
+
+    run = make_run()
+    monkeypatch.setattr(slices, "_chain", busy)
+    process.run()
+    run = reloaded(run)
+    assert (run.status, run.failures) == ("queued", 0)
+    assert "id 7" in run.slices.get().error_detail
 
 
 # --- outcomes of the release ----------------------------------------------------------------------
