@@ -239,9 +239,11 @@ def _wait_for_facts(home: Home) -> dict:
 
 
 def _stop(stack: Stack) -> None:
-    say("\nStopping …")
     began = time.monotonic()
-    stack.stop()
+    try:
+        say("\nStopping …")
+    finally:
+        stack.stop()
     say(f"Stopped in {time.monotonic() - began:.1f} s. The data stays in {stack.home.folder}.")
 
 

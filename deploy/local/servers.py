@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 
 from deploy.local import ports
 from deploy.local.errors import LocalError, ProcessFailed
@@ -24,7 +25,10 @@ READY_SECONDS = 180
 
 def say(text: str) -> None:
     """Print progress to stderr, since stdout is for results."""
-    print(text, file=sys.stderr, flush=True)
+    with suppress(
+        OSError
+    ):  # a closed terminal or pipe, a full disk: the processes are still to be stopped
+        print(text, file=sys.stderr, flush=True)
 
 
 class Servers:

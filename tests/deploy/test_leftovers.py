@@ -40,16 +40,19 @@ def users_of(folder: Path) -> list[psutil.Process]:
 
 
 @contextmanager
-def started(folder: Path, *arguments: str, **variables: str) -> Iterator[subprocess.Popen[bytes]]:
+def started(
+    folder: Path, *arguments: str, output: int | None = None, **variables: str
+) -> Iterator[subprocess.Popen[bytes]]:
+    """Run the launcher; its output goes to this descriptor, else to the file `output` in the folder."""
     kept = {name: value for name, value in os.environ.items() if name not in OURS}
     places = {"TMPDIR": str(folder), "RETORT_HOME": str(folder / "home"), "PORT": str(ports.pick())}
-    with (folder / "output").open("wb") as output:
+    with (folder / "output").open("wb") as file:
         process = subprocess.Popen(
             [sys.executable, "-m", "deploy.local", *arguments],
             cwd=ROOT,
             env={**kept, **places, **variables},
-            stdout=output,
-            stderr=output,
+            stdout=file if output is None else output,
+            stderr=file if output is None else output,
         )
         try:
             yield process
@@ -150,6 +153,17 @@ def test_facts_that_cannot_be_removed_do_not_keep_processes_running(tmp_path: Pa
         (tmp_path / "home" / "run.json" / "in the way").mkdir(parents=True)
         process.send_signal(signal.SIGTERM)
         assert process.wait(timeout=120) == 130, output_of(tmp_path)
+
+
+@pytest.mark.slow
+def test_a_stack_whose_output_is_closed_is_stopped_by_a_signal(tmp_path: Path) -> None:
+    reader, writer = os.pipe()
+    with started(tmp_path, "run", "--no-picture", output=writer) as process:
+        os.close(writer)
+        with open(reader, encoding="utf-8") as lines:
+            assert any("Ctrl-C stops everything" in line for line in lines)
+        process.send_signal(signal.SIGINT)
+        process.wait(timeout=120)
 
 
 @pytest.mark.slow
