@@ -23,7 +23,7 @@ from django.db import transaction
 
 from distillation import folders
 from distillation.detector.errors import DetectorUnusable
-from distillation.models import Run
+from distillation.models import Design, Run
 from distillation.reports import evaluations
 from distillation.resumable import stages
 from distillation.runs import approval, policy
@@ -94,7 +94,9 @@ def _latest(count: int) -> list[Run]:
 def _stages(wanted: Sequence[Run], now: float) -> list[tuple[Path, str]]:
     """Return folders to delete with the reason, including leftovers of killed processes."""
     root = folders.root()
-    needed, known = _named_by(wanted), _named_by(Run.objects.all())
+    designs = Design.objects.filter(status__in=Design.OPEN)
+    needed = _named_by(wanted) | set(designs.values_list("catalogue", flat=True))
+    known = _named_by(Run.objects.all())
     found = [
         (path, "left by a killed process")
         for path in root.glob(".*")

@@ -13,7 +13,7 @@ from django.core.management import call_command
 from django.utils import timezone
 
 from distillation import folders
-from distillation.models import Run
+from distillation.models import Design, Run
 from distillation.pipeline import overrides
 from distillation.pipeline.stages import Chain
 from distillation.reports import evaluations
@@ -79,6 +79,24 @@ def test_folders_that_an_open_run_shares_with_an_old_one_stay():
     open_run = make_run(folders={"joint": runs[3].folders["joint"]}, catalogue=runs[2].catalogue)
     cleaning.clean(kept_runs=0)
     assert there() == {open_run.folders["joint"], open_run.catalogue}
+
+
+@pytest.mark.parametrize("status", ["queued", "running", "paused"])
+def test_the_snapshot_of_an_unfinished_design_stays(status):
+    old = ended(1)
+    lease = timezone.now() if status == "running" else None
+    design = Design.objects.create(
+        key=KEY, recipe={}, teacher=old.teacher, hours=1, status=status, lease_expires_at=lease,
+        catalogue=old.catalogue,
+    )  # fmt: skip
+    age(folders.root(), 40)
+    cleaning.clean(kept_runs=0)
+    assert there() == {old.catalogue}
+    Design.objects.filter(pk=design.pk).update(
+        status="canceled", lease_expires_at=None, finished_at=timezone.now()
+    )
+    cleaning.clean(kept_runs=0)
+    assert there() == set()
 
 
 def test_a_canceled_run_keeps_nothing():
