@@ -13,6 +13,7 @@ SMALLEST, FASTEST, BEST = WISHES = ("smallest", "fastest", "best")
 AUTO = "auto"
 MAX_QUALITY = 1.5
 MAX_HOURS = 720.0
+MAX_DEVICE = 20  # characters
 
 
 class LimitRefused(ValueError):
@@ -82,7 +83,12 @@ def _time(text: str) -> tuple[float, str]:
             f"{text!r} is not a time of one picture. Give a number above 0 with us, ms or s, and the device "
             "after an @, such as 12ms@cpu or 3ms@cuda:0.",
         )
-    return number * TIMES[unit], device.strip() or AUTO
+    device = device.strip() or AUTO
+    if len(device) > MAX_DEVICE:
+        raise LimitRefused(
+            "time", f"a device has at most {MAX_DEVICE} characters, such as cpu or cuda:0."
+        )
+    return number * TIMES[unit], device
 
 
 def _quality(text: str) -> float:

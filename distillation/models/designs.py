@@ -5,7 +5,7 @@ from django.contrib.postgres.fields import ArrayField
 from django.db import models
 from django.utils import timezone
 
-from distillation.design.limits import AUTO, BEST, WISHES
+from distillation.design.limits import AUTO, BEST, MAX_DEVICE, WISHES
 from distillation.models.leases import lease_constraints
 from generation.models import Release
 
@@ -39,7 +39,7 @@ class Design(models.Model):
     limits = models.JSONField(
         default=dict, help_text="size, memory: bytes; time: seconds; quality: a ratio."
     )
-    device = models.CharField(max_length=20, default=AUTO)
+    device = models.CharField(max_length=MAX_DEVICE, default=AUTO)
     wish = models.CharField(max_length=10, choices=[(wish, wish) for wish in WISHES], default=BEST)
     hours = models.FloatField(help_text="Maximum working time in hours.")
     most_candidates = models.PositiveIntegerField(

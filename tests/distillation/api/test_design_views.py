@@ -71,6 +71,7 @@ def test_designs_are_listed_by_status_and_canceled(teacher):
     [
         ({"size": "8"}, "size"),
         ({"time": "fast"}, "time"),
+        ({"time": "1ms@" + 26 * "a"}, "time"),
         ({"quality": "97"}, "quality"),
         ({"hours": 0}, "hours"),
         ({"hours": None}, "hours"),

@@ -30,6 +30,7 @@ def test_limits_survive_json():
         ("time", "12", "ms"),
         ("time", "12ms@", "@"),
         ("time", "0ms@cpu", "above 0"),
+        ("time", "1ms@" + 21 * "a", "at most 20"),
         ("memory", "much", "MB"),
         ("quality", "97", "0.97"),
         ("quality", "0", "above 0"),
