@@ -5,6 +5,7 @@ from typing import Any
 from django import forms
 from django.contrib import admin, messages
 from django.core.exceptions import ValidationError
+from django.db import transaction
 from django.db.models import Count, Q, QuerySet
 from django.http import HttpRequest
 from django.template.defaultfilters import pluralize
@@ -140,6 +141,15 @@ class ImageSourceAdmin(ReadableInitialMixin, ObjectActionsMixin, ModelAdmin):
             uploads.store(files, obj.url)
         super().save_model(request, obj, form, change)
 
+    def delete_model(self, request: HttpRequest, obj: Any) -> None:
+        super().delete_model(request, obj)
+        _delete_uploads([obj.url])
+
+    def delete_queryset(self, request: HttpRequest, queryset: QuerySet) -> None:
+        urls = list(queryset.values_list("url", flat=True))
+        super().delete_queryset(request, queryset)
+        _delete_uploads(urls)
+
     def save_related(self, request: HttpRequest, form: Any, formsets: Any, change: bool) -> None:
         super().save_related(request, form, formsets, change)
         if examples.request_ingestion(ImageSource.objects.filter(pk=form.instance.pk)):
@@ -191,6 +201,10 @@ class ImageSourceAdmin(ReadableInitialMixin, ObjectActionsMixin, ModelAdmin):
         else:
             sources = f"{asked} source{pluralize(asked)}"
             messages.success(request, f"{sources} will be read when a worker is free.")
+
+
+def _delete_uploads(urls: list[str]) -> None:
+    transaction.on_commit(lambda: uploads.delete_unused(urls), robust=True)
 
 
 def _link(source: ImageSource, count: int, **filters: str) -> Any:

@@ -112,6 +112,35 @@ def test_uploaded_pictures_become_a_source_with_examples(admin, settings):
     assert len(list(folder.iterdir())) == 3
 
 
+@pytest.mark.parametrize("is_bulk", [False, True])
+def test_uploaded_pictures_are_deleted_with_their_source(
+    admin, settings, is_bulk, django_capture_on_commit_callbacks
+):
+    root = Path(settings.DATA_DIR) / "sources"
+    for folder in ("uploads/shop", "uploads/field", "uploads/shared", "vases"):
+        (root / folder).mkdir(parents=True)
+        (root / folder / "a.png").write_bytes(b"")
+    gone = [
+        make_source(name="shop", url="uploads/shop"),
+        make_source(name="elsewhere", url="uploads/../vases"),
+        make_source(name="all", url="uploads/"),
+        make_source(name="first", url="uploads/shared"),
+        make_source(name="web", url="https://example.org/uploads/shop"),
+    ]
+    make_source(name="field", url="uploads/field")
+    make_source(name="second", url=str(root / "uploads" / "shared"))
+    with django_capture_on_commit_callbacks(execute=True):
+        if is_bulk:
+            given = {"action": "delete_selected", "_selected_action": [row.pk for row in gone]}
+            admin.post(url("changelist", model="imagesource"), given | {"post": "yes"})
+        else:
+            for row in gone:
+                admin.post(url("delete", row.pk, model="imagesource"), {"post": "yes"})
+        assert ImageSource.objects.count() == 2 and (root / "uploads" / "shop").exists()
+    kept = {str(path.parent.relative_to(root)) for path in root.rglob("a.png")}
+    assert kept == {"uploads/field", "uploads/shared", "vases"}
+
+
 def test_sources_are_listed_with_their_results_and_ingested_again(admin):
     source = make_source(ingested_at=timezone.now(), error="It is not a folder.")
     make_example(source=source, override="accepted")
