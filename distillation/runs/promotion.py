@@ -16,8 +16,8 @@ from distillation.reports import explanation, prompt_changes, prompt_quality
 from distillation.runs import lifecycle as runs
 from distillation.runs import policy
 from distillation.runs.lifecycle import Hold
-from generation.models import Release
-from generation.releases import activation, specialists
+from generation.models import PromptVariant, Release
+from generation.releases import activation, coverage, specialists
 from generation.releases import lifecycle as releases
 
 log = structlog.get_logger(__name__)
@@ -132,10 +132,27 @@ def decide(
             Outcome.CANDIDATE,
             f"It passed the gate; {tried.name} is a canary that has not been decided.",
         )
+    if active is not None and (narrower := _narrower(release, active)):
+        return Verdict(Outcome.CANDIDATE, narrower)
     # Without an active release to compare with, a canary is activated at once.
     if ceiling == Run.Policy.CANARY and active is not None:
         return Verdict(Outcome.CANARY, "It passed the gate.")
     return Verdict(Outcome.PROMOTED, "It passed the gate.")
+
+
+def _narrower(release: Release, active: Release) -> str | None:
+    """Return a reason against replacing the active release by one that covers fewer prompts; None if it does not.
+
+    The gate compares only the prompts that both cover.
+    """
+    variants = PromptVariant.objects.filter(status=PromptVariant.Status.ACTIVE)
+    ours, theirs = (variants.filter(coverage.condition(row)).count() for row in (release, active))
+    if ours >= theirs:
+        return None
+    return (
+        f"It passed the gate, but it covers {ours} of the active prompt variants, and {active} {theirs}; a person "
+        "decides."
+    )
 
 
 def _of_specialist(

@@ -14,7 +14,7 @@ from generation.models import Release
 from generation.releases import activation, specialists
 from generation.releases import lifecycle as releases
 from tests.distillation.factories import make_run
-from tests.factories import make_quality, make_release, make_variant
+from tests.factories import cover, make_quality, make_release, make_variant
 
 pytestmark = pytest.mark.django_db
 
@@ -152,6 +152,37 @@ def test_a_persons_decision_about_the_release_itself_is_kept(
     run = conclude(passed=passed)
 
     assert (run.status, run.outcome, status_of("made")) == ("succeeded", outcome, status)
+
+
+@pytest.mark.parametrize("policy", ["auto", "canary"])
+def test_a_release_that_covers_fewer_active_prompts_than_the_active_one_waits_for_a_person(
+    conclude, incumbent, policy
+):
+    for slug in ("red-vase", "blue-bowl"):
+        make_variant(slug=slug)
+    make_variant(slug="old-cup", status="archived")
+    cover(incumbent, {"red-vase": "", "blue-bowl": ""})
+    cover(make_release(name="made"), {"red-vase": "", "old-cup": ""})
+
+    run = conclude(policy=policy)
+
+    assert (run.outcome, status_of("made"), status_of("incumbent")) == (
+        "candidate",
+        "candidate",
+        "active",
+    )
+    assert "covers 1 of the active prompt variants, and incumbent 2" in run.outcome_reason
+
+
+def test_a_release_that_covers_all_active_prompts_of_the_active_one_replaces_it(
+    conclude, incumbent
+):
+    make_variant(slug="red-vase")
+    make_variant(slug="old-cup", status="archived")
+    cover(incumbent, {"red-vase": "another text", "old-cup": ""})
+    cover(make_release(name="made"), {"red-vase": ""})
+
+    assert conclude().outcome == "promoted"
 
 
 # --- a part of the catalogue ------------------------------------------------------------------------
