@@ -9,6 +9,7 @@ from typing import Any, Protocol
 
 import structlog
 from django.conf import settings
+from django.db import Error
 from django.utils.module_loading import import_string
 
 from generation.engine.request import GenerationResult
@@ -103,20 +104,32 @@ def improve(
 
 def judge_rest(pictures: Sequence[BestPicture]) -> None:
     """Judge, in place, images that are flagged before delivery, and a sample of the others to measure the release."""
+    rest = [one for one in pictures if one.finding is None]
+    measured = [one for one in rest if not one.job.max_tries]
+    # All pictures of a batch have the same release.
+    share = judged_share(measured[0].job.release) if measured else 0.0
     judge(
-        [
-            one
-            for one in pictures
-            if one.finding is None and (one.job.max_tries or is_in_sample(one.job))
-        ]
+        [one for one in rest if one.job.max_tries or sampling.is_in_share(str(one.job.id), share)]
     )
 
 
-def is_in_sample(job: Job) -> bool:
-    """Return whether the job is in the judged sample, as all jobs of a canary are."""
-    if job.release.canary_percent:
-        return True
-    return sampling.is_in_share(str(job.id), settings.JUDGED_SHARE)
+def judged_share(release: Release) -> float:
+    """Return the share of the release's jobs that is judged to measure it.
+
+    All jobs of a canary, and as many of the active release beside it: the two are compared by these verdicts.
+    """
+    if release.canary_percent:
+        return 1.0
+    share: float = settings.JUDGED_SHARE
+    if release.status != Release.Status.ACTIVE or not settings.RESULT_JUDGE:
+        return share
+    tried = Release.objects.filter(kind=release.kind, canary_percent__gt=0)
+    try:
+        percent = tried.values_list("canary_percent", flat=True).first() or 0
+    except Error as error:  # the finished images are kept until PostgreSQL answers
+        log.warning("canary_not_read", error=str(error))
+        return share
+    return min(1.0, max(share, percent / (100 - percent)))
 
 
 def judge(pictures: Sequence[BestPicture]) -> None:

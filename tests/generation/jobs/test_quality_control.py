@@ -2,17 +2,20 @@
 
 import io
 from pathlib import Path
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
 from generation.catalogue import encoding
 from generation.infra import heartbeat
 from generation.jobs import lifecycle as jobs
-from generation.jobs import submission
+from generation.jobs import quality_control, submission
 from generation.jobs.job_request import JobRequest
+from generation.jobs.quality_control import BestPicture
 from generation.models import Image, Job, PromptVariant, Release
 from generation.releases import lifecycle as releases
-from tests.factories import make_user, make_variant
+from tests.factories import make_release, make_user, make_variant
 from tests.generation import judges
 from tests.tiny import make_tiny_release
 
@@ -47,7 +50,6 @@ def made(worker, *, tag: str = NEVER, tries: int | None = None, **fields) -> lis
 
 
 def brightness_of(images: list[Image]) -> list[float]:
-    import numpy as np
     from PIL import Image as Picture
 
     from generation.images import storage
@@ -145,6 +147,36 @@ def test_a_share_of_the_other_images_is_judged_and_all_of_a_canarys(served, sett
     settings.JUDGED_SHARE = 0.0
     Release.objects.update(canary_percent=10)
     assert made(worker, n=4)[0].is_accepted is False
+
+
+@pytest.mark.parametrize(("percent", "least", "most"), [(50, 400, 400), (20, 60, 140)])
+def test_beside_a_canary_as_many_images_of_the_active_release_are_judged(
+    served, settings, percent, least, most
+):
+    settings.JUDGED_SHARE = 0.05
+    canary = make_release(name="canary", status="candidate")
+    Release.objects.filter(pk=canary.pk).update(canary_percent=percent)
+    other = make_release(name="other", kind="teacher")
+
+    assert least <= judged(served, count=400) <= most
+    assert judged(other, count=400) < 40  # of another kind
+    Release.objects.update(canary_percent=0)
+    assert judged(served, count=400) < 40
+
+
+def judged(release: Release, *, count: int) -> int:
+    """Return how many of the images of `count` jobs are judged."""
+    request = SimpleNamespace(seed=0)
+    pictures = [
+        BestPicture(
+            Job(release=release, variant=PromptVariant(tags=[NEVER])),
+            0,
+            SimpleNamespace(request=request, pixels=np.zeros((4, 4, 3), "uint8")),
+        )
+        for _ in range(count)
+    ]
+    quality_control.judge_rest(pictures)
+    return sum(one.finding is not None for one in pictures)
 
 
 @pytest.mark.parametrize("judge", ["none", "broken"])
