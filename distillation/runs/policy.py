@@ -29,6 +29,7 @@ from generation.releases import lifecycle as releases
 log = structlog.get_logger(__name__)
 
 NAMED = 5  # variants listed in a reason
+UNSUCCESSFUL = ("failed", "canceled", "rejected", "candidate", "withdrawn")  # status or outcome
 GATE_FIELDS = frozenset(
     {"evaluation", "gate"}
 )  # of a recipe: how a release is measured, and the limits
@@ -44,8 +45,9 @@ PLANNED: Mapping[str, tuple[Any, str]] = {
 @dataclass(frozen=True)
 class Facts:
     """uncovered, changed: slugs of active variants that the active student does not cover, or that have a different
-    text in it; settled: seconds since the last change of the catalogue; tried: a finished run with the same catalogue
-    and recipe; judged, failing: images of the active student in a window, None unless it was active for all of it."""
+    text in it; settled: seconds since the last change of the catalogue; tried: the teacher's latest run, if it had the
+    same catalogue and led to no promotion; judged, failing: images of the active student in a window, None unless it
+    was active for all of it."""
 
     teacher: str | None
     active: str | None
@@ -162,7 +164,7 @@ def gather(now: Any = None) -> Facts:
         if student and student.activated_at
         else None,
         open_run=open_run.name if open_run else None,
-        tried=_tried(touched),
+        tried=_tried(teacher, touched),
         canary=next((release.name for release in releases.canaries()), None),
         **_findings(student, now),
     )
@@ -194,21 +196,19 @@ def _findings(student: Release | None, now: Any) -> dict[str, int]:
     return judged.aggregate(judged=Count("pk"), failing=Count("pk", filter=Q(is_accepted=False)))
 
 
-def _tried(touched: Any) -> str | None:
-    """Return a description of a run since the last change of the catalogue that led to no promotion, None if none.
+def _tried(teacher: Release | None, touched: Any) -> str | None:
+    """Return a description of the teacher's latest run if it led to no promotion; None otherwise.
 
-    Another run would probably end in the same way.
+    Only runs since the last change of the catalogue count. Another run would probably end in the same way.
     """
     if touched is None:
         return None
-    ended = Run.objects.filter(started_at__gte=touched).exclude(status__in=Run.OPEN)
-    ended = ended.exclude(recipe__recipe__in=sorted(REHEARSALS)).filter(tags=[])
-    in_vain = ended.filter(
-        Q(outcome__in=(Run.Outcome.REJECTED, Run.Outcome.CANDIDATE, Run.Outcome.WITHDRAWN))
-        | Q(status__in=(Run.Status.FAILED, Run.Status.CANCELED))
-    )
-    run = in_vain.order_by("-created_at").first()
-    return f"{run.name} ({run.status}, {run.outcome})" if run else None
+    ended = Run.objects.filter(teacher=teacher, started_at__gte=touched)
+    ended = ended.exclude(status__in=Run.OPEN).filter(tags=[])
+    run = ended.exclude(recipe__recipe__in=sorted(REHEARSALS)).order_by("-finished_at").first()
+    if run is None or not {run.status, run.outcome}.intersection(UNSUCCESSFUL):
+        return None
+    return f"{run.name} ({run.status}, {run.outcome})"
 
 
 # --- promotion ------------------------------------------------------------------------------------

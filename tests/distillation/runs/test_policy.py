@@ -13,6 +13,7 @@ from distillation.runs import plans, policy
 from distillation.runs.policy import Facts, Limits, consider, decide, gather
 from generation.catalogue import variants as catalogue
 from generation.models import PromptVariant, Release
+from tests.distillation.factories import make_run
 from tests.factories import cover, make_embedding, make_image, make_job, make_release, make_variant
 
 FACTS = Facts(
@@ -163,6 +164,28 @@ def test_a_catalogue_whose_run_was_rejected_starts_no_run_until_it_changes(relea
         updated_at=timezone.now() + timedelta(seconds=1)
     )
     assert gather().tried is None
+
+
+def failed(teacher: Release, *, minutes_ago: float = 0, **fields: object) -> Run:
+    """Create a run that failed, began after the last change of the catalogue, and ended `minutes_ago`."""
+    at = timezone.now() - timedelta(minutes=minutes_ago)
+    fields = {"status": "failed"} | fields
+    return make_run(teacher=teacher, started_at=at, finished_at=at, **fields)
+
+
+def test_runs_of_another_teacher_do_not_prevent_a_run(releases):
+    failed(make_release(name="teacher-0", kind="teacher", status="retired"))
+    assert gather().tried is None
+    run = failed(releases[0])
+    assert gather().tried.startswith(run.name)
+
+
+def test_a_run_that_failed_before_a_promoted_one_does_not_prevent_a_run(releases):
+    failed(releases[0], minutes_ago=9)
+    failed(releases[0], minutes_ago=5, status="succeeded", outcome="promoted")
+    assert gather().tried is None
+    failed(releases[0], minutes_ago=1)
+    assert gather().tried is not None
 
 
 def test_a_new_teacher_starts_a_run_without_the_active_student(releases):
