@@ -1,6 +1,6 @@
 """Plan of a run before it starts: its inputs, prompts, expected duration and obstacles. Loads no torch."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +10,7 @@ from distillation.models import Run
 from distillation.pipeline.summaries import FITS
 from distillation.reports import durations
 from distillation.reports.durations import Measured
+from distillation.runs import fits
 from distillation.runs import policy as redistillation
 from distillation.runs.policy import Facts, Start
 from generation.catalogue import variants as catalogue
@@ -91,7 +92,7 @@ def plan(
         start,
         facts,
         min(count, most or count),
-        tuple(_unfit(start)),
+        _unfit(start),
         tuple(obstacles),
         None if has_changes else durations.measured().get(key),
     )
@@ -104,29 +105,9 @@ def _open(teacher: Release) -> list[str]:
     return [f"The run {run.name} is {run.status} ({run.percent:.0f} %): wait for it, or cancel it."]
 
 
-def _unfit(start: Start) -> list[str]:
-    """Return why the worker, which compares the recipe with the releases, would refuse it; empty if it fits."""
-    recipe: Mapping[str, Any] = start.recipe
-    fit = FITS[recipe["recipe"]]
-    found = []
-    size = recipe.get("image_size", fit.image_size)
-    width, height = start.teacher.image_sizes[0]
-    if (width, height) != (size, size):
-        found.append(
-            f"The recipe is for teachers of {size} × {size} pixels, and {start.teacher} makes {width} × {height}: "
-            "choose another recipe."
-        )
-    if start.begins_with is None:
-        return found
-    again = recipe.get("again", fit.again_steps)
-    timesteps = list(recipe.get("timesteps", fit.timesteps))
-    if again is None:
-        found.append(
-            "The recipe has no joint training that continues a student: derive a new one from the teacher."
-        )
-    elif list(start.begins_with.manifest["timesteps"]) != timesteps:
-        found.append(
-            f"The recipe makes a student of {len(timesteps)} passes at {timesteps}, and {start.begins_with} has "
-            f"{list(start.begins_with.manifest['timesteps'])}: derive a new student from the teacher."
-        )
-    return found
+def _unfit(start: Start) -> tuple[str, ...]:
+    """Return why the recipe does not fit the releases; empty if it does."""
+    found = [fits.unfit_teacher(start.recipe, start.teacher)]
+    if start.begins_with is not None:
+        found.append(fits.unfit_student(start.recipe, start.begins_with))
+    return tuple(reason for reason in found if reason is not None)

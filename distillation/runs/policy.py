@@ -19,6 +19,7 @@ from django.utils import timezone
 from distillation.errors import DistillationRefused, GateForbidden, RunOpen
 from distillation.models import Decision, Run
 from distillation.pipeline.summaries import FIELDS, REHEARSALS, SUMMARIES
+from distillation.runs import fits
 from distillation.runs import lifecycle as runs
 from generation.catalogue import variants as catalogue
 from generation.engine.proportions import Share
@@ -244,7 +245,7 @@ def consider() -> Decision:
     run = None
     if is_start:
         try:
-            run = start(trigger=Run.Trigger.SCHEDULE, reasons=reasons)
+            run = start(trigger=Run.Trigger.SCHEDULE, reasons=reasons, is_warm=None)
         except RunOpen as error:  # a concurrent beat
             is_start, reasons = False, [error.detail]
     decision = Decision.objects.create(
@@ -269,7 +270,7 @@ class Start:
 def prepare(
     *,
     recipe: dict[str, Any] | None = None,
-    is_warm: bool = True,
+    is_warm: bool | None = True,
     policy: str | None = None,
     tags: Sequence[str] = (),
     created_by: Any = None,
@@ -277,7 +278,7 @@ def prepare(
     """Return checked arguments of a run from the active teacher for the active catalogue. Raises DistillationRefused.
 
     tags: only prompt variants with one of them, for a specialist; none: all. is_warm: continue from the active student
-    if it is this teacher's; otherwise derive one from the teacher.
+    if it is this teacher's; otherwise derive one from the teacher. None: continue it only if the recipe can.
     created_by: a person's account; only with the permission to change releases may the recipe change the gate. Raises
     InvalidRequest, GateForbidden.
     """
@@ -305,6 +306,8 @@ def prepare(
         if recipe is None
         else check_description(recipe, "The recipe")
     )
+    if is_warm is None:
+        is_warm = student is None or fits.unfit_student(recipe, student) is None
     begins_with = student if is_warm else None
     return Start(recipe, teacher, begins_with, Run.Policy(policy), tags)
 
@@ -337,7 +340,7 @@ def start(
     trigger: Run.Trigger = Run.Trigger.PERSON,
     reasons: tuple[str, ...] | list[str] = (),
     recipe: dict[str, Any] | None = None,
-    is_warm: bool = True,
+    is_warm: bool | None = True,
     policy: str | None = None,
     tags: Sequence[str] = (),
     created_by: Any = None,

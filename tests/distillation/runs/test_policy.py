@@ -1,5 +1,6 @@
 """Policy: a run starts once when facts have changed; every decision has its reasons."""
 
+import json
 from dataclasses import replace
 from datetime import timedelta
 
@@ -94,7 +95,7 @@ def releases(settings) -> tuple[Release, Release]:
     settings.REDISTIL_SETTLED_SECONDS = 60
     teacher = make_release(name="teacher-1", kind="teacher", status="active")
     student = make_release(
-        name="student-1", kind="student", status="active", parent="teacher-1",
+        name="student-1", kind="student", status="active", parent="teacher-1", steps=1,
         covered_variants=["red-vase", "blue-bowl"],
     )  # fmt: skip
     for slug in ("red-vase", "blue-bowl"):
@@ -164,6 +165,22 @@ def test_a_catalogue_whose_run_was_rejected_starts_no_run_until_it_changes(relea
         updated_at=timezone.now() + timedelta(seconds=1)
     )
     assert gather().tried is None
+
+
+@pytest.mark.parametrize(
+    "changes", [{"recipe": "starter-2step"}, {"timesteps": [625]}, {"again": None}]
+)
+def test_the_schedule_derives_a_new_student_if_the_recipe_cannot_continue_the_active_one(
+    releases, settings, tmp_path, changes
+):
+    recipe = tmp_path / "recipe.json"
+    recipe.write_text(json.dumps({"recipe": "starter-1step"} | changes))
+    settings.DISTILLATION_RECIPE = str(recipe)
+    make_embedding(variant=make_variant(slug="green-mug"))
+    age_catalogue()
+    assert consider().run.begins_with is None
+    runs.cancel(Run.objects.get())
+    assert policy.start().begins_with == releases[1]  # a person is told by the plan, or by the run
 
 
 def failed(teacher: Release, *, minutes_ago: float = 0, **fields: object) -> Run:
