@@ -1,4 +1,4 @@
-"""One stack for all acceptance tests: two workers, short leases, and a Redis server that the tests may kill."""
+"""One stack for all acceptance tests, stopped after the last: two workers, short leases, and a Redis server that the tests may kill."""
 
 import subprocess
 from collections.abc import Iterator
@@ -40,12 +40,12 @@ class RedisServer:
         return redis.Redis.from_url(self.server.url)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def stack_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("stack")
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def redis_server(stack_home: Path) -> Iterator[RedisServer]:
     server = RedisServer(stack_home / "redis-of-the-tests")
     try:
@@ -55,7 +55,7 @@ def redis_server(stack_home: Path) -> Iterator[RedisServer]:
         server.kill()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def stack(stack_home: Path, redis_server: RedisServer) -> Iterator[Stack]:
     """A running stack with the starter and three toy students: quick, other, and slow (some seconds a job)."""
     env = {
@@ -76,7 +76,7 @@ def stack(stack_home: Path, redis_server: RedisServer) -> Iterator[Stack]:
         assert stack.stop() == 0
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def variants(stack: Stack) -> list[str]:
     """Slugs of prompt variants, once every release has their embeddings; the starter's student brings its own."""
     fewest = """
