@@ -24,11 +24,12 @@ def test_the_import_contracts_are_kept():
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-1000:]
 
 
-def test_the_web_process_never_loads_tensor_code():
+def test_the_web_process_imports_its_views_before_it_serves_and_never_loads_tensor_code():
     code = """
 import sys
 import project.asgi  # boots Django and its WSGI application
-from django.urls import get_resolver, resolve
+before = set(sys.modules)
+from django.urls import get_resolver
 from django.contrib import admin
 from django.test import Client
 
@@ -40,45 +41,37 @@ def walk(patterns, seen):
             seen.append(pattern.callback)
     return seen
 
-views = walk(get_resolver().url_patterns, [])
-assert len(views) > 20 and admin.site._registry
-import generation.jobs.submission, generation.checks
-assert Client().get("/v1/openapi.json", headers={"host": "localhost"}).status_code == 200
-heavy = {"torch", "diffusers", "transformers", "accelerate", "safetensors.torch"} & set(sys.modules)
-print(sorted(heavy))
-"""
-    assert run(code) == "[]"
-
-
-def test_the_web_process_imports_its_views_before_it_serves():
-    code = """
-import sys
-import project.asgi
-before = set(sys.modules)
-from django.test import Client
-from django.urls import get_resolver
 resolver = get_resolver()
-assert resolver.url_patterns and resolver.resolve_error_handler(500)
+assert len(walk(resolver.url_patterns, [])) > 20 and admin.site._registry
+assert resolver.resolve_error_handler(500)
 assert Client().get("/v1/openapi.json", headers={"host": "localhost"}).status_code == 200
 print(sorted(name for name in set(sys.modules) - before if name.startswith(("generation.", "distillation."))))
+import generation.jobs.submission, generation.checks
+print(sorted({"torch", "diffusers", "transformers", "accelerate", "safetensors.torch"} & set(sys.modules)))
 """
-    assert run(code) == "[]"
+    assert run(code) == "[]\n[]"
 
 
-def test_publishing_and_sweeping_load_no_tensor_code():
+def test_publishing_and_sweeping_load_no_tensor_code_and_bootstrap_no_numpy_either():
     code = """
 import sys, django, os
 os.environ["DJANGO_SETTINGS_MODULE"] = "project.settings"
 django.setup()
+import generation.management.commands.bootstrap
+print(sorted({"torch", "numpy", "safetensors"} & set(sys.modules)))
 import generation.tasks
 print(sorted({"torch", "diffusers", "transformers"} & set(sys.modules)))
 """
-    assert run(code) == "[]"
+    assert run(code) == "[]\n[]"
 
 
-def test_the_generation_worker_never_imports_a_text_encoder():
+def test_the_judge_loads_no_encoder_and_the_generation_worker_none_either():
+    """The judge loads no library of pipelines and no Django."""
     code = """
-import sys, django, os
+import sys, os
+import distillation.detector.judge
+print(sorted({"diffusers", "transformers", "django"} & set(sys.modules)))
+import django
 os.environ["DJANGO_SETTINGS_MODULE"] = "project.settings"
 django.setup()
 import generation.tasks, generation.worker.loop
@@ -86,4 +79,4 @@ import generation.engine.pipeline
 names = [name for name in sys.modules if "CLIPText" in name or name.startswith("transformers.models.clip")]
 print(sorted({"generation.engine.prompts.encoder", "generation.catalogue.encoding"} & set(sys.modules)), names)
 """
-    assert run(code) == "[] []"
+    assert run(code) == "[]\n[] []"

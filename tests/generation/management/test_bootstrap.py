@@ -151,15 +151,6 @@ def test_a_revoked_key_is_reported_and_not_reactivated() -> None:
         bootstrap()
 
 
-def test_bootstrap_loads_no_tensor_library() -> None:
-    code = (
-        "import sys, django; django.setup(); import generation.management.commands.bootstrap;"
-        "sys.exit(bool({'torch', 'numpy', 'safetensors'} & set(sys.modules)))"
-    )
-    environment = {**os.environ, "DJANGO_SETTINGS_MODULE": "project.settings"}
-    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=environment).returncode == 0
-
-
 # --- upgrades while Retort serves ------------------------------------------------------------------
 @pytest.mark.django_db(transaction=True)
 def test_a_waiting_bootstrap_does_not_block_an_index_that_is_created_concurrently() -> None:
