@@ -1,4 +1,4 @@
-"""One stack for all acceptance tests, stopped after the last: two workers, short leases, and a Redis server that the tests may kill."""
+"""One stack until the last acceptance test: two workers, short leases, and a Redis server that the tests may kill."""
 
 import subprocess
 from collections.abc import Iterator

@@ -1,6 +1,5 @@
 """Judgement of pictures by tags and required bits, by the rule of the evaluation."""
 
-import sys
 from itertools import product
 from pathlib import Path
 
