@@ -36,7 +36,7 @@ from project.bridge import Bridge
 from project.connections import Connection
 from project.holding import Holder
 from project.memory import Held, Memory
-from project.middleware import in_utf8
+from project.middleware import FOR_OPERATORS, in_utf8
 from project.staff import is_staff
 from project.watchdog import Watchdog
 
@@ -50,7 +50,6 @@ UPLOADS_AT_ONCE = 2
 LOGINS = ("/login", "/admin/login/")
 LOGINS_AT_ONCE = 2  # hashing a password takes 100 MiB
 LOGINS_WAITING = 32
-FOR_OPERATORS = ("/health/ready", "/metrics")  # each has a separate thread
 LIVE = "/health/live"
 FLUSH_SECONDS = 1.0
 NEVER_CACHED = [
@@ -82,7 +81,7 @@ class Shell:
 
     def __init__(self, wsgi_application: Any, hub: Hub) -> None:
         self._django = Bridge(wsgi_application, threads=THREADS)
-        self._for_operators = {
+        self._for_operators = {  # a separate thread for each path
             path: Bridge(wsgi_application, threads=1, name=path) for path in FOR_OPERATORS
         }
         self._holder = Holder(self._django, hub)

@@ -10,8 +10,9 @@ from django.conf import settings
 from django.core.exceptions import BadRequest, ValidationError
 from django.core.paginator import InvalidPage
 from django.db import DataError
-from django.http import HttpRequest, HttpResponse
+from django.http import HttpRequest, HttpResponse, HttpResponsePermanentRedirect
 from django.http.response import HttpResponseBase
+from django.middleware.common import CommonMiddleware
 from django.urls import reverse
 from django_structlog.middlewares import RequestMiddleware
 
@@ -20,6 +21,7 @@ from generation.realtime.hub import REQUEST_ID, SHELL
 
 log = structlog.get_logger(__name__)
 
+FOR_OPERATORS = ("/health/ready", "/metrics")
 METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 _SHARED = re.compile(r"(?<=^/shared/)[^/]+")
 _SESSION_KEY = re.compile(r"[a-z0-9]{1,40}")
@@ -57,6 +59,16 @@ def session_key(
         return get_response(request)
 
     return middleware
+
+
+class Common(CommonMiddleware):
+    """Django's middleware, which refuses hosts that are not in ALLOWED_HOSTS, except at FOR_OPERATORS.
+
+    Prometheus and probes use the address of the process; these answers contain no URL.
+    """
+
+    def process_request(self, request: HttpRequest) -> HttpResponsePermanentRedirect | None:
+        return None if request.path_info in FOR_OPERATORS else super().process_request(request)
 
 
 # Raised by Django, unfold and import_export for a value that they do not expect, such as page=0 or an id that is text.
