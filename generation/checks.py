@@ -1,4 +1,4 @@
-"""System checks of settings. On an error `manage.py`, the workers and the web process refuse to start."""
+"""System checks of settings. On an error `manage.py`, the workers, beat and the web process refuse to start."""
 
 import re
 from collections.abc import Iterator
@@ -6,6 +6,7 @@ from typing import Any
 
 from django.conf import settings
 from django.core.checks import CheckMessage, Error, Tags, Warning, register
+from django.core.exceptions import ImproperlyConfigured
 
 from generation.infra import heartbeat
 
@@ -21,6 +22,13 @@ def is_weak(key: str) -> bool:
 @register(Tags.compatibility)
 def check_settings(**_: Any) -> list[CheckMessage]:
     return list(_faults())
+
+
+def refuse_faults() -> None:
+    """Raise ImproperlyConfigured if settings contradict each other."""
+    faults = [fault for fault in check_settings() if fault.is_serious()]
+    if faults:
+        raise ImproperlyConfigured("\n".join(map(str, faults)))
 
 
 def _faults() -> Iterator[CheckMessage]:

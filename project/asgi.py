@@ -23,7 +23,6 @@ from uuid import uuid4
 
 import structlog
 from django.conf import settings
-from django.core.exceptions import ImproperlyConfigured
 from django.core.wsgi import get_wsgi_application
 
 from generation.images import storage
@@ -62,16 +61,7 @@ tracing.begin()
 django_app = in_utf8(get_wsgi_application())
 
 
-def _refuse_faults() -> None:
-    """Run the settings checks of the commands and the workers. Raises ImproperlyConfigured."""
-    from generation.checks import check_settings  # its models need Django's set-up
-
-    faults = [fault for fault in check_settings() if fault.is_serious()]
-    if faults:
-        raise ImproperlyConfigured("\n".join(map(str, faults)))
-
-
-_refuse_faults()
+import_module("generation.checks").refuse_faults()  # its models need Django's set-up
 # Django would import the views at the first request: too late to fail at start, and after `gc.freeze`.
 import_module(settings.ROOT_URLCONF)
 

@@ -27,6 +27,19 @@ app.steps["worker"].update(
 
 @worker_init.connect
 @beat_init.connect
+def _refuse_faults(**_: object) -> None:
+    from django.core.exceptions import ImproperlyConfigured
+
+    from generation.checks import refuse_faults  # its models need Django's set-up
+
+    try:
+        refuse_faults()
+    except ImproperlyConfigured as error:
+        raise SystemExit(str(error)) from error  # Celery only logs an Exception of a receiver
+
+
+@worker_init.connect
+@beat_init.connect
 def _begin_tracing(**_: object) -> None:
     from project import tracing  # the settings are not ready earlier
 

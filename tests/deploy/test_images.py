@@ -504,6 +504,9 @@ def test_in_the_example_of_a_proxy_only_the_proxy_publishes_ports():
     overlay = yaml.load((ROOT / "deploy" / "compose.proxy.yaml").read_text(), Overlay)
     web = overlay["services"]["web"]
     assert web["ports"] == [] and web["environment"]["BEHIND_TLS_PROXY"] == "true"
+    for name, service in overlay["services"].items():  # LOGIN_HEADER needs it in every process
+        assert name == "proxy" or service["environment"]["BEHIND_TLS_PROXY"] == "true"
+    assert set(overlay["services"]) - {"proxy"} == SERVICES.keys() - {"postgres", "redis"}
     (config,) = overlay["services"]["proxy"]["configs"]
     content = overlay["configs"][config["source"]]["content"]
     assert "reverse_proxy web:8000" in content and "${DOMAIN:?" in content

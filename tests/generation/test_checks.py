@@ -9,7 +9,7 @@ from uuid import uuid4
 import pytest
 from django.core.checks import run_checks
 
-from tests.web import ROOT
+from tests.web import ROOT, database_url
 
 
 def found() -> set[str]:
@@ -62,6 +62,18 @@ def test_random_secret_keys_are_accepted(settings):
 def test_a_weak_secret_key_is_for_debugging_only(settings):
     settings.SECRET_KEY, settings.DEBUG = "weak", True
     assert found() == set()
+
+
+@pytest.mark.django_db(transaction=True)
+@pytest.mark.parametrize("words", [("worker", "-Q", "light", "-P", "solo"), ("beat", "--pidfile=")])
+def test_workers_and_beat_refuse_the_settings_that_commands_refuse(words: tuple[str, ...]):
+    started = subprocess.run(
+        [sys.executable, "-m", "celery", "--quiet", "-A", "project", *words],
+        env={**os.environ, "DATABASE_URL": database_url(), "LEASE_SECONDS": "1", "SWEEP_SECONDS": "1"},
+        cwd=ROOT, capture_output=True, text=True, timeout=180,
+    )  # fmt: skip
+    assert started.returncode == 1
+    assert "generation.E001" in started.stderr and "Give at least 2" in started.stderr
 
 
 def test_the_web_process_refuses_the_settings_that_commands_refuse():
