@@ -53,7 +53,7 @@ def verify(source: IO[bytes]) -> Facts:
 
 def restore(source: IO[bytes], *, replace: bool) -> Outcome:
     """Restore the database and the data folder. replace: overwrite the database's content. Raises MaintenanceError."""
-    _put_back()
+    _undo_killed()
     _refuse_in_use(replace=replace)
     root = Path(settings.DATA_DIR)
     root.mkdir(parents=True, exist_ok=True)
@@ -61,9 +61,16 @@ def restore(source: IO[bytes], *, replace: bool) -> Outcome:
         unpacked = Path(temporary)
         facts = archive.unpack(source, unpacked)
         _refuse_newer(facts)
-        _restore_database(unpacked / DUMP)
-        outcome = Outcome(facts, files=_move(unpacked / DATA, root))
-    _move_paths(facts.data_dir, str(root))
+        _set_aside()
+        try:
+            _restore_database(unpacked / DUMP)
+            outcome = Outcome(facts, files=_move(unpacked / DATA, root))
+            _move_paths(facts.data_dir, str(root))
+        except BaseException:
+            _put_back()
+            raise
+    with connection.cursor() as cursor:
+        cursor.execute(f"DROP SCHEMA {BEFORE_RESTORE} CASCADE")
     audit.record_backup(audit.BACKUP_RESTORED, f"Retort {facts.retort}", made_at=facts.made_at)
     _forget_cache(outcome)
     _compare_releases(outcome)
@@ -83,9 +90,8 @@ def _refuse_newer(facts: Facts) -> None:
 
 
 def _refuse_in_use(*, replace: bool) -> None:
+    tables = _tables()
     with connection.cursor() as cursor:
-        cursor.execute("SELECT tablename FROM pg_tables WHERE schemaname = 'public'")
-        tables = {name for (name,) in cursor.fetchall()}
         if "generation_worker" in tables:
             cursor.execute(
                 "SELECT name FROM generation_worker WHERE heartbeat_at > now() - %s * interval '1 second'",
@@ -101,34 +107,46 @@ def _refuse_in_use(*, replace: bool) -> None:
         )
 
 
-def _restore_database(dump: Path) -> None:
-    """Replace the tables by those of the dump; on failure keep the present ones."""
-    with transaction.atomic(), connection.cursor() as cursor:
-        cursor.execute(f"DROP SCHEMA IF EXISTS {BEFORE_RESTORE} CASCADE")
-        cursor.execute(f"ALTER SCHEMA public RENAME TO {BEFORE_RESTORE}")
-        cursor.execute("CREATE SCHEMA public")
-    try:
-        programs.run(
-            "pg_restore", "--no-owner", "--no-privileges", "--exit-on-error", "--single-transaction",
-            "--schema=public", dump,
-        )  # fmt: skip
-    except BaseException:
-        _put_back()
-        raise
+def _tables() -> set[str]:
     with connection.cursor() as cursor:
-        cursor.execute(f"DROP SCHEMA {BEFORE_RESTORE} CASCADE")
+        cursor.execute("SELECT tablename FROM pg_tables WHERE schemaname = 'public'")
+        return {name for (name,) in cursor.fetchall()}
+
+
+def _set_aside() -> None:
+    """Make `public` empty. The previous tables are kept until the restoration has succeeded.
+
+    After a restoration that was killed they are those of before that restoration.
+    """
+    with transaction.atomic(), connection.cursor() as cursor:
+        if database.is_being_restored():
+            cursor.execute("DROP SCHEMA public CASCADE")
+        else:
+            cursor.execute(f"ALTER SCHEMA public RENAME TO {BEFORE_RESTORE}")
+        cursor.execute("CREATE SCHEMA public")
+
+
+def _restore_database(dump: Path) -> None:
+    programs.run(
+        "pg_restore", "--no-owner", "--no-privileges", "--exit-on-error", "--single-transaction",
+        "--schema=public", dump,
+    )  # fmt: skip
 
 
 def _put_back() -> None:
-    """Undo a restoration that failed or was killed: move the previous tables back to `public`.
-
-    If `public` has new tables since, both stay until a restoration with --replace.
-    """
+    """Replace the tables in `public` by the previous ones."""
     with transaction.atomic(), connection.cursor() as cursor:
-        cursor.execute("SELECT 1 FROM pg_tables WHERE schemaname = 'public' LIMIT 1")
-        if cursor.fetchone() is None and database.is_being_restored():
-            cursor.execute("DROP SCHEMA public CASCADE")
-            cursor.execute(f"ALTER SCHEMA {BEFORE_RESTORE} RENAME TO public")
+        cursor.execute("DROP SCHEMA public CASCADE")
+        cursor.execute(f"ALTER SCHEMA {BEFORE_RESTORE} RENAME TO public")
+
+
+def _undo_killed() -> None:
+    """Put back what a restoration that was killed set aside.
+
+    If `public` has tables, restored or new ones, both stay until a restoration with --replace.
+    """
+    if database.is_being_restored() and not _tables():
+        _put_back()
 
 
 def _move(unpacked: Path, root: Path) -> int:

@@ -200,6 +200,31 @@ def test_a_dump_that_cannot_be_restored_keeps_the_previous_tables(written: Path,
     assert other.query("SELECT 1 FROM generation_promptvariant WHERE slug = 'a-red-vase'")
 
 
+def test_files_that_cannot_be_moved_keep_the_previous_tables(written: Path, other):
+    other.query("CREATE TABLE of_before AS SELECT 1")
+    other.data.mkdir()
+    (other.data / "releases").write_text("a file where a folder must be")
+    done = other.manage("restore", str(written), "--replace")
+    assert done.returncode == 1 and "releases" in done.stderr
+    assert other.query("SELECT * FROM of_before") == [(1,)]
+    assert other.query(SCHEMAS) == [("public",)]
+
+
+def test_a_restoration_that_was_killed_while_it_moved_files_can_be_repeated(written: Path, other):
+    other.query("CREATE SCHEMA before_restore; CREATE TABLE before_restore.of_before AS SELECT 1")
+    other.query("CREATE TABLE restored AS SELECT 1")  # the state in which it was killed
+    refused = other.manage("bootstrap")
+    assert refused.returncode == 1 and "was interrupted" in refused.stderr
+    other.data.mkdir()
+    (other.data / "releases").write_text("a file where a folder must be")
+    assert other.manage("restore", str(written), "--replace").returncode == 1
+    assert other.query("SELECT * FROM of_before") == [(1,)]
+    (other.data / "releases").unlink()
+    assert other.manage("restore", str(written), "--replace").returncode == 0
+    assert other.query("SELECT 1 FROM generation_promptvariant WHERE slug = 'a-red-vase'")
+    assert other.query(SCHEMAS) == [("public",)]
+
+
 @pytest.mark.parametrize("ended_by", [signal.SIGINT, signal.SIGKILL])
 @pytest.mark.slow
 def test_an_interrupted_restoration_loses_no_previous_table(written: Path, other, ended_by):
