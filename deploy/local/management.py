@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Mapping
+from contextlib import suppress
 
 from deploy.local.home import PROJECT, Home
 from deploy.local.servers import Servers
@@ -27,13 +28,22 @@ def run(home: Home, words: list[str], *, facts: Mapping[str, str]) -> int:
     if facts:
         environment = {**FOR_PEOPLE, **os.environ}
         environment |= {name: facts[fact] for name, fact in OF_FACTS.items()}
-        return subprocess.run(command, cwd=PROJECT, env=environment, check=False).returncode
+        return _finish(command, environment)
     servers = Servers(home, {**FOR_PEOPLE, **os.environ})
     home.lock()
     try:
         servers.prepare()
         servers.start()
         (home.folder / SCHEMA_MARK).unlink(missing_ok=True)
-        return subprocess.run(command, cwd=PROJECT, env=servers.environment, check=False).returncode
+        return _finish(command, servers.environment)
     finally:
         servers.stop()
+
+
+def _finish(command: list[str], environment: Mapping[str, str]) -> int:
+    """Run the command and return its exit code. Ctrl-C, which it receives too, leaves it time to undo its work."""
+    process = subprocess.Popen(command, cwd=PROJECT, env=environment)
+    while True:
+        with suppress(KeyboardInterrupt):
+            code = process.wait()
+            return code if code >= 0 else 128 - code  # a shell's exit code after a signal

@@ -1,7 +1,6 @@
 """Backup of an installation: the database first, then the files, so that every row in it has its file."""
 
 import os
-import tempfile
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
@@ -11,7 +10,7 @@ from django.conf import settings
 from django.db import connection
 from django.db.migrations.recorder import MigrationRecorder
 
-from project.maintenance import archive, programs
+from project.maintenance import archive, programs, workspace
 from project.maintenance.archive import DATA, DUMP, FACTS, Facts, Writer
 from project.maintenance.errors import MaintenanceError
 
@@ -24,13 +23,11 @@ OF_THE_DISK = "lost+found"  # a folder of the file system that only root may rea
 def write(out: IO[bytes], *, with_training: bool) -> Writer:
     """Write an archive and return its writer. with_training: include the stages of runs. Raises MaintenanceError."""
     root = Path(settings.DATA_DIR)
-    root.mkdir(parents=True, exist_ok=True)
-    # In the data folder: /tmp of a container is small and in memory.
-    with tempfile.TemporaryDirectory(prefix=".backup-", dir=root) as temporary:
+    with workspace.temporary(root, ".backup-") as folder:
         writer = Writer(out)
         try:
             writer.add_content(FACTS, archive.facts_content(_facts()))
-            dump = Path(temporary) / DUMP
+            dump = folder / DUMP
             programs.run(
                 "pg_dump", "--format=custom", "--no-owner", "--no-privileges", "--file", dump
             )

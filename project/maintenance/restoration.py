@@ -3,7 +3,6 @@
 import errno
 import os
 import shutil
-import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
@@ -18,7 +17,7 @@ from generation.engine import release as release_format
 from generation.engine.errors import ReleaseInvalid
 from generation.infra import database, redis_client
 from generation.infra.database import BEFORE_RESTORE
-from project.maintenance import archive, programs
+from project.maintenance import archive, programs, workspace
 from project.maintenance.archive import DATA, DUMP, Facts
 from project.maintenance.errors import ArchiveInvalid, NotEmpty
 
@@ -56,9 +55,7 @@ def restore(source: IO[bytes], *, replace: bool) -> Outcome:
     _undo_killed()
     _refuse_in_use(replace=replace)
     root = Path(settings.DATA_DIR)
-    root.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".restore-", dir=root) as temporary:
-        unpacked = Path(temporary)
+    with workspace.temporary(root, ".restore-") as unpacked:
         facts = archive.unpack(source, unpacked)
         _refuse_newer(facts)
         _set_aside()

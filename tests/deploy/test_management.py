@@ -1,6 +1,7 @@
 """`deploy.local manage` on the servers of `make run`: a backup of one home is restored into another one."""
 
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -11,7 +12,23 @@ from deploy.local.home import Home
 from tests.deploy.test_stack import OURS
 from tests.web import ROOT
 
-pytestmark = pytest.mark.slow  # starts PostgreSQL six times; tests/project/maintenance has the rest
+AT_AN_INTERRUPTION = """
+import time
+try:
+    print("begun", flush=True)
+    time.sleep(600)
+except KeyboardInterrupt:
+    time.sleep(2)
+    print("undone", flush=True)
+"""
+LAUNCHER = """
+import sys
+from deploy.local import home, management
+facts = dict.fromkeys(management.OF_FACTS.values(), "x" * 40)
+facts["database_url"] = facts["redis_url"] = "postgres://nobody@127.0.0.1:1/none"
+facts["data_dir"] = sys.argv[1]
+sys.exit(management.run(home.Home(sys.argv[1]), ["shell", "-v", "0", "-c", sys.argv[2]], facts=facts))
+"""
 
 
 def manage(home: Path, *words: str) -> subprocess.CompletedProcess[str]:
@@ -22,6 +39,18 @@ def manage(home: Path, *words: str) -> subprocess.CompletedProcess[str]:
     )  # fmt: skip
 
 
+def test_an_interrupted_command_has_time_to_undo_its_work(tmp_path: Path):
+    with subprocess.Popen(
+        [sys.executable, "-c", LAUNCHER, str(tmp_path), AT_AN_INTERRUPTION],
+        cwd=ROOT, stdout=subprocess.PIPE, text=True, start_new_session=True,
+    ) as process:  # fmt: skip
+        assert process.stdout and process.stdout.readline() == "begun\n"
+        os.killpg(process.pid, signal.SIGINT)  # as a terminal does
+        assert process.stdout.read() == "undone\n"
+    assert process.returncode == 0
+
+
+@pytest.mark.slow  # starts PostgreSQL six times; tests/project/maintenance has the rest
 def test_a_backup_is_restored_into_another_home(tmp_path: Path):
     first, second = tmp_path / "first", tmp_path / "second"
     made = manage(first, "bootstrap")

@@ -1,5 +1,6 @@
 """A backup is restored into another database and data folder: real pg_dump, real pg_restore, real files."""
 
+import fcntl
 import hashlib
 import io
 import os
@@ -244,6 +245,18 @@ def test_an_interrupted_restoration_loses_no_previous_table(written: Path, other
     assert again.returncode == 1 and "not empty" in again.stderr
     assert other.query("SELECT * FROM of_before") == [(1,)]
     assert [name for (name,) in other.query(SCHEMAS)] == ["public"]
+
+
+def test_folders_of_killed_commands_are_removed_by_the_next_one(settings, tmp_path: Path):
+    root = Path(settings.DATA_DIR)
+    for name in (".restore-killed", ".backup-killed", ".backup-running"):
+        (root / name / "data").mkdir(parents=True)
+    with (root / ".backup-running" / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        for folder in root.iterdir():
+            os.utime(folder, (0, 0))
+        call_command("backup", str(tmp_path / "retort.tar"))
+        assert [path.name for path in root.iterdir()] == [".backup-running"]
 
 
 def test_a_member_outside_of_the_data_folder_is_refused(tmp_path: Path):
