@@ -59,6 +59,11 @@ class Command(BaseCommand):
         """Write the file completely or not at all, readable only by its owner: it contains password hashes."""
         if file.exists():
             raise MaintenanceError(f"{file} exists. Name a new file.")
+        if file.resolve().is_relative_to(Path(settings.DATA_DIR).resolve()):
+            raise MaintenanceError(
+                f"{file} is in the data folder, so every later backup would contain it. Name a file elsewhere, or give "
+                "- and redirect stdout to a file."
+            )
         handle, temporary = tempfile.mkstemp(
             dir=file.absolute().parent, prefix=f".{file.name}-", suffix=".partial"
         )

@@ -376,6 +376,16 @@ def test_an_existing_file_is_never_overwritten(written: Path):
     assert Release.objects.filter(name="restored").exists()
 
 
+def test_a_backup_in_the_data_folder_is_refused(settings, tmp_path: Path):
+    root = Path(settings.DATA_DIR)
+    (root / "backups").mkdir(parents=True)
+    (tmp_path / "link").symlink_to(root)
+    for file in (root / "backups" / "retort.tar", tmp_path / "link" / "retort.tar"):
+        with pytest.raises(CommandError, match=r"is in the data folder.* Name a file elsewhere"):
+            call_command("backup", str(file))
+    assert [path for path in root.rglob("*") if path.is_file()] == []
+
+
 def test_a_missing_program_is_named_with_what_to_install():
     with pytest.raises(ProgramMissing, match="postgresql-client-999"):
         programs.find("pg_dump", 999)
