@@ -485,19 +485,40 @@ def test_no_secret_is_written_in_the_compose_file(name: str):
 
 
 def test_the_gpu_file_only_adds_to_services_that_exist():
-    added = yaml.safe_load((ROOT / "deploy" / "compose.gpu.yaml").read_text())["services"]
+    added = yaml.load((ROOT / "deploy" / "compose.gpu.yaml").read_text(), Overlay)["services"]
     assert set(added) == {"generation", "distillation"} <= set(SERVICES)
     for service in added.values():
         assert service["build"]["args"]["TORCH_INDEX"].startswith("https://")
         (device,) = service["deploy"]["resources"]["reservations"]["devices"]
         assert device["driver"] == "nvidia"
+        (tmpfs,) = service["tmpfs"]  # Triton loads from it what it compiled
+        assert tmpfs.startswith("/tmp:") and tmpfs.endswith(",exec")
+
+
+@pytest.mark.parametrize(
+    ("index", "packages"),
+    [("https://pypi.org/simple", "gcc libc6-dev"), ("https://download.pytorch.org/whl/cpu", "")],
+)
+def test_the_worker_image_has_a_c_compiler_for_gpus_only(tmp_path: Path, index: str, packages: str):
+    command = re.search(r'RUN (case "\$\{TORCH_INDEX\}" .*?esac)$', DOCKERFILE, re.DOTALL | re.M)
+    assert command
+    for name in ("apt-get", "rm"):
+        (tmp_path / name).write_text(f'#!/bin/sh\necho {name} "$@"\n')
+        (tmp_path / name).chmod(0o755)
+    environment = {"PATH": str(tmp_path), "TORCH_INDEX": index}
+    done = subprocess.run(
+        ["/bin/sh", "-c", command[1]], env=environment, capture_output=True, text=True, check=True
+    )
+    installed = re.findall(r"apt-get install --yes --no-install-recommends (.*)", done.stdout)
+    assert installed == ([packages] if packages else [])
 
 
 class Overlay(yaml.SafeLoader):
-    """YAML loader for Compose's tag that empties a list of the base file."""
+    """YAML loader for Compose's tags that replace a list of the base file."""
 
 
-Overlay.add_constructor("!reset", lambda loader, node: loader.construct_sequence(node))
+for tag in ("!reset", "!override"):
+    Overlay.add_constructor(tag, lambda loader, node: loader.construct_sequence(node))
 
 
 def test_in_the_example_of_a_proxy_only_the_proxy_publishes_ports():

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+import structlog
 import torch
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from diffusers.models.autoencoders.autoencoder_tiny import AutoencoderTiny
@@ -18,11 +19,13 @@ from generation.engine.runtimes import KeyValues
 from generation.engine.runtimes.graphs import Graphs
 from generation.engine.student import FoldedUNet
 
+log = structlog.get_logger(__name__)
+
 
 def load(
     folder: Path, manifest: Manifest, device: Device, *, compiled: bool = False
 ) -> "TorchRuntime":
-    """Load a release's networks. compiled: with CUDA graphs, for a student on a CUDA device.
+    """Load a release's networks. compiled: with CUDA graphs if possible, for a student on a CUDA device.
 
     Raises ReleaseInvalid, OSError, ValueError, KeyError, RuntimeError and SafetensorError.
     """
@@ -63,11 +66,21 @@ class TorchRuntime:
         return "torch" if self._graphs is None else "torch compiled"
 
     def use_graphs(self, graphs: Graphs, manifest: Manifest) -> None:
-        """Warm up the graphs for the first image size of the release, and use them from now on."""
+        """Warm up the graphs for the first image size of the release, and use them from now on.
+
+        If the networks cannot be compiled, they are used as they are.
+        """
         width, height = manifest.image_sizes[0]
         size = (height // self.pixels_per_latent, width // self.pixels_per_latent)
-        graphs.warm_up(size, tokens=manifest.embedding_shape[0])
-        self._graphs = graphs
+        try:
+            graphs.warm_up(size, tokens=manifest.embedding_shape[0])
+        except (torch.OutOfMemoryError, torch.AcceleratorError):
+            raise
+        except Exception as error:  # a missing compiler, a folder without programs: anything
+            reason = str(error).strip() or repr(error)
+            log.warning("student_not_compiled", release=manifest.name, error=reason[:1000])
+        else:
+            self._graphs = graphs
 
     def denoise(self, latents: Tensor, step: int, prompts: Tensor) -> Tensor:
         if self._graphs is not None:

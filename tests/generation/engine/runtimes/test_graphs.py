@@ -1,5 +1,8 @@
 """Batches of fixed shapes, as CUDA graphs need them. The graphs themselves need a GPU."""
 
+import os
+import subprocess
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,6 +14,7 @@ from generation.engine import release
 from generation.engine.runtimes import torch as reference
 from generation.engine.runtimes.graphs import SHAPES, Graphs, Network
 from generation.engine.runtimes.torch import TorchRuntime
+from tests.web import ROOT
 
 
 def draw(*shape: int) -> torch.Tensor:
@@ -54,6 +58,37 @@ def test_the_networks_are_compiled_whole(plain: TorchRuntime) -> None:
         found = unet(latents, torch.tensor(step), prompts)
         assert torch.allclose(found, plain.denoise(latents, step, prompts), atol=1e-5)
     assert torch.allclose(decoder(latents), plain.decode(latents), atol=1e-5)
+
+
+COMPILING = """
+import sys
+from pathlib import Path
+from generation.engine import device, release
+from generation.engine.runtimes import graphs, torch
+
+def record(network, inputs):
+    network(*inputs)
+    return network
+
+folder = Path(sys.argv[1])
+manifest = release.read(folder)
+runtime = torch.load(folder, manifest, device.choose("cpu", "float32"))
+runtime.use_graphs(graphs.Graphs(runtime.unet, runtime.vae, record=record), manifest)
+print("runtime:", runtime.name)
+"""
+
+
+def test_without_a_compiler_the_networks_are_used_uncompiled(student: Path, tmp_path: Path) -> None:
+    cache = str(tmp_path / "cache")
+    done = subprocess.run(
+        [sys.executable, "-c", COMPILING, str(student)],
+        env={**os.environ, "CXX": str(tmp_path / "missing"), "TORCHINDUCTOR_CACHE_DIR": cache},
+        cwd=ROOT, capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("student_not_compiled") == 1
+    assert str(tmp_path / "missing") in done.stdout
+    assert done.stdout.endswith("runtime: torch\n")
 
 
 @pytest.mark.gpu
