@@ -7,6 +7,14 @@ from distillation.pipeline.summaries import FITS
 from generation.models import Release
 
 
+def unfit(recipe: Mapping[str, Any], teacher: Release, student: Release | None) -> tuple[str, ...]:
+    """Return why the recipe does not fit the teacher and the student to continue, if any; empty if it does."""
+    found = [unfit_teacher(recipe, teacher)]
+    if student is not None:
+        found.append(unfit_student(recipe, student))
+    return tuple(reason for reason in found if reason is not None)
+
+
 def unfit_teacher(recipe: Mapping[str, Any], teacher: Release) -> str | None:
     """Return why the recipe does not fit the teacher; None if it fits."""
     size = recipe.get("image_size", FITS[recipe["recipe"]].image_size)

@@ -92,7 +92,7 @@ def plan(
         start,
         facts,
         min(count, most or count),
-        _unfit(start),
+        fits.unfit(start.recipe, start.teacher, start.begins_with),
         tuple(obstacles),
         None if has_changes else durations.measured().get(key),
     )
@@ -103,11 +103,3 @@ def _open(teacher: Release) -> list[str]:
     if run is None:
         return []
     return [f"The run {run.name} is {run.status} ({run.percent:.0f} %): wait for it, or cancel it."]
-
-
-def _unfit(start: Start) -> tuple[str, ...]:
-    """Return why the recipe does not fit the releases; empty if it does."""
-    found = [fits.unfit_teacher(start.recipe, start.teacher)]
-    if start.begins_with is not None:
-        found.append(fits.unfit_student(start.recipe, start.begins_with))
-    return tuple(reason for reason in found if reason is not None)

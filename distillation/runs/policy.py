@@ -144,8 +144,8 @@ def _wanted(facts: Facts, limits: Limits) -> list[str]:
 
 
 # --- facts ----------------------------------------------------------------------------------------
-def gather(now: Any = None) -> Facts:
-    now = now or timezone.now()
+def gather() -> Facts:
+    now = timezone.now()
     active = {release.kind: release for release in releases.serving()}
     teacher, student = active.get(Release.Kind.TEACHER), active.get(Release.Kind.STUDENT)
     variants = catalogue.usable(teacher.encoder_fingerprint if teacher else "")
@@ -246,7 +246,7 @@ def consider() -> Decision:
     if is_start:
         try:
             run = start(trigger=Run.Trigger.SCHEDULE, reasons=reasons, is_warm=None)
-        except RunOpen as error:  # a concurrent beat
+        except (RunOpen, DistillationRefused) as error:  # a concurrent beat; an unfit recipe
             is_start, reasons = False, [error.detail]
     decision = Decision.objects.create(
         is_start=is_start, reasons=reasons, facts=asdict(facts), run=run
@@ -345,10 +345,12 @@ def start(
     tags: Sequence[str] = (),
     created_by: Any = None,
 ) -> Run:
-    """Start a run. Arguments and errors: see `prepare`; raises RunOpen as well."""
+    """Start a run. Arguments: see `prepare`. Raises its errors, DistillationRefused for an unfit recipe, RunOpen."""
     prepared = prepare(
         recipe=recipe, is_warm=is_warm, policy=policy, tags=tags, created_by=created_by
     )
+    if unfit := fits.unfit(prepared.recipe, prepared.teacher, prepared.begins_with):
+        raise DistillationRefused(" ".join(unfit))
     return runs.create(
         name=new_name(),
         recipe=prepared.recipe,

@@ -15,15 +15,12 @@ if TYPE_CHECKING:
     from diffusers.models.autoencoders.autoencoder_tiny import AutoencoderTiny
 
 
-def image_to_latents(
-    vae: "AutoencoderKL", images: torch.Tensor, *, generator: torch.Generator | None = None
-) -> torch.Tensor:
+def image_to_latents(vae: "AutoencoderKL", images: torch.Tensor) -> torch.Tensor:
     """Encode images (batch, 3, height, width) in [−1, 1] to latents (batch, channels, height ÷ 8, width ÷ 8) in fp32.
 
-    Without a generator return the mean of the VAE's distribution, otherwise a sample.
+    They are the mean of the VAE's distribution.
     """
-    distribution = vae.encode(images.to(vae.device, vae.dtype)).latent_dist
-    latents = distribution.mode() if generator is None else distribution.sample(generator)
+    latents = vae.encode(images.to(vae.device, vae.dtype)).latent_dist.mode()
     return (latents.float() - (vae.config.shift_factor or 0.0)) * vae.config.scaling_factor
 
 

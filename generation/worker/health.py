@@ -17,8 +17,7 @@ PAUSES_SECONDS = (1.0, 2.0, 4.0, 8.0, 15.0)  # before each probe; the last one r
 class Health:
     """fault: what keeps the worker from taking jobs, or None; tries: probes since real work succeeded."""
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        self._clock = clock
+    def __init__(self) -> None:
         self._guard = threading.Lock()
         self._probe: Callable[[], None] | None = None
         self._prober: threading.Thread | None = None
@@ -47,7 +46,7 @@ class Health:
     def check(self) -> bool:
         """Start a probe if it is due. Return whether the worker has recovered since the last call."""
         with self._guard:
-            if self.fault is None or self._clock() < self._due_at:
+            if self.fault is None or time.monotonic() < self._due_at:
                 return False
             if self._prober is None:
                 self._prober = threading.Thread(target=self._try, name="probe", daemon=True)
@@ -76,4 +75,4 @@ class Health:
     def _wait(self) -> None:
         pause = PAUSES_SECONDS[min(self.tries, len(PAUSES_SECONDS) - 1)]
         self.tries += 1
-        self._due_at = self._clock() + random.uniform(pause / 2, pause)
+        self._due_at = time.monotonic() + random.uniform(pause / 2, pause)

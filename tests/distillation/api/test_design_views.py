@@ -7,6 +7,7 @@ import pytest
 from distillation.designs import lifecycle as designs
 from distillation.designs.candidates import Rows
 from distillation.models import Design
+from distillation.pipeline.summaries import FITS
 from generation.models import APIKey, AuditEntry
 from tests.client import API, problem
 from tests.distillation.design.candidates import PARAMS, candidate
@@ -14,13 +15,15 @@ from tests.factories import make_release, make_user, make_variant
 
 pytestmark = pytest.mark.django_db
 
+SIZES = ((FITS["starter-1step"].image_size,) * 2,)  # that the recipe fits
+
 LIMITS = {"size": "8MB", "time": "12ms@cpu", "memory": "500MB", "quality": "0.97"}
 
 
 @pytest.fixture
 def teacher():
     make_variant()
-    return make_release(name="teacher-1", kind="teacher")
+    return make_release(name="teacher-1", kind="teacher", image_sizes=SIZES)
 
 
 def test_a_design_is_requested_and_followed_to_its_choice(teacher):

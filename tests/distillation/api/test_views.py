@@ -3,6 +3,7 @@
 import pytest
 
 from distillation.models import Run
+from distillation.pipeline.summaries import FITS
 from distillation.runs import lifecycle as runs
 from tests.client import API, problem
 from tests.distillation.factories import make_run
@@ -10,11 +11,13 @@ from tests.factories import make_release, make_user, make_variant
 
 pytestmark = pytest.mark.django_db
 
+SIZES = ((FITS["starter-1step"].image_size,) * 2,)  # that the recipe fits
+
 
 @pytest.fixture
 def teacher():
     make_variant()
-    return make_release(name="teacher-1", kind="teacher")
+    return make_release(name="teacher-1", kind="teacher", image_sizes=SIZES)
 
 
 def test_a_run_is_started_and_read(teacher):

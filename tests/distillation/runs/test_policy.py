@@ -9,6 +9,7 @@ from django.utils import timezone
 
 from distillation.errors import DistillationRefused
 from distillation.models import Decision, Run
+from distillation.pipeline.summaries import FITS
 from distillation.runs import lifecycle as runs
 from distillation.runs import plans, policy
 from distillation.runs.policy import Facts, Limits, consider, decide, gather
@@ -88,12 +89,14 @@ def test_age_is_a_reason_only_if_configured():
 # --- the facts ------------------------------------------------------------------------------------
 pytestmark = pytest.mark.django_db
 
+SIZES = ((FITS["starter-1step"].image_size,) * 2,)  # that the recipe fits
+
 
 @pytest.fixture
 def releases(settings) -> tuple[Release, Release]:
     """A teacher, and a student of it that covers two variants."""
     settings.REDISTIL_SETTLED_SECONDS = 60
-    teacher = make_release(name="teacher-1", kind="teacher", status="active")
+    teacher = make_release(name="teacher-1", kind="teacher", status="active", image_sizes=SIZES)
     student = make_release(
         name="student-1", kind="student", status="active", parent="teacher-1", steps=1,
         covered_variants=["red-vase", "blue-bowl"],
@@ -180,7 +183,9 @@ def test_the_schedule_derives_a_new_student_if_the_recipe_cannot_continue_the_ac
     age_catalogue()
     assert consider().run.begins_with is None
     runs.cancel(Run.objects.get())
-    assert policy.start().begins_with == releases[1]  # a person is told by the plan, or by the run
+    with pytest.raises(DistillationRefused, match="derive a new"):
+        policy.start()
+    assert policy.start(is_warm=False).begins_with is None
 
 
 def failed(teacher: Release, *, minutes_ago: float = 0, **fields: object) -> Run:
@@ -205,8 +210,20 @@ def test_a_run_that_failed_before_a_promoted_one_does_not_prevent_a_run(releases
     assert gather().tried is not None
 
 
+def test_a_recipe_that_does_not_fit_the_teacher_starts_nothing(releases):
+    Release.objects.filter(name="teacher-1").update(
+        manifest={**releases[0].manifest, "image_sizes": [[512, 512]]}
+    )
+    make_embedding(variant=make_variant(slug="green-cone"))
+    age_catalogue()
+    decision = consider()
+    assert not decision.is_start and "512 × 512" in decision.reasons[0]
+    with pytest.raises(DistillationRefused, match="choose another recipe"):
+        policy.start()
+
+
 def test_a_new_teacher_starts_a_run_without_the_active_student(releases):
-    make_release(name="teacher-2", kind="teacher", status="candidate")
+    make_release(name="teacher-2", kind="teacher", status="candidate", image_sizes=SIZES)
     Release.objects.filter(name="teacher-1").update(status="retired")
     Release.objects.filter(name="teacher-2").update(status="active")
     decision = consider()
