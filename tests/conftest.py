@@ -33,6 +33,8 @@ settings.REDIS_URL = _own_redis_database(settings.REDIS_URL)
 settings.RUNTIME = "torch"  # the reference; tests of other runtimes set their own
 # WhiteNoise looks up a file when it is requested; otherwise it scans all files whenever a test creates a client.
 settings.WHITENOISE_AUTOREFRESH = True
+HASHERS = settings.PASSWORD_HASHERS
+settings.PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher", *HASHERS]  # cheap
 settings.CELERY_BROKER_URL = settings.REDIS_URL.replace("unix://", "redis+socket://", 1)
 
 
@@ -120,6 +122,12 @@ def redis_server():
     client.flushdb()
     yield client
     client.flushdb()
+
+
+@pytest.fixture
+def deployed_hashers(settings) -> None:
+    """Hash passwords so that a web process, which has the hashers of the settings, can check them."""
+    settings.PASSWORD_HASHERS = HASHERS
 
 
 @pytest.fixture(scope="session")

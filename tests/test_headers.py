@@ -75,6 +75,7 @@ def test_a_name_with_an_underscore_is_no_header_of_the_proxy(
 
 # --- in a browser ---------------------------------------------------------------------------------
 @pytest.mark.slow
+@pytest.mark.usefixtures("deployed_hashers")
 @pytest.mark.skipif(browser.installed() is None, reason="no Chromium is installed")
 def test_the_admin_and_the_documentation_work_under_their_policies(web: Web, tmp_path: Path):
     get_user_model().objects.create_superuser("root", password="a good password")

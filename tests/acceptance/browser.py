@@ -29,7 +29,7 @@ def installed() -> str | None:
 # Marks of test modules that open pages in a browser, from a web process that serves the test's database.
 MARKS = [
     pytest.mark.django_db(transaction=True),
-    pytest.mark.usefixtures("redis_server"),
+    pytest.mark.usefixtures("redis_server", "deployed_hashers"),
     pytest.mark.acceptance,
     pytest.mark.slow,
     pytest.mark.skipif(installed() is None, reason="no Chromium is installed"),

@@ -31,11 +31,6 @@ def no_redis(settings, monkeypatch):
     monkeypatch.setattr(redis_client, "_resume_at", 0.0)
 
 
-@pytest.fixture(autouse=True)
-def fast_hashes(settings):
-    settings.PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]
-
-
 @pytest.fixture
 def person():
     return get_user_model().objects.create_user("ann", password=PASSWORD, is_staff=True)
