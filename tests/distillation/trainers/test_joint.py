@@ -37,7 +37,7 @@ def lines(folder) -> list[dict]:
 @pytest.mark.parametrize(
     ("kind", "timesteps"),
     [
-        ("v at zero terminal SNR", (999,)),
+        pytest.param("v at zero terminal SNR", (999,), marks=pytest.mark.slow),
         ("v at zero terminal SNR", (999, 499)),
         pytest.param("epsilon as SD 1.5", (625,), marks=pytest.mark.slow),
     ],
