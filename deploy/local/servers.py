@@ -25,9 +25,8 @@ READY_SECONDS = 180
 
 def say(text: str) -> None:
     """Print progress to stderr, since stdout is for results."""
-    with suppress(
-        OSError
-    ):  # a closed terminal or pipe, a full disk: the processes are still to be stopped
+    # The terminal or pipe may be closed, or the disk full; the processes must be stopped all the same.
+    with suppress(OSError):
         print(text, file=sys.stderr, flush=True)
 
 
