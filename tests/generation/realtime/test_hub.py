@@ -3,12 +3,10 @@
 import asyncio
 import contextlib
 import json
-import signal
 import socket
 import threading
 import time
 from collections.abc import AsyncIterator, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -458,24 +456,6 @@ def test_without_postgresql_answers_are_quick_and_correct(tmp_path: Path):
         )
     finally:
         web.stop()
-
-
-@pytest.mark.parametrize(
-    "number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)]
-)
-def test_the_process_stops_at_once_and_answers_waiting_clients(tmp_path: Path, key, number: int):
-    web = Web(tmp_path)
-    made = [make_job(seed=seed) for seed in range(20)]
-    with ThreadPoolExecutor(len(made)) as threads:
-        answers = [threads.submit(waited, web, job, key, 50) for job in made]
-        time.sleep(1)
-
-        seconds = web.stop(number)
-
-        for answer in answers:
-            response, _ = answer.result()
-            assert (response.status_code, response.json()["status"]) == (200, "queued")
-    assert seconds < 15
 
 
 def test_a_slow_sender_does_not_delay_other_clients(web: Web, key):

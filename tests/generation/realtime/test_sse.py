@@ -3,12 +3,10 @@
 import asyncio
 import contextlib
 import json
-import signal
 import socket
 import threading
 import time
 from collections.abc import AsyncIterator, Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from uuid import UUID, uuid4
@@ -637,24 +635,3 @@ def test_refusals_are_ordinary_answers_and_the_internal_header_cannot_be_sent(we
     assert (plain.status_code, "results" in plain.json()) == (200, True)
     head = httpx.head(f"{web.url}/v1/jobs/{make_job().id}/events", headers=key)
     assert (head.status_code, head.content) == (200, b"")
-
-
-@pytest.mark.parametrize(
-    "number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)]
-)
-def test_the_process_stops_at_once_and_its_streams_have_no_end_event(
-    tmp_path: Path, key, number: int
-):
-    web = Web(tmp_path)
-    watching = [Watching(web, make_job(seed=seed), key) for seed in range(10)]
-    for one in watching:
-        one.has(1)
-
-    with ThreadPoolExecutor(1) as threads:
-        stopping = threads.submit(web.stop, number)
-        for one in watching:
-            one.end(3)
-        assert stopping.result() < 4
-    for one in watching:
-        assert one.names == ["snapshot"]
-        assert one.is_whole

@@ -5,7 +5,6 @@ import base64
 import io
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
 import httpx
@@ -268,19 +267,6 @@ def test_the_error_after_a_timeout_says_that_the_job_continues(short_wait_web: W
     assert (answer.headers["x-should-retry"], answer.headers["retry-after"]) == ("true", "1")
     assert answer.headers["x-job-id"] == str(Job.objects.get().id)
     assert '"level": "error"' not in short_wait_web.log.read_text()
-
-
-def test_the_error_of_a_stopping_process_says_that_the_job_continues(tmp_path, key: str):
-    web = Web(tmp_path)
-    with connected(web, key, max_retries=0) as client, ThreadPoolExecutor(1) as threads:
-        answer = threads.submit(client.images.generate, prompt=PROMPT)
-        time.sleep(1)
-
-        assert web.stop() < 4
-
-        with pytest.raises(openai.InternalServerError) as caught:
-            answer.result()
-    assert (caught.value.status_code, caught.value.code) == (503, "job_unfinished")
 
 
 def test_an_idempotency_key_gets_the_same_job_again(client: OpenAI, meanwhile):
