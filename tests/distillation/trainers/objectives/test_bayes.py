@@ -26,7 +26,7 @@ def prepared(recipe, folder, *, student_recipe=toys.TINY, kind="v_prediction"):
     ("student_recipe", "kind"),
     [
         *((toys.TINY, kind) for kind in toys.TYPES),
-        (toys.NARROW, toys.TYPES[0]),
+        pytest.param(toys.NARROW, toys.TYPES[0], marks=pytest.mark.slow),  # as part of both
         (BOTH, toys.TYPES[0]),
     ],
     ids=["tiny-v_prediction", "tiny-epsilon", "1/2", "both"],

@@ -24,7 +24,7 @@ def losses(recipe, teacher, student_recipe, folder, *, student=None, seed=0):
     return objective.losses(batch, toys.generator()), batch, student, objective
 
 
-@pytest.mark.parametrize("kind", toys.TYPES)
+@pytest.mark.parametrize("kind", toys.ALIKE)
 def test_a_copy_of_the_teacher_lacks_the_guidance_alone(tmp_path, kind):
     teacher = toys.teacher(kind)
     found, batch, _, _ = losses(GuidanceRecipe(), teacher, toys.UNCUT, tmp_path)

@@ -34,7 +34,7 @@ def test_all_residual_blocks_attentions_and_stages_are_compared(tmp_path):
 
 
 @pytest.mark.parametrize("kernel", KERNELS)
-@pytest.mark.parametrize("kind", toys.TYPES)
+@pytest.mark.parametrize("kind", toys.ALIKE)
 def test_the_loss_of_a_copy_of_the_teacher_is_zero(tmp_path, kernel, kind):
     recipe = MmdRecipe(kernel=kernel, nearest=1, guidance_scale=1.0, samples=2)
     objective, batch, student, _ = prepared(recipe, tmp_path, student_recipe=toys.UNCUT, kind=kind)

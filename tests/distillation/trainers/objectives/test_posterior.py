@@ -24,7 +24,7 @@ def estimated(folder, *, kind="v_prediction", size=1, **fields):
     )
 
 
-@pytest.mark.parametrize("kind", toys.TYPES)
+@pytest.mark.parametrize("kind", toys.ALIKE)
 def test_variances_are_those_of_squared_gradients(tmp_path, kind):
     found = estimated(tmp_path, kind=kind, batches=3, precision=200.0)
     teacher = toys.teacher(kind)

@@ -5,6 +5,7 @@ import tempfile
 from dataclasses import replace
 from pathlib import Path
 
+import pytest
 import torch
 from diffusers.models.attention_processor import AttnProcessor
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
@@ -25,6 +26,7 @@ UNCUT = StudentRecipe(cut=None)
 TINY = StudentRecipe(cut="tiny")
 NARROW = StudentRecipe(cut=None, width="1/2")
 TYPES = ("v_prediction", "epsilon")  # the starter's, with zero terminal SNR, and SD 1.5's
+ALIKE = (TYPES[0], pytest.param(TYPES[1], marks=pytest.mark.slow))  # if they take the same path
 _holders: list[tempfile.TemporaryDirectory] = []  # removed when the process ends
 
 
