@@ -81,8 +81,15 @@ def test_releases_may_be_loaded_in_one_thread_while_another_loads_and_generates(
     assert wrong == []
 
 
-@pytest.mark.parametrize("prediction_type", ["epsilon", "v_prediction"])
-@pytest.mark.parametrize("timesteps", [[999], [999, 499]])
+@pytest.mark.parametrize(
+    ("prediction_type", "timesteps"),
+    [
+        ("v_prediction", [999]),
+        ("epsilon", [999, 499]),
+        pytest.param("epsilon", [999], marks=pytest.mark.slow),
+        pytest.param("v_prediction", [999, 499], marks=pytest.mark.slow),
+    ],
+)
 def test_the_picture_equals_that_of_diffusers_with_the_unfolded_network(
     tmp_path: Path,
     device: str,
