@@ -16,7 +16,7 @@ from generation.jobs import pausing, retention, stock, submission
 from generation.jobs.job_request import JobRequest
 from generation.models import Image, Job, OwnerLimits, Release, StockedImage
 from generation.releases import lifecycle as releases
-from tests.factories import make_user, make_variant
+from tests.factories import make_job, make_user, make_variant
 from tests.tiny import make_tiny_release
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("redis_server")]
@@ -30,13 +30,12 @@ def stocked(tmp_path: Path, settings, worker):
     settings.TORCH_THREADS, settings.STOCK, settings.BATCH_SIZE = 1, 2, 4
     make_tiny_release(tmp_path / "tiny", name="tiny", kind="student")
     releases.activate(releases.register(tmp_path / "tiny"))
-    for text in (TEXT, OTHER):
-        make_variant(text=text)
+    often, _ = (make_variant(text=text) for text in (TEXT, OTHER))
     assert encoding.encode_missing() == 0
     worker.tick()  # it reads which releases are in service
-    for seed in range(stock.OFTEN):
-        submit(TEXT, seed=seed)
-    submit(OTHER, seed=1)
+    for _ in range(stock.OFTEN):
+        make_job(variant=often, release=Release.objects.get(), status=Job.Status.SUCCEEDED)
+    submit(OTHER, seed=1)  # for which the worker loads the release
     worker.run()
     return worker
 
@@ -146,14 +145,22 @@ def test_old_stock_and_stock_of_releases_out_of_service_is_removed_with_its_file
     Release.objects.update(status="retired")
     retention.sweep()
     assert not StockedImage.objects.exists() and not storage.exists(young.master)
-    assert all(storage.exists(image.file) for image in Image.objects.all())
+    assert storage.exists(Image.objects.get().file)
 
 
-def test_a_paused_queue_stocks_nothing(stocked):
+def test_nothing_is_stocked_while_the_queue_is_paused_beyond_a_size_or_for_old_requests(
+    stocked, monkeypatch
+):
     StockedImage.objects.first().delete()
+    with monkeypatch.context() as patch:
+        patch.setattr(stock, "MAX_BYTES", 1)
+        assert not stocked._stocking.is_wanted()
+    pausing.pause("generation", by="anna")
+    assert not stocked._stocking.is_wanted()
+    pausing.resume("generation")
     assert stocked._stocking.is_wanted()
 
-    pausing.pause("generation", by="anna")
+    Job.objects.update(created_at=timezone.now() - timedelta(days=3))
 
     assert not stocked._stocking.is_wanted()
 
@@ -170,17 +177,3 @@ def test_after_a_failed_image_the_worker_pauses_its_stocking(stocked, monkeypatc
 
     assert not stocked._stocking.is_wanted() and not StockedImage.objects.exists()
     assert "image_not_stocked" in caplog.text and not stocked.health.is_good
-
-
-def test_the_stock_is_limited_in_bytes(stocked, monkeypatch):
-    monkeypatch.setattr(stock, "MAX_BYTES", 1)
-    StockedImage.objects.first().delete()
-
-    assert not stocked._stocking.is_wanted()
-
-
-def test_variants_that_are_no_longer_requested_are_not_stocked_again(stocked):
-    StockedImage.objects.all().delete()
-    Job.objects.update(created_at=timezone.now() - timedelta(days=3))
-
-    assert not stocked._stocking.is_wanted()
