@@ -35,12 +35,13 @@ class Memory:
 
 def memory(pid: int) -> Memory:
     """Return the memory of a process. VmHWM is the peak since exec, unlike that of getrusage."""
-    peak = None
+    resident, peak = psutil.Process(pid).memory_info().rss, None
     status = Path(f"/proc/{pid}/status")
     if status.exists():
         lines = dict(line.split(":", 1) for line in status.read_text().splitlines())
-        peak = 1024 * int(lines["VmHWM"].split()[0])
-    return Memory(psutil.Process(pid).memory_info().rss, peak)
+        # The kernel counts both approximately.
+        peak = max(resident, 1024 * int(lines["VmHWM"].split()[0]))
+    return Memory(resident, peak)
 
 
 class Process:

@@ -8,6 +8,7 @@ from django.core.management import call_command
 from django.test import Client
 from drf_spectacular.generators import SchemaGenerator
 
+from distillation.pipeline.summaries import FITS
 from generation.api import openapi
 from generation.models import Job
 from tests.client import API
@@ -158,7 +159,8 @@ def test_every_body_has_an_example():
 
 def test_the_examples_are_accepted_as_requests(redis_server, settings):
     settings.OPENAI_WAIT_SECONDS = 0.1
-    make_release(name="teacher", kind="teacher")
+    size = FITS["starter-1step"].image_size
+    make_release(name="teacher", kind="teacher", image_sizes=((size, size),))
     make_release(covered_variants=["the-second"])
     make_variant(slug="draft", status="draft")
     for slug in ("the-first", "the-second"):
