@@ -79,6 +79,11 @@ class Writer:
                 return Result(job, stored, share, encode_seconds=time.monotonic() - began)
 
             made = list(zip(kept, storage.at_once(make, kept), strict=True))
+            # Here and not in the transaction, where a disk that hangs would hold locks and no watch would see it.
+            for _, outcome in made:
+                if isinstance(outcome, Result):
+                    images.sync(outcome.images)
+                    activity.moved()
         for job, outcome in made:
             if isinstance(outcome, Exception):
                 self.note(outcome)

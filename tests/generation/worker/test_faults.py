@@ -1,5 +1,6 @@
 """Faults of storage, releases, device and database: they fail no job, and the worker continues afterwards."""
 
+import os
 import shutil
 import threading
 import time
@@ -522,6 +523,32 @@ def test_a_storage_that_hangs_gives_its_jobs_back_and_ends_the_process(
     )  # so that its next process probes before it claims
     released.set()
     running.join()
+
+
+def test_a_disk_that_hangs_while_it_syncs_gives_the_jobs_back_and_ends_the_process(
+    served,  # noqa: F811
+    settings,
+    worker,
+    exit_codes,
+    monkeypatch,
+):
+    job = submit(seed=1)
+    released = threading.Event()
+    monkeypatch.setattr(os, "fsync", lambda _: released.wait(60))
+    worker.loaded.get(served)
+    settings.STALL_SECONDS = 3
+    worker.watch.begin()
+    running = threading.Thread(target=worker.run)
+    running.start()
+    try:
+        until(lambda: exit_codes == [EXIT_STALLED], seconds=30)
+        job.refresh_from_db()
+        assert (job.status, job.failures) == ("queued", 0)
+        assert job.attempts.get().error_code == "storage_failed"
+    finally:
+        released.set()
+        running.join()
+    assert Job.objects.get().status == "queued"  # the late result is refused
 
 
 def test_each_step_counts_as_progress_however_long_all_of_them_take(served, worker):  # noqa: F811
