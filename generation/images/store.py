@@ -185,14 +185,14 @@ def hold(images: Iterable[StoredImage]) -> set[str]:
 
 
 def sync(images: Iterable[StoredImage]) -> None:
-    """Wait until the files that this process stored are on the disk."""
+    """Wait until the files that this process stored are on the disk. Raises StorageFailed if one is not."""
     storage.sync({name for image in images for name in (image.file, image.master)})
 
 
 def gone(images: Iterable[StoredImage]) -> set[str]:
-    """Return the names of files that are missing, have another size, or could not be synced. Raises StorageFailed.
+    """Return the names of files that are missing or have another size. Raises StorageFailed.
 
-    The other files are synced to the disk, so that rows may refer to them.
+    The files are synced to the disk, so that rows may refer to them.
     """
     seen = list(images)
     sync(seen)

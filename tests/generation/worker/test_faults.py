@@ -1,5 +1,6 @@
 """Faults of storage, releases, device and database: they fail no job, and the worker continues afterwards."""
 
+import errno
 import os
 import shutil
 import threading
@@ -119,6 +120,36 @@ def test_a_failing_storage_fails_no_job_and_stops_the_claims(served, settings, w
 
     assert set(Job.objects.values_list("status", flat=True)) == {"succeeded"}
     assert Worker.objects.values_list("fault", "faulty_since").get() == ("", None)
+
+
+def test_a_disk_that_cannot_sync_fails_no_job_and_stops_the_claims(
+    served,  # noqa: F811
+    settings,
+    worker,
+    monkeypatch,
+):
+    settings.BATCH_SIZE = 1
+    refused: list[int] = []
+
+    def refuse(handle: int) -> None:
+        refused.append(handle)
+        if len(refused) > 40:  # enough for all jobs: end a worker that would go on
+            heartbeat.stopping.set()
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(os, "fsync", refuse)
+    for seed in range(10):
+        submit(seed=seed)
+
+    worker.run()
+    worker.tick()
+
+    assert Attempt.objects.count() <= 3  # those in progress, not the whole queue
+    assert set(Attempt.objects.values_list("outcome", "error_class", "error_code")) == {
+        ("released", "infrastructure", "storage_failed")
+    }
+    assert set(Job.objects.values_list("status", "failures")) == {("queued", 0)}
+    assert Worker.objects.get().fault == "storage_failed"
 
 
 def test_a_worker_waits_for_an_unreachable_object_store(served, settings, monkeypatch, worker):  # noqa: F811
