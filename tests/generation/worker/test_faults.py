@@ -348,6 +348,64 @@ def test_a_database_that_fails_between_the_steps_of_a_teacher_loses_no_picture(
     assert set(Job.objects.values_list("status", "attempt")) == {("succeeded", 1)}
 
 
+def test_a_long_outage_between_the_steps_of_a_teacher_is_no_stall(
+    served,  # noqa: F811
+    tmp_path,
+    worker,
+    exit_codes,
+    monkeypatch,
+):
+    monkeypatch.setattr(interleaving, "CHECK_SHARE", float("inf"))  # these steps take milliseconds
+    monkeypatch.setattr(writing, "PAUSE_SECONDS", (0.001, 0.001))
+    make_tiny_release(tmp_path / "big", name="big", kind="teacher", steps=3)
+    teacher = releases.register(tmp_path / "big")
+    releases.activate(teacher)
+    assert encoding.encode_missing() == 0
+    worker.tick()
+    worker.loaded.get(served)
+    unet = worker.loaded.get(teacher).runtime.unet
+    submit(seed=1, model="teacher")
+    claim, stalled = jobs.claim, []
+
+    def step(*_: object) -> None:
+        if Job.objects.count() == 1:
+            submit(seed=1, model="student")
+
+    def away_at_first(*arguments, **options):
+        if options["only"] and len(stalled) < 3:
+            stalled.append(worker.watch.check(0.9 * unknown_bound()))
+            raise OperationalError("connection refused")
+        return claim(*arguments, **options)
+
+    monkeypatch.setattr(jobs, "claim", away_at_first)
+    unet.register_forward_pre_hook(step)
+    worker.run()
+
+    assert stalled == [None] * 3 and exit_codes == []
+    assert set(Job.objects.values_list("status", "attempt")) == {("succeeded", 1)}
+
+
+def test_a_long_outage_while_identical_jobs_are_answered_is_no_stall(served, worker, monkeypatch):  # noqa: F811
+    monkeypatch.setattr(writing, "PAUSE_SECONDS", (0.001, 0.001))
+    first = submit(seed=1)
+    make_job(
+        variant=first.variant, embedding=first.embedding, release=served, key=first.key, seed=1
+    )
+    answer, stalled = completion.answer_identical, []
+
+    def away_at_first(*arguments, **options):
+        if len(stalled) < 3:
+            stalled.append(worker.watch.check(0.9 * unknown_bound()))
+            raise OperationalError("connection refused")
+        return answer(*arguments, **options)
+
+    monkeypatch.setattr(completion, "answer_identical", away_at_first)
+    worker.run()
+
+    assert stalled == [None] * 3
+    assert set(Job.objects.values_list("status", flat=True)) == {"succeeded"}
+
+
 def test_a_device_that_breaks_while_filling_the_stock_loses_no_finished_image(
     served,  # noqa: F811
     settings,
@@ -598,6 +656,14 @@ def test_each_step_counts_as_progress_however_long_all_of_them_take(served, work
     job.refresh_from_db()
     assert job.status == "succeeded"
     assert stalled == [None] * served.num_inference_steps and len(stalled) > 1
+
+
+def test_a_suspended_activity_does_not_count_and_one_that_is_begun_meanwhile_does(worker):
+    with worker.watch.watching("device", "step", 10.0) as teacher:
+        with worker.watch.suspended(), worker.watch.watching("device", "step", 10.0) as student:
+            assert worker.watch.check(11.0) is student
+        assert teacher.idle_seconds == 0
+        assert worker.watch.check(11.0) is teacher
 
 
 def test_a_process_that_was_frozen_has_not_stalled(worker):
