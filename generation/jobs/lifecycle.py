@@ -82,11 +82,12 @@ def _end_attempt(claim: Claim, outcome: Attempt.Outcome, **fields: Any) -> None:
 def wanted_kind(queue: str) -> str | None:
     """Return the kind of releases whose jobs the workers of this queue claim; None = all.
 
-    Jobs of a teacher belong to the queue `reference`; while that has no worker, the other workers claim them too.
+    Jobs of a teacher belong to the queue `reference`; while that has no worker and is not paused, the other workers
+    claim them too.
     """
     if queue == queues.REFERENCE:
         return Release.Kind.TEACHER
-    return Release.Kind.STUDENT if heartbeat.is_served(queues.REFERENCE) else None
+    return Release.Kind.STUDENT if queues.is_split() else None
 
 
 @dataclass(frozen=True)
