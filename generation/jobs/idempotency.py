@@ -90,6 +90,13 @@ def remember_body(owner, route: str, body: Any, job: Job) -> None:
     )
 
 
+def forget_body(owner, route: str, body: Any) -> None:
+    """Delete what `remember_body` stored for this body, so that `by_body` finds no job."""
+    IdempotencyKey.objects.filter(
+        owner=owner, route=BY_BODY + route, key=fingerprint(body)
+    ).delete()
+
+
 def by_body(owner, route: str, body: Any, *, seconds: float) -> Job | None:
     """Return the owner's job with this body from the last `seconds`, unless it failed, was canceled or purged."""
     rows = IdempotencyKey.objects.select_related("job").filter(
