@@ -16,7 +16,6 @@ from django.db import IntegrityError, OperationalError, transaction
 from django.db.models import Q, QuerySet, prefetch_related_objects
 from django.db.models.expressions import CombinedExpression
 from django.db.models.functions import Now
-from django.utils import timezone
 
 from generation.errors import (
     CANCELED_BY_CLIENT,
@@ -59,7 +58,7 @@ def move(jobs: QuerySet[Job], *, to: Status, **fields: Any) -> int:
     """
     fields["lease_expires_at"] = None
     if to in Job.TERMINAL:
-        fields.setdefault("finished_at", timezone.now())
+        fields.setdefault("finished_at", Now())  # retention compares it with PostgreSQL's clock
     return jobs.update(status=to, **fields)
 
 
@@ -75,7 +74,7 @@ def _lease_end() -> CombinedExpression:
 def _end_attempt(claim: Claim, outcome: Attempt.Outcome, **fields: Any) -> None:
     Attempt.objects.filter(
         job_id=claim.job_id, number=claim.attempt, outcome=Outcome.RUNNING
-    ).update(outcome=outcome, ended_at=timezone.now(), **fields)
+    ).update(outcome=outcome, ended_at=Now(), **fields)
 
 
 # --- claim and hold -------------------------------------------------------------------------------
@@ -224,7 +223,7 @@ def answer(job: Job, stored: Sequence[StoredImage], how: Job.Cache, report: Repo
 
     Call it in the transaction that locks their files (`images.hold`). how: recorded on the job.
     """
-    now = timezone.now()
+    now = database.now()
     queued = Job.objects.filter(id=job.id, status=Status.QUEUED)
     if not move(queued, to=Status.SUCCEEDED, cache=how, finished_at=now):
         return False

@@ -4,7 +4,7 @@ import structlog
 from django.db import transaction
 
 from generation.errors import InvalidRequest
-from generation.infra import notifications
+from generation.infra import database, notifications
 from generation.models import Delivery, Job, WebhookEndpoint
 from generation.webhooks import endpoints as webhooks
 from generation.webhooks import payload, predictions
@@ -28,8 +28,14 @@ def send(endpoint: WebhookEndpoint) -> Delivery:
             raise InvalidRequest(
                 "The webhook has no ended job that is kept. Submit a job with it, and send the test when it has ended."
             )
+        now = database.now()
         delivery = Delivery(
-            owner_id=found.owner_id, endpoint=found, job=job, event=Delivery.Event.COMPLETED
+            owner_id=found.owner_id,
+            endpoint=found,
+            job=job,
+            event=Delivery.Event.COMPLETED,
+            next_attempt_at=now,
+            created_at=now,
         )
         delivery.body = payload.body_of(delivery, is_test=True)
         delivery.save(force_insert=True)
