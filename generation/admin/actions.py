@@ -213,7 +213,10 @@ class ObjectActionsMixin:
         except GenerationError as error:
             # The object changed between validation and write.
             messages.error(request, error.detail)
-            return redirect(request.get_full_path())
+            if not hasattr(request, "given"):
+                return redirect(request.get_full_path())
+            request.method = "GET"  # the form is shown again with `given` as its initial values
+            return super().changeform_view(request, object_id, form_url, context)  # type: ignore[misc]
 
     def _buttons(self, request: HttpRequest, obj: Model) -> list[dict[str, Any]]:
         return [
