@@ -119,11 +119,12 @@ class PromptVariantAdmin(
             return [(None, {"fields": wording})]
         if self.has_change_permission(request, obj):
             wording.insert(1, "new_revision")
+            wording.append("seen")
         facts = ["unknown", "embeddings", "revision", "created_at", "updated_at"]
         return [(None, {"fields": wording}), ("Embeddings", {"fields": facts})]
 
     def get_form(self, request: HttpRequest, obj: Any = None, **kwargs: Any) -> Any:
-        # `new_revision` is a field of the form only; the admin would look it up on the model.
+        # `new_revision` and `seen` are fields of the form only; the admin would look them up on the model.
         kwargs["fields"] = [*VariantForm.Meta.fields]
         if not self.has_change_permission(request, obj) and obj is not None:
             kwargs["fields"] = []
