@@ -5,6 +5,7 @@ import re
 from collections.abc import Iterator
 
 import pytest
+from django.core.files.uploadedfile import SimpleUploadedFile
 from django.db import connection
 from django.test import Client
 from django.urls import get_resolver, resolve, reverse
@@ -223,6 +224,15 @@ def test_a_refusal_is_a_page_with_the_message_of_the_api():
     assert answer.status_code == 400 and answer["Content-Type"].startswith("text/html")
     assert "colour: Unknown parameter." in words(answer)
     assert answer["Content-Security-Policy"]
+
+
+def test_too_many_files_or_values_are_refused_with_their_limit(settings):
+    files = [SimpleUploadedFile(f"{number}.png", b"x") for number in range(101)]
+    answer = Person().post("/", {"file": files}, Accept="text/html")
+    assert answer.status_code == 400 and "at most 100 files. Send them" in words(answer)
+    settings.DATA_UPLOAD_MAX_NUMBER_FIELDS = 2
+    answer = Person(username="other").post("/", {"text": ["a", "b", "c"]}, Accept="text/html")
+    assert answer.status_code == 400 and "at most 2 values" in words(answer)
 
 
 def test_foreign_query_parameters_are_ignored(job):
