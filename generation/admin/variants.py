@@ -8,6 +8,7 @@ from django.contrib.admin.utils import unquote
 from django.contrib.postgres.expressions import ArraySubquery
 from django.contrib.postgres.fields import ArrayField
 from django.core.exceptions import PermissionDenied
+from django.db import transaction
 from django.db.models import Case, OuterRef, QuerySet, UUIDField, Value, When
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import redirect
@@ -19,6 +20,7 @@ from unfold.contrib.filters.admin import ChoicesDropdownFilter
 from unfold.contrib.import_export.forms import ExportForm
 from unfold.decorators import display
 
+from generation.access import audit
 from generation.admin import pictures, variant_columns, variant_page
 from generation.admin.actions import ObjectActionsMixin
 from generation.admin.variant_actions import VariantActionsMixin
@@ -176,6 +178,15 @@ class PromptVariantAdmin(
             )
             return redirect("admin:generation_promptvariant_change", variant.pk)
         return super().delete_view(request, object_id, extra_context)
+
+    def delete_model(self, request: HttpRequest, obj: Any) -> None:
+        self.delete_queryset(request, PromptVariant.objects.filter(pk=obj.pk))
+
+    @transaction.atomic
+    def delete_queryset(self, request: HttpRequest, queryset: QuerySet) -> None:
+        for variant in queryset:
+            audit.record("variant_deleted", variant.slug, text=variant.text)
+        super().delete_queryset(request, queryset)
 
     # --- columns and fields
     @display(description="prompt variant", ordering="slug")

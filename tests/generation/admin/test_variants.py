@@ -308,6 +308,19 @@ def test_a_prompt_that_a_specialist_makes_well_is_neither_weak_nor_hard(admin, s
     assert listed(admin, standing="hard") == ["weak"]
 
 
+def test_deletions_of_variants_are_in_the_audit_log(admin):
+    one, two = make_variant(slug="one", text="one vase"), make_variant(slug="two", text="two vases")
+    admin.post(url("delete", one.pk), {"post": "yes"})
+    run_list_action(admin, "delete_selected", "two", post="yes")
+    assert not PromptVariant.objects.filter(pk__in=[one.pk, two.pk]).exists()
+    entries = AuditEntry.objects.filter(action="variant_deleted").order_by("pk")
+    found = [(entry.actor, entry.subject, entry.detail) for entry in entries]
+    assert found == [
+        ("admin", "one", {"text": "one vase"}),
+        ("admin", "two", {"text": "two vases"}),
+    ]
+
+
 def test_a_page_opened_before_another_change_cannot_undo_it(admin):
     variant = make_variant(slug="red-vase", text="a red vase", tags=["vase"])
     page = admin.get(url("change", variant.pk))
