@@ -313,12 +313,18 @@ class Chain:
 
     def _structure(self, context: Context) -> None:
         student_recipe, recipe = context.recipe.recipe
-        structure.train(recipe, self._loaded.for_stage(context), student_recipe=student_recipe)
+        structure.train(
+            recipe, self._loaded.for_stage(context, with_path=True), student_recipe=student_recipe
+        )
 
     def _tune(self, name: str, part: Any, train: Train, before: str, context: Context) -> None:
         loaded = self._loaded
         # Quantisation changes nothing visible.
-        common = loaded.for_stage(context, shows_samples=name != "quantise")
+        common = loaded.for_stage(
+            context,
+            shows_samples=name != "quantise",
+            with_path=name == "regression" and len(self.recipe.timesteps) > 1,
+        )
         inputs = TuningInputs(
             **vars(common),
             student=loaded.unet(context.needs[before]),

@@ -156,6 +156,21 @@ def test_a_path_of_no_timesteps_takes_no_space(teacher, catalogue, tmp_path):
     assert torch.allclose(found.latents.float(), found.take(torch.arange(9)).latents.float())
 
 
+def test_without_the_path_the_other_tensors_are_the_same(made):
+    found, whole = read(made, "train", with_path=False), read(made, "train")
+    assert (found.path.shape, found.path_timesteps) == ((9, 0, 4, 8, 8), ())
+    for name in ("prompts", "seeds", "latents", "accepted", "margins"):
+        assert torch.equal(getattr(found, name), getattr(whole, name))
+
+
+def test_pairs_that_are_all_accepted_are_not_copied(made, monkeypatch):
+    def take(*_: object) -> None:
+        raise AssertionError("copied")
+
+    monkeypatch.setattr(pairs.Pairs, "take", take)
+    assert len(read(made, "train", only_accepted=True)) == 9
+
+
 def test_a_hard_variant_has_further_seeds_in_training_alone(made, teacher, catalogue, tmp_path):
     run(tmp_path, teacher, catalogue, further={1: 2})
     before, after = read(made, "train"), read(tmp_path, "train")
