@@ -2,9 +2,9 @@
 
 Deterministic trajectories (DDIM, η = 0) of the guided teacher, in one safetensors file per variant. Its name is a hash
 of all that the pairs depend on, so a changed catalogue only needs the pairs of its new variants. Files are written
-atomically, so an interrupted stage resumes with the missing ones; processes divide them among each other. A tenth of
-the seeds of each variant is held out. A hard variant may have additional files, all for training, which increases its
-share of the batches.
+atomically, and an interrupted stage resumes with the missing batches; processes divide the files among each other. A
+tenth of the seeds of each variant is held out. A hard variant may have additional files, all for training, which
+increases its share of the batches.
 """
 
 import hashlib
@@ -30,6 +30,7 @@ from distillation.trainers import judging
 from distillation.trainers.catalogue import Catalogue
 from distillation.trainers.schedule import CLEAN
 from distillation.trainers.teacher import Teacher
+from distillation.trainers.unfinished_pairs import Item, Unfinished
 from distillation.training import checks, processes
 from distillation.training.errors import RecipeRefused, TrainingError
 from generation.engine import sampling
@@ -37,7 +38,6 @@ from generation.engine import sampling
 SPLITS = ("train", "held_out")
 SUMMARY = "pairs.json"
 FIRST_SEED = 2**40  # seeds below it are reserved for evaluations
-Item = tuple[int, int]  # row of the catalogue, seed
 Piece = TypeVar("Piece")
 
 
@@ -56,7 +56,7 @@ class PairsRecipe:
     num_inference_steps: int = 20
     path_timesteps: tuple[int, ...] = (749, 499, 249)
     batch: int = 32
-    written: int = 256  # pairs written at once: the most that an interruption loses
+    written: int = 256  # pairs written at once: the most that a kill loses
     revision: int = 1
 
     def __post_init__(self) -> None:
@@ -275,15 +275,13 @@ def _make_files(work: _Work, wanted: Sequence[tuple[int, Path]], bar: Bar) -> No
     """Make these files, each of a row of the catalogue."""
     each = work.recipe.seeds_per_variant
     items = [(row, seed) for row, path in wanted for seed in _seeds(work.recipe, path)]
-    parts = []
-    for chunk in _chunks(items, work.recipe.batch):
-        parts.append(_solved(chunk, work))
-        bar.add(len(chunk))
-    tensors = {key: torch.cat([part[key] for part in parts]) for key in parts[0]}
+    unfinished = Unfinished(wanted[0][1], items, batch=work.recipe.batch)
+    tensors = unfinished.complete(partial(_solved, work=work), bar, each=work.recipe.written)
     for place, (_, path) in enumerate(wanted):
         of_row = slice(place * each, (place + 1) * each)
         own = {key: value[of_row].contiguous() for key, value in tensors.items()}
         atomic.make_file(path, partial(save_file, own))
+    unfinished.remove()
 
 
 def keys(catalogue: Catalogue) -> list[str]:
