@@ -198,7 +198,7 @@ def _write_tokenizer(folder: Path) -> None:
 
 def _complete(folder: Path, name: str, options: Options) -> Manifest:
     config = _json(folder / "scheduler" / "scheduler_config.json")
-    timesteps = sampling.default_timesteps(config, options.steps)
+    timesteps = sampling.default_timesteps(config, options.steps, name=options.noise_scheduler)
     sampling.check(options.noise_scheduler, config, timesteps)
     loaded = encoder.load_parts(folder, release.encoder_fingerprint(folder))
     empty = embeddings.unpack(loaded.encode([""])[0])

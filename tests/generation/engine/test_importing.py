@@ -268,6 +268,14 @@ def test_the_tokenizer_is_made_readable_without_transformers(source: Path) -> No
     assert tokens.count_tokens(target, "a red vase") == 5
 
 
+@pytest.mark.parametrize("name", ["lcm", "tcd"])
+def test_distilled_networks_start_at_the_noise_level_of_their_scheduler(
+    source: Path, name: str
+) -> None:
+    _, manifest = import_as_release(source, noise_scheduler=name, steps=4, guidance_scale=1.0)
+    assert manifest.timesteps == [999, 759, 499, 259]
+
+
 def test_the_empty_text_is_stored_for_guidance(source: Path) -> None:
     target, _ = import_as_release(source)
     stored = load_file(target / "negative_prompt_embeds.safetensors")["negative_prompt_embeds"]
