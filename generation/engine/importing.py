@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 from safetensors.numpy import save_file
 
-from generation.engine import release, sampling
+from generation.engine import networks, release, sampling
 from generation.engine.errors import ReleaseInvalid
-from generation.engine.prompts import embeddings, encoder
+from generation.engine.prompts import embeddings, encoder, tokens
 from generation.engine.release import NEGATIVE_EMBEDS, PICKLES, Manifest, Progress
 
 PIPELINE_CLASSES = ("StableDiffusionPipeline", "StableDiffusionImg2ImgPipeline")
@@ -180,20 +180,24 @@ def _copy(copies: dict[str, Path], folder: Path, on_progress: Progress | None) -
 
 # --- what to add ----------------------------------------------------------------------------------
 def _write_tokenizer(folder: Path) -> None:
-    """Write tokenizer.json, the only format that the `tokenizers` library reads, from vocab.json and merges.txt."""
-    place = folder / "tokenizer"
-    if not (place / "tokenizer.json").is_file():
-        from transformers import CLIPTokenizerFast
+    """Write what the `tokenizers` library and `prompts.tokens` read: tokenizer.json, and the padding token.
 
-        try:
-            tokenizer = CLIPTokenizerFast.from_pretrained(place, local_files_only=True)
-        except (OSError, ValueError, TypeError) as error:
-            raise ReleaseInvalid(f"{place} is not a valid CLIP tokenizer: {error}") from error
+    transformers takes the token from special_tokens_map.json, if the tokenizer is of its older format.
+    """
+    from transformers import CLIPTokenizerFast
+
+    place = folder / "tokenizer"
+    try:
+        tokenizer = CLIPTokenizerFast.from_pretrained(place, local_files_only=True)
+    except (OSError, ValueError, TypeError) as error:
+        raise ReleaseInvalid(f"{place} is not a valid CLIP tokenizer: {error}") from error
+    if not (place / "tokenizer.json").is_file():
         tokenizer.backend_tokenizer.save(str(place / "tokenizer.json"))
-    if not (place / "tokenizer_config.json").is_file():
-        raise ReleaseInvalid(
-            f"{place / 'tokenizer_config.json'} is missing. Download the folder again."
-        )
+    path = place / "tokenizer_config.json"
+    if not path.is_file():
+        raise ReleaseInvalid(f"{path} is missing. Download the folder again.")
+    if tokens.pad_token(folder) != tokenizer.pad_token:
+        networks.write_json(path, {**_json(path), "pad_token": tokenizer.pad_token})
 
 
 def _complete(folder: Path, name: str, options: Options) -> Manifest:

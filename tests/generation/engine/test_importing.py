@@ -12,7 +12,7 @@ import torch
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from safetensors.torch import load_file, save_file
-from transformers import CLIPTextConfig
+from transformers import CLIPTextConfig, CLIPTokenizer
 from transformers.models.clip.modeling_clip import CLIPTextModel
 
 from generation.engine import importing, networks, pipeline, release
@@ -266,6 +266,19 @@ def test_the_tokenizer_is_made_readable_without_transformers(source: Path) -> No
     assert not (source / "tokenizer/tokenizer.json").exists()
     target, _ = import_as_release(source)
     assert tokens.count_tokens(target, "a red vase") == 5
+
+
+def test_texts_are_padded_as_by_transformers(source: Path) -> None:
+    """As in Stable Diffusion 2, whose two files differ."""
+    for name, token in (("special_tokens_map", "!"), ("tokenizer_config", "<|endoftext|>")):
+        path = source / "tokenizer" / f"{name}.json"
+        known = json.loads(path.read_text()) if path.exists() else {}
+        known.pop("added_tokens_decoder", None)
+        path.write_text(json.dumps({**known, "pad_token": token}))
+    expected = CLIPTokenizer.from_pretrained(source / "tokenizer").pad_token_id
+    target, _ = import_as_release(source)
+    assert tokens.pad_token_id(target) == expected
+    assert expected != tokens.load_tokenizer(target).token_to_id("<|endoftext|>")
 
 
 @pytest.mark.parametrize("name", ["lcm", "tcd"])
