@@ -79,6 +79,7 @@ def import_folder(
     with tempfile.TemporaryDirectory(prefix=".importing-", dir=target.parent) as temporary:
         folder = Path(temporary) / name
         _copy(copies, folder, on_progress)
+        _write_index(folder)
         _write_tokenizer(folder)
         manifest = _complete(folder, name, options)
         release.write(folder, manifest)
@@ -179,6 +180,16 @@ def _copy(copies: dict[str, Path], folder: Path, on_progress: Progress | None) -
 
 
 # --- what to add ----------------------------------------------------------------------------------
+def _write_index(folder: Path) -> None:
+    """Write model_index.json without the components that are not copied, so that diffusers loads the folder."""
+    path = folder / "model_index.json"
+    index = _json(path)
+    for name, value in index.items():
+        if isinstance(value, list) and not (folder / name).is_dir():
+            index[name] = [None, None]
+    networks.write_json(path, {**index, "requires_safety_checker": False})
+
+
 def _write_tokenizer(folder: Path) -> None:
     """Write what the `tokenizers` library and `prompts.tokens` read: tokenizer.json, and the padding token.
 

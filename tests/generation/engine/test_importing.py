@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from diffusers import StableDiffusionPipeline
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from safetensors.torch import load_file, save_file
@@ -287,6 +288,18 @@ def test_distilled_networks_start_at_the_noise_level_of_their_scheduler(
 ) -> None:
     _, manifest = import_as_release(source, noise_scheduler=name, steps=4, guidance_scale=1.0)
     assert manifest.timesteps == [999, 759, 499, 259]
+
+
+def test_diffusers_loads_a_release_whose_source_had_a_safety_checker(source: Path) -> None:
+    edit(
+        source / "model_index.json",
+        safety_checker=["stable_diffusion", "StableDiffusionSafetyChecker"],
+        feature_extractor=["transformers", "CLIPImageProcessor"],
+        requires_safety_checker=True,
+    )
+    target, _ = import_as_release(source)
+    stock = StableDiffusionPipeline.from_pretrained(target, local_files_only=True)
+    assert stock.safety_checker is None
 
 
 def test_the_empty_text_is_stored_for_guidance(source: Path) -> None:
