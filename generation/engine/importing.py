@@ -1,9 +1,10 @@
-"""Import of a Stable Diffusion 1.x / 2.x diffusers folder or hub id as a release."""
+"""Import of a Stable Diffusion 1.x / 2.x diffusers folder as a release."""
 
 import json
 import shutil
 import struct
 import tempfile
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,14 +32,6 @@ TOKENIZER_FILES = (
     "added_tokens.json",
 )
 DTYPE_NAMES = {"F16": "float16", "F32": "float32", "BF16": "bfloat16"}
-# Only these files of a hub repository are downloaded; never a pickle.
-HUB_PATTERNS = [
-    "model_index.json",
-    "scheduler/*.json",
-    "tokenizer/*.json",
-    "tokenizer/merges.txt",
-    *(f"{folder}/*.{ending}" for folder in WEIGHTS for ending in ("json", "safetensors")),
-]
 CONVERT = (
     "Convert it once: StableDiffusionPipeline.from_pretrained(DIR).save_pretrained(NEW_DIR, "
     "safe_serialization=True), on a machine where you trust the file."
@@ -88,20 +81,6 @@ def import_folder(
     return manifest
 
 
-def download(hub_id: str) -> Path:
-    """Download a Hugging Face hub repository without its pickles; return the folder. Raises ReleaseInvalid."""
-    import huggingface_hub
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
-
-    try:
-        return Path(huggingface_hub.snapshot_download(hub_id, allow_patterns=HUB_PATTERNS))
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
-        raise ReleaseInvalid(
-            f"{hub_id} could not be downloaded: {str(error).splitlines()[0]} "
-            "Check the id and the network, or download it elsewhere and give the folder."
-        ) from error
-
-
 # --- what to copy ---------------------------------------------------------------------------------
 def _check_kind(source: Path) -> None:
     index = source / "model_index.json"
@@ -144,23 +123,35 @@ def _plan(source: Path) -> dict[str, Path]:
 
 def _weights(folder: Path, base: str) -> list[Path]:
     """Return the safetensors files of a component, fp16 ones if available, and the index if they are sharded."""
+    found = {path.name for path in folder.glob("*") if path.is_file()}
+    chosen = chosen_weights(found, base)
+    if chosen is None:
+        raise without_weights(str(folder), found, base)
+    if not chosen.endswith(".json"):
+        return [folder / chosen]
+    index = folder / chosen
+    names = sorted(set(_json(index).get("weight_map", {}).values()))
+    if any("/" in name or not name.endswith(".safetensors") for name in names):
+        raise ReleaseInvalid(f"{index} lists files outside its folder or not in safetensors.")
+    return [index, *(folder / name for name in names)]
+
+
+def chosen_weights(names: Collection[str], base: str) -> str | None:
+    """Return the file of a component's weights, or their index if they are sharded; fp16 ones if available."""
     for variant in (".fp16", ""):
-        single = folder / f"{base}{variant}.safetensors"
-        if single.is_file():
-            return [single]
-        index = folder / f"{base}.safetensors.index{variant}.json"
-        if index.is_file():
-            names = sorted(set(_json(index).get("weight_map", {}).values()))
-            if any("/" in name or not name.endswith(".safetensors") for name in names):
-                raise ReleaseInvalid(
-                    f"{index} lists files outside its folder or not in safetensors."
-                )
-            return [index, *(folder / name for name in names)]
-    if pickles := sorted(path.name for path in folder.glob("*") if path.name.endswith(PICKLES)):
-        raise ReleaseInvalid(
+        for name in (f"{base}{variant}.safetensors", f"{base}.safetensors.index{variant}.json"):
+            if name in names:
+                return name
+    return None
+
+
+def without_weights(folder: str, names: Collection[str], base: str) -> ReleaseInvalid:
+    """Return the error of a component without safetensors. names: of its files."""
+    if pickles := sorted(name for name in names if name.endswith(PICKLES)):
+        return ReleaseInvalid(
             f"{folder} has its weights only as a pickle ({pickles[0]}), which can run code when it is loaded. {CONVERT}"
         )
-    raise ReleaseInvalid(f"{folder} has no {base}.safetensors. Download the folder again.")
+    return ReleaseInvalid(f"{folder} has no {base}.safetensors. Download the folder again.")
 
 
 def _copy(copies: dict[str, Path], folder: Path, on_progress: Progress | None) -> None:

@@ -397,13 +397,3 @@ def test_an_existing_folder_is_never_overwritten(source: Path) -> None:
     with pytest.raises(ReleaseInvalid, match="already exists"):
         import_as_release(source)
     assert (target / "release.json").read_bytes() == before
-
-
-def test_a_download_without_a_network_is_refused_with_advice(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    import huggingface_hub.constants
-
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
-    with pytest.raises(ReleaseInvalid, match=r"could not be downloaded.*give the folder"):
-        importing.download("nobody/nothing-of-this-name")
