@@ -63,7 +63,7 @@ password: setup ## set a new password of a person (NAME=admin)
 
 test: setup-tests ## the tests that every change must pass, on PostgreSQL and Redis of their own (ARGS="-k name")
 	@echo "Running the tests …"
-	@exec $(LOCAL) servers -- $(PYTHON) -m pytest -n auto --dist worksteal $(if $(SLOW),,-m "not slow") $(ARGS)
+	@exec $(LOCAL) servers -- $(PYTHON) -m pytest -n auto $(if $(SLOW),,-m "not slow") $(ARGS)
 
 test-all: ## all tests, the long ones too; run them before a release
 	@$(MAKE) test SLOW=1
