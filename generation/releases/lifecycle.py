@@ -2,10 +2,6 @@
 
 import hashlib
 import shutil
-import tempfile
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import structlog
@@ -21,14 +17,12 @@ from generation.engine.release import MANIFEST, Manifest, Progress
 from generation.errors import ReleaseNotAvailable, ReleaseRefused
 from generation.infra import notifications
 from generation.models import Release
-from generation.releases import coverage
+from generation.releases import copying, coverage
 
 log = structlog.get_logger(__name__)
 
 Status = Release.Status
 IN_SERVICE = Q(status__in=Release.SERVED) | Q(canary_percent__gt=0)
-SCRATCH = ".registering-"
-ABANDONED_SECONDS = 86400
 STARTER = Path(__file__).resolve().parent.parent / "starter"
 
 
@@ -96,7 +90,7 @@ def _copy(place: Path, target: Path, on_progress: Progress | None) -> Path:
             f"{target} already exists but is not registered. Register that folder, or remove it."
         )
     try:
-        with scratch(target.parent) as temporary:
+        with copying.scratch(target.parent) as temporary:
             copied = temporary / target.name
             shutil.copytree(place, copied, copy_function=shutil.copyfile)
             _verified(copied, on_progress)
@@ -106,18 +100,6 @@ def _copy(place: Path, target: Path, on_progress: Progress | None) -> Path:
             f"{place} could not be copied to {target}: {error}. Check free space and permissions of DATA_DIR."
         ) from error
     return target
-
-
-@contextmanager
-def scratch(root: Path) -> Iterator[Path]:
-    """Yield a temporary folder in `root`. Remove those that processes left which were killed more than a day ago."""
-    root.mkdir(parents=True, exist_ok=True)
-    for left in root.glob(f"{SCRATCH}*"):
-        with suppress(FileNotFoundError):  # another process is removing it
-            if time.time() - left.stat().st_mtime > ABANDONED_SECONDS:
-                shutil.rmtree(left, ignore_errors=True)
-    with tempfile.TemporaryDirectory(prefix=SCRATCH, dir=root) as temporary:
-        yield Path(temporary)
 
 
 def stored_path(place: Path, starter: Path) -> str:
