@@ -17,7 +17,7 @@ from distillation.models import Run
 from distillation.pipeline.summaries import FITS, SUMMARIES
 from distillation.reports import durations
 from distillation.reports.durations import Measured
-from distillation.runs import plans
+from distillation.runs import plans, recipe_descriptions
 from distillation.runs import policy as redistillation
 from distillation.runs.plans import Plan
 from generation.api.parsers import StrictJSON
@@ -66,7 +66,7 @@ class RunForm(forms.ModelForm):
 
     def clean_recipe(self) -> dict[str, Any]:
         try:
-            return redistillation.described(self.cleaned_data["recipe"])
+            return recipe_descriptions.described(self.cleaned_data["recipe"])
         except GenerationError as error:
             raise forms.ValidationError(error.detail) from error
 
@@ -77,7 +77,7 @@ class RunForm(forms.ModelForm):
         if file.size > MAX_BYTES:
             raise forms.ValidationError(f"A recipe has at most {MAX_BYTES} bytes.")
         try:
-            return redistillation.check_description(StrictJSON().parse(file), file.name)
+            return recipe_descriptions.check_description(StrictJSON().parse(file), file.name)
         except (APIException, GenerationError) as error:
             raise forms.ValidationError(str(error.detail)) from error
 

@@ -6,7 +6,7 @@ from rest_framework import serializers
 
 from distillation.errors import DistillationRefused
 from distillation.models import Run
-from distillation.runs import policy
+from distillation.runs import recipe_descriptions
 from generation.api.serializers.shapes import PageQuery, Strict
 
 
@@ -14,7 +14,7 @@ def recipe_description(value: Any) -> dict[str, Any]:
     """Return the description of a recipe given by name or as an object. Raises ValidationError."""
     described = {"recipe": value} if isinstance(value, str) else value
     try:
-        return policy.check_description(described, "recipe")
+        return recipe_descriptions.check_description(described, "recipe")
     except DistillationRefused as error:
         raise serializers.ValidationError(error.detail) from error
 

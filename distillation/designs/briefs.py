@@ -11,7 +11,7 @@ from django.conf import settings
 from distillation.design import limits as limiting
 from distillation.design.descriptions import merged
 from distillation.design.limits import BEST, MAX_HOURS, Limits
-from distillation.runs import policy
+from distillation.runs import policy, recipe_descriptions
 from generation.catalogue import variants as prompts
 from generation.models import Release
 from generation.releases import coverage
@@ -73,9 +73,9 @@ def of(
     if not 0 < hours <= MAX_HOURS:
         raise limiting.LimitRefused("hours", f"above 0 and up to {MAX_HOURS:g}, not {hours:g}.")
     description = (
-        policy.described(settings.DISTILLATION_RECIPE)
+        recipe_descriptions.described(settings.DISTILLATION_RECIPE)
         if recipe is None
-        else policy.check_description(dict(recipe), "The recipe")
+        else recipe_descriptions.check_description(dict(recipe), "The recipe")
     )
     description = merged(description, changes or {})
     policy.check_gate(description, person)

@@ -26,7 +26,7 @@ from distillation.detector.errors import DetectorUnusable
 from distillation.models import Design, Run
 from distillation.reports import evaluations
 from distillation.resumable import stages
-from distillation.runs import approval, policy
+from distillation.runs import approval, recipe_descriptions
 from distillation.training.errors import TrainingError
 from generation.engine.errors import EngineError
 from generation.errors import GenerationError
@@ -224,7 +224,7 @@ def _needed_pairs(wanted: Sequence[Run]) -> set[Path]:
             found |= {Path(os.path.normpath(f"{place.name}/{name}")) for name in names}
         elif run.catalogue and (root / run.catalogue).is_dir():
             asked.append((run.recipe, inputs.gather(run.teacher, catalogue=root / run.catalogue)))
-    recipe = policy.described(settings.DISTILLATION_RECIPE)
+    recipe = recipe_descriptions.described(settings.DISTILLATION_RECIPE)
     with tempfile.TemporaryDirectory() as scratch:
         teachers = Release.objects.filter(kind=Release.Kind.TEACHER, status=Release.Status.ACTIVE)
         asked += [(recipe, inputs.gather(row, within=Path(scratch))) for row in teachers]

@@ -3,11 +3,9 @@
 The decision is a pure function. Loads no torch: it is called by the schedule and by web requests.
 """
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import timedelta
-from pathlib import Path
 from typing import Any
 
 import structlog
@@ -18,8 +16,8 @@ from django.utils import timezone
 
 from distillation.errors import DistillationRefused, GateForbidden, RunOpen
 from distillation.models import Decision, Run
-from distillation.pipeline.summaries import FIELDS, REHEARSALS, SUMMARIES
-from distillation.runs import fits
+from distillation.pipeline.summaries import REHEARSALS
+from distillation.runs import fits, recipe_descriptions
 from distillation.runs import lifecycle as runs
 from generation.catalogue import variants as catalogue
 from generation.engine.proportions import Share
@@ -34,13 +32,6 @@ UNSUCCESSFUL = ("failed", "canceled", "rejected", "candidate", "withdrawn")  # s
 GATE_FIELDS = frozenset(
     {"evaluation", "gate"}
 )  # of a recipe: how a release is measured, and the limits
-
-# Fields that the plan of a run reads; the worker checks all of them.
-PLANNED: Mapping[str, tuple[Any, str]] = {
-    "image_size": (int, "a whole number"),
-    "timesteps": (list, "a list"),
-    "most_variants": (int | None, "a whole number or null"),
-}
 
 
 @dataclass(frozen=True)
@@ -302,9 +293,9 @@ def prepare(
     if tags and not catalogue.tagged(variants, tags).exists():
         raise DistillationRefused(f"No active prompt variant has a tag of {', '.join(tags)}.")
     recipe = (
-        described(settings.DISTILLATION_RECIPE)
+        recipe_descriptions.described(settings.DISTILLATION_RECIPE)
         if recipe is None
-        else check_description(recipe, "The recipe")
+        else recipe_descriptions.check_description(recipe, "The recipe")
     )
     if is_warm is None:
         is_warm = student is None or fits.unfit_student(recipe, student) is None
@@ -362,36 +353,6 @@ def start(
         tags=prepared.tags,
         created_by=created_by,
     )
-
-
-def described(given: str) -> dict[str, Any]:
-    """Return the description of a recipe given by name, or by a JSON file of this machine."""
-    path = Path(given)
-    if path.suffix != ".json":
-        return check_description({"recipe": given}, given)
-    try:
-        value = json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError) as error:
-        raise DistillationRefused(f"{path} cannot be read as JSON: {error}") from error
-    return check_description(value, given)
-
-
-def check_description(value: Any, name: str) -> dict[str, Any]:
-    """Return the content of a JSON file with the description of a recipe. Raises DistillationRefused."""
-    if not isinstance(value, dict) or not isinstance(value.get("recipe"), str):
-        raise DistillationRefused(f'{name} must contain {{"recipe": NAME, FIELD: VALUE, …}}.')
-    if value["recipe"] not in SUMMARIES:
-        raise DistillationRefused(
-            f"There is no recipe named {value['recipe']!r}. Give one of {', '.join(SUMMARIES)}."
-        )
-    if unknown := sorted(value.keys() - {"recipe", *FIELDS}):
-        raise DistillationRefused(
-            f"A recipe has no field {', '.join(unknown)}. It has {', '.join(FIELDS)}."
-        )
-    for field, (kind, words) in PLANNED.items():
-        if field in value and not isinstance(value[field], kind):
-            raise DistillationRefused(f"{field} is {words}, not {value[field]!r}.")
-    return value
 
 
 def new_name() -> str:

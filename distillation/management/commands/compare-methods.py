@@ -25,7 +25,7 @@ with required_libraries():
     from distillation import folders
     from distillation.method_comparison import report, settings
     from distillation.method_comparison.trainings import Comparison, Outcome
-    from distillation.runs import inputs, policy
+    from distillation.runs import inputs, policy, recipe_descriptions
 
 
 class Command(DistillationCommand):
@@ -96,7 +96,7 @@ class Command(DistillationCommand):
             trials=options["trials"],
             teachers=[str(_release(given)) for given in options["teachers"]],
         )
-        recipe = inputs.recipe_of(policy.described(options["recipe"]))
+        recipe = inputs.recipe_of(recipe_descriptions.described(options["recipe"]))
         recipe = overrides.changed(recipe, overrides.parse(options["changes"]))
         root = (options["data"] or folders.root()).resolve()
         comparison = Comparison(

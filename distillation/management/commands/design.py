@@ -27,7 +27,7 @@ from distillation.management.options import (
 from distillation.models import Design
 from distillation.pipeline import overrides, recipes
 from distillation.resumable.progress import SliceOver
-from distillation.runs import policy
+from distillation.runs import recipe_descriptions
 
 with required_libraries():
     from distillation.designs import execution
@@ -131,7 +131,7 @@ class Command(DistillationCommand):
             quality=options["quality"],
             wish=options["wish"],
             hours=options["hours"],
-            recipe=policy.described(options["recipe"]) if options["recipe"] else None,
+            recipe=recipe_descriptions.described(options["recipe"]) if options["recipe"] else None,
             changes=overrides.parse(options["changes"]),
             teacher=options["teacher"] or "",
             student=options["student"] or "",

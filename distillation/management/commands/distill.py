@@ -31,7 +31,7 @@ with required_libraries():
     from distillation.pipeline.acceptance import GATE, GATE_FILE, RELEASE
     from distillation.pipeline.stages import Chain
     from distillation.reports import evaluations, explanation, prompt_changes, prompt_quality
-    from distillation.runs import inputs, policy
+    from distillation.runs import inputs, policy, recipe_descriptions
 
 Kind = Release.Kind
 
@@ -112,7 +112,7 @@ class Command(DistillationCommand):
 
     def distil(self, options: dict[str, Any]) -> None:
         student = policy.named(options["student"], Kind.STUDENT) if options["student"] else None
-        recipe = inputs.recipe_of(policy.described(options["recipe"]))
+        recipe = inputs.recipe_of(recipe_descriptions.described(options["recipe"]))
         recipe = overrides.changed(recipe, overrides.parse(options["changes"]))
         if student is not None:
             recipe = recipes.warm(recipe, keeps_decoder=not options["new_decoder"])

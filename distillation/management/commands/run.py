@@ -11,7 +11,7 @@ from tqdm import tqdm
 
 from distillation.management.options import DistillationCommand, add_changes
 from distillation.models import Run
-from distillation.runs import cleaning, plans, policy
+from distillation.runs import cleaning, plans, policy, recipe_descriptions
 from distillation.runs import lifecycle as runs
 
 STEER = {"pause": runs.pause, "resume": runs.resume, "cancel": runs.cancel}
@@ -154,7 +154,7 @@ def _recipe(options: dict[str, Any]) -> dict[str, Any]:
     from distillation.pipeline import overrides
     from distillation.runs import inputs  # loads torch, which the other actions do not need
 
-    recipe = policy.described(options["recipe"] or settings.DISTILLATION_RECIPE)
+    recipe = recipe_descriptions.described(options["recipe"] or settings.DISTILLATION_RECIPE)
     recipe = descriptions.merged(recipe, overrides.parse(options["changes"]))
     inputs.recipe_of(recipe)
     return recipe

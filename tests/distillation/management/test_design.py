@@ -18,7 +18,7 @@ from django.core.management.base import CommandError
 from distillation.designs import lifecycle as designs
 from distillation.designs.candidates import Rows
 from distillation.models import Design, DesignCandidate
-from distillation.runs import inputs, policy
+from distillation.runs import inputs, recipe_descriptions
 from tests.distillation.toys import SMALL
 from tests.web import database_url
 
@@ -61,7 +61,7 @@ def test_a_search_ends_with_a_front_a_choice_and_a_recipe_that_distill_accepts(t
     }
     table = list(csv.DictReader((folder / "front.csv").read_text("utf-8").splitlines()))
     assert [int(line["size_bytes"]) for line in table] == [first.costs.size, second.costs.size]
-    recipe = inputs.recipe_of(policy.described(str(folder / "recipe.json")))
+    recipe = inputs.recipe_of(recipe_descriptions.described(str(folder / "recipe.json")))
     chosen = Rows(row).read()[row.choice]
     assert recipe.student.cut == chosen.params["cut"] and recipe.structure.steps == 2
     # Pairs and the teacher's pictures were made once; the VAE's pictures are shared too.
