@@ -61,7 +61,8 @@ class Judge:
     """A loaded version of the detector. Made by `load`.
 
     Its bits are those of the classifier, the quality network and the mask, then the additional ones. Quality has a
-    separate network, because learning it costs the classifier accuracy on the words of prompts.
+    separate network, because learning it costs the classifier accuracy on the words of prompts. Each network scales
+    the pictures to its own size.
     """
 
     def __init__(
@@ -94,7 +95,10 @@ class Judge:
 
     def probabilities(self, images: Tensor) -> Tensor:
         """Return calibrated probabilities, float32 [N, bits]. images: uint8 [N, 3, image_size, image_size]."""
-        found = [part.probabilities(images) for part in self._networks]
+        found = [
+            part.probabilities(network.resized(images, part.config.image_size))
+            for part in self._networks
+        ]
         found += [one.probabilities(images)[:, None] for one in self.further]
         return torch.cat(found, dim=1)
 
@@ -192,7 +196,7 @@ def load(folder: Path, *, further: Sequence[FurtherBit] = ()) -> Judge:
     unet = segmentation.load(folder / versions.SEGMENTATION) if has_mask else None
     bits, groups = described(classifier, quality, unet)
     sizes = {part.config.image_size for part in (classifier, quality, unet) if part is not None}
-    if (bits, groups, sizes) != (version.bits, version.groups, {version.image_size}):
+    if (bits, groups, max(sizes)) != (version.bits, version.groups, version.image_size):
         raise DetectorUnusable(
             f"{folder / versions.MANIFEST} has other bits or sizes than the networks in its folder. "
             "Copy the folder again."

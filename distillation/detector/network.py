@@ -135,6 +135,16 @@ def outputs(network: nn.Module, images: Tensor, *, size: int) -> Tensor:
         network.train(was_training)
 
 
+def resized(images: Tensor, size: int) -> Tensor:
+    """Return the images at size × size pixels, uint8 [N, 3, size, size]. images: uint8 [N, 3, height, width]."""
+    if images.shape[-2:] == (size, size):
+        return images
+    scaled = F.interpolate(
+        images.float(), (size, size), mode="bilinear", antialias=True, align_corners=False
+    )
+    return scaled.round().clamp(0, 255).to(torch.uint8)
+
+
 def as_float(images: Tensor) -> Tensor:
     """Convert uint8 0 … 255 to float32 −1 … 1."""
     return images.float().div_(127.5).sub_(1)

@@ -33,7 +33,7 @@ class SegmentationRecipe(TrainingRecipe):
     augmentation: applied after the framing; it must not move the images, because the masks would not follow.
     """
 
-    steps: int = 600
+    steps: int = 1500
     batch: int = 32
     warmup: int = 30
     weight_decay: float = 0.01

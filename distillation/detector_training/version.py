@@ -35,6 +35,9 @@ class JudgeRecipe:
     bit of a group may be more likely than the wanted one (for the starter, 0.3 lets one wrong word in a hundred pass,
     and loses a third of the good pictures that 0 would lose).
 
+    image_size: of the pictures, and of the classifier (unless it is kept) and the quality network: blur that a smaller
+    copy does not show is not found. masks: a smaller copy is enough for the area of an object.
+
     widths, depths: of the classifier; None = those of the detector that it starts from, else the default.
     quality_widths, quality_depths: of the quality network, for which a small receptive field is enough.
     """
@@ -118,6 +121,7 @@ def make(
             unet,
             name=name,
             required=required,
+            image_size=recipe.image_size,
             margin=recipe.margin,
             figures=figures,
         )
@@ -137,10 +141,14 @@ def write(
     *,
     name: str,
     required: tuple[str, ...],
+    image_size: int,
     margin: float,
     figures: Mapping[str, Any],
 ) -> None:
-    """Write a version's folder atomically; weights in half precision, which hardly changes a probability."""
+    """Write a version's folder atomically; weights in half precision, which hardly changes a probability.
+
+    image_size: of the pictures that it judges, the largest of its networks.
+    """
 
     def fill(place: Path) -> None:
         network.save(classifier, place, dtype=torch.float16)
@@ -154,7 +162,7 @@ def write(
             bits=bits,
             groups=groups,
             required=required,
-            image_size=classifier.config.image_size,
+            image_size=image_size,
             margin=margin,
             figures=figures,
         )
@@ -168,7 +176,7 @@ def _segmentation(
     masked = [part.only([row for row in part.rows if row.mask]) for part in parts]
     if len(masked[0]) < MIN_MASKS or not len(masked[1]):
         return None
-    size = recipe.image_size
+    size = recipe.masks.image_size
     (images, masks), (held_images, held_masks) = (
         (part.images(size), part.masks(size)) for part in masked
     )
@@ -268,9 +276,10 @@ def _learned(
 def _kept(keeps: Path, labelled: Labelled, image_size: int) -> Detector:
     classifier, vocabulary = network.load(keeps), labelled.vocabulary
     of = classifier.config
-    if (of.bits, of.groups, of.image_size) != (vocabulary.bits, vocabulary.sizes, image_size):
+    if (of.bits, of.groups) != (vocabulary.bits, vocabulary.sizes) or of.image_size > image_size:
         raise LabelsUnusable(
-            f"The classifier of {keeps} has other bits or another size than {labelled.folder} needs. Train one."
+            f"The classifier of {keeps} has other bits than {labelled.folder} needs, or is for larger pictures than "
+            f"{image_size} pixels. Train one."
         )
     return classifier
 

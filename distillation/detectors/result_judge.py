@@ -8,9 +8,9 @@ import torch
 from cachetools import LRUCache, TTLCache, cached
 
 from distillation.detector.judge import Judge
+from distillation.detector.network import resized
 from distillation.detectors import loading
 from distillation.detectors import registry as detectors
-from distillation.image_metrics.perceptual_distance import fitted
 from distillation.models import Detector
 from generation.catalogue.text_rules import NOT
 from generation.jobs.quality_control import Finding
@@ -33,7 +33,7 @@ class ReleaseJudge:
         size = self._judge.image_size
         judgements = self._judge.judge(
             torch.cat(
-                [fitted(torch.from_numpy(one).permute(2, 0, 1)[None], size) for one in pixels]
+                [resized(torch.from_numpy(one).permute(2, 0, 1)[None], size) for one in pixels]
             ),
             present=[[tag for tag in row if not tag.startswith(NOT)] for row in tags],
             absent=[[tag.removeprefix(NOT) for tag in row if tag.startswith(NOT)] for row in tags],

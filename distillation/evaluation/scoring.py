@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from distillation.detector.network import Detector
+from distillation.detector.network import Detector, resized
 from distillation.evaluation import attributes, pictures
 from distillation.evaluation.clip import Clip
 from distillation.evaluation.pictures import Album
@@ -197,7 +197,7 @@ def _stated(prompts: Prompts, detector: Detector | None) -> Tensor | None:
 
 def _groups_right(detector: Detector, images: Tensor, wanted: Tensor, stated: Tensor) -> Tensor:
     return attributes.groups_right(
-        detector.probabilities(perceptual_distance.fitted(images, detector.config.image_size)),
+        detector.probabilities(resized(images, detector.config.image_size)),
         wanted=wanted,
         stated=stated,
         groups=detector.config.groups,

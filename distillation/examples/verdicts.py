@@ -14,10 +14,10 @@ from PIL import Image
 from torch import Tensor
 
 from distillation.detector.judge import Judge
+from distillation.detector.network import resized
 from distillation.detectors import loading
 from distillation.detectors import registry as detectors
 from distillation.examples import lifecycle as examples
-from distillation.image_metrics.perceptual_distance import fitted
 from distillation.models import Detector, Example, ImageSource, Verdict
 from generation.errors import StorageFailed
 from generation.images import storage
@@ -124,4 +124,4 @@ def _picture(content: bytes, side: int) -> Tensor:
     """Decode a crop to uint8 [1, 3, side, side]."""
     with Image.open(io.BytesIO(content), formats=["PNG"]) as image:
         pixels = np.array(image.convert("RGB"))
-    return fitted(torch.from_numpy(pixels).permute(2, 0, 1)[None], side)
+    return resized(torch.from_numpy(pixels).permute(2, 0, 1)[None], side)

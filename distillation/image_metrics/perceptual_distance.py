@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from distillation.detector.network import Detector, as_float
+from distillation.detector.network import Detector, as_float, resized
 
 Maps = Callable[[Tensor], Sequence[Tensor]]  # uint8 [N, 3, height, width] → per layer [N, C, …]
 
@@ -49,7 +49,7 @@ def of_detector(detector: Detector) -> Maps:
 
     @torch.inference_mode()
     def maps(images: Tensor) -> list[Tensor]:
-        values = detector.stem(as_float(fitted(images, detector.config.image_size)))
+        values = detector.stem(as_float(resized(images, detector.config.image_size)))
         found = [values] if 0 in ends else []
         for number, block in enumerate(detector.blocks, start=1):
             values = block(values)
@@ -58,13 +58,3 @@ def of_detector(detector: Detector) -> Maps:
         return found
 
     return maps
-
-
-def fitted(images: Tensor, size: int) -> Tensor:
-    """Scale images to uint8 [N, 3, size, size] if they have another size."""
-    if images.shape[-2:] == (size, size):
-        return images
-    scaled = functional.interpolate(
-        images.float(), (size, size), mode="bilinear", antialias=True, align_corners=False
-    )
-    return scaled.round().clamp(0, 255).to(torch.uint8)

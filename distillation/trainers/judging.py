@@ -3,9 +3,8 @@
 import torch
 from torch import Tensor
 
-from distillation.detector.network import Detector
+from distillation.detector.network import Detector, resized
 from distillation.evaluation import attributes
-from distillation.image_metrics import perceptual_distance
 from distillation.trainers.catalogue import Catalogue
 from distillation.trainers.teacher import Teacher
 from generation.engine.latents import as_uint8
@@ -19,7 +18,7 @@ def judged(
         return torch.ones(len(rows), dtype=torch.bool), torch.ones(len(rows))
     images = as_uint8(teacher.decode(latents)).cpu()
     config = detector.config
-    probabilities = detector.probabilities(perceptual_distance.fitted(images, config.image_size))
+    probabilities = detector.probabilities(resized(images, config.image_size))
     margins = attributes.margins(
         probabilities,
         wanted=catalogue.wanted[rows],

@@ -57,7 +57,11 @@ class Command(DistillationCommand):
             help="by how much another bit of a group may be more probable than the wanted one (default: %(default)s)",
         )
         train.add_argument(
-            "--image-size", type=int, default=128, metavar="PIXELS", help="default: %(default)s"
+            "--image-size",
+            type=int,
+            default=128,
+            metavar="PIXELS",
+            help="size of the images that it judges, best that of the teacher's (default: %(default)s)",
         )
         train.add_argument(
             "--steps",
@@ -180,7 +184,7 @@ def _recipe(options: dict[str, Any]) -> Any:
         image_size=size,
         false_accepts=options["false_accepts"],
         margin=options["margin"],
-        masks=replace(recipe.masks, image_size=size),
+        masks=replace(recipe.masks, image_size=min(size, recipe.masks.image_size)),
     )
     if steps is None:
         return recipe

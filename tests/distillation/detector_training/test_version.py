@@ -97,6 +97,31 @@ def test_a_classifier_can_be_kept_as_it_is(tmp_path):
         )
 
 
+def test_the_quality_network_sees_the_whole_pictures_and_a_kept_classifier_smaller_copies(tmp_path):
+    labelled = labels.read(make_labelled(tmp_path / "labelled", 60))
+    kept = make_version(
+        tmp_path / "kept", bits=("red", "green", "low", "high"), groups=(2, 2), required=()
+    )
+    recipe = replace(RECIPE, image_size=2 * SIZE)
+    made = judge.make(
+        recipe, labelled, name="toy", folder=tmp_path / "new", keeps=kept, progress_bar=False
+    )
+    networks = (made.classifier, made.quality, made.unet)
+    assert [part.config.image_size for part in networks] == [SIZE, 2 * SIZE, SIZE]
+    assert made.image_size == 2 * SIZE
+    pictures = torch.randint(256, (2, 3, 2 * SIZE, 2 * SIZE), dtype=torch.uint8)
+    assert made.probabilities(pictures).shape == (2, len(made.bits))
+    with pytest.raises(LabelsUnusable, match="for larger pictures than 16 pixels"):
+        judge.make(
+            replace(RECIPE, image_size=16),
+            labelled,
+            name="toy",
+            folder=tmp_path / "no",
+            keeps=kept,
+            progress_bar=False,
+        )
+
+
 def test_too_few_pictures_are_refused_with_their_folder(tmp_path):
     labelled = make_labelled(tmp_path / "labelled", 2)
     with pytest.raises(LabelsUnusable, match="labelled"):
