@@ -16,9 +16,8 @@ import torch.nn.functional as F
 from torch import Generator, Tensor
 from transformers import ConvNextV2Config, ConvNextV2ForImageClassification
 
-from distillation.detector.network import as_float
+from distillation.detector.network import as_float, resized
 from distillation.detector_training.augmentation import Augmentation
-from distillation.image_metrics.perceptual_distance import fitted
 from distillation.resumable import atomic
 from distillation.starter import scenes
 from distillation.starter.rendering import Shot
@@ -190,7 +189,7 @@ def predict(network: ConvNextV2ForImageClassification, images: Tensor) -> Predic
     """Return the predicted words and parts. images: uint8 [N, 3, height, width]."""
     logits = torch.cat(
         [
-            network(as_float(fitted(part, network.config.image_size))).logits.float()
+            network(as_float(resized(part, network.config.image_size))).logits.float()
             for part in images.split(BATCH)
         ]
     )

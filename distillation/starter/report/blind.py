@@ -7,9 +7,9 @@ from pathlib import Path
 import torch
 from torch import Generator, Tensor
 
+from distillation.detector.network import resized
 from distillation.evaluation.report import sheets
 from distillation.evaluation.report.sheets import Row
-from distillation.image_metrics.perceptual_distance import fitted
 from distillation.starter.photographs import Photographs
 from distillation.starter.words import Combination
 
@@ -41,8 +41,8 @@ def write(
     chosen = [common[row] for row in torch.randperm(len(common), generator=generator)[:EACH]]
     images = torch.cat(
         [
-            fitted(photographs.images[[photograph_rows[one] for one in chosen]], SIDE),
-            fitted(pictures[[picture_rows[one] for one in chosen]], SIDE),
+            resized(photographs.images[[photograph_rows[one] for one in chosen]], SIDE),
+            resized(pictures[[picture_rows[one] for one in chosen]], SIDE),
         ]
     )
     order = torch.randperm(2 * EACH, generator=generator)

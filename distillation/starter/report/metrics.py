@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from distillation.detector.calibration import expected_calibration_error
+from distillation.detector.network import resized
 from distillation.image_metrics import sharpness
 from distillation.image_metrics.distances import Interval, psnr
-from distillation.image_metrics.perceptual_distance import fitted
 from distillation.resumable.progress import Bar
 from distillation.starter import examiner
 from distillation.starter.shapes import PARTS, parts_of
@@ -147,7 +147,7 @@ def by_detector(
     detector: "Detector", images: Tensor, combinations: Sequence[Combination]
 ) -> BitVerdict:
     """Return the detector's verdict. images: uint8 [N, 3, height, width], of N combinations."""
-    probabilities = detector.probabilities(fitted(images, detector.config.image_size))
+    probabilities = detector.probabilities(resized(images, detector.config.image_size))
     groups = probabilities.split([len(words) for words in ATTRIBUTES.values()], dim=1)
     wanted = torch.tensor([combination.bits for combination in combinations])
     return BitVerdict(

@@ -11,8 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from distillation.detector.network import resized
 from distillation.detector.segmentation import UNet
-from distillation.image_metrics.perceptual_distance import fitted
 from distillation.starter.photographs import Photographs
 from distillation.starter.words import Combination
 
@@ -45,7 +45,7 @@ class Shapes:
         images: uint8 [N, 3, height, width]; images of objects without a reference are skipped.
         """
         size = self.segmentation.config.image_size
-        masks = self.segmentation.mask_logits(fitted(images, size)) > 0
+        masks = self.segmentation.mask_logits(resized(images, size)) > 0
         values = [
             iou(normalised(mask), self.references[combination.object]).max()
             for mask, combination in zip(masks, combinations, strict=True)

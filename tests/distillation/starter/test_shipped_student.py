@@ -8,11 +8,11 @@ import torch
 from safetensors.torch import load_file
 
 from distillation.detector import network as detectors
+from distillation.detector.network import resized
 from distillation.evaluation import attributes, pictures
 from distillation.evaluation.prompts import Prompts, seeds_of
 from distillation.evaluation.report.sheets import spread
 from distillation.image_metrics import sharpness
-from distillation.image_metrics.perceptual_distance import fitted
 from distillation.trainers.catalogue import bits_of
 from generation.engine import release as releases
 from generation.engine.prompts.prompt_embeds import TENSOR
@@ -53,7 +53,7 @@ def test_the_share_of_right_pictures_of_the_shipped_student_agrees_with_its_mani
 
     made = torch.cat([album.read(row) for row in range(len(album))])
     right = attributes.groups_right(
-        detector.probabilities(fitted(made, config.image_size)),
+        detector.probabilities(resized(made, config.image_size)),
         wanted=wanted,
         stated=stated,
         groups=config.groups,
