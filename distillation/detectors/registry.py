@@ -16,7 +16,7 @@ from distillation.detector.errors import DetectorUnusable
 from distillation.detector.version import Version
 from distillation.errors import DetectorRefused
 from distillation.models import Detector
-from generation.releases import copying
+from generation.engine import temporary_folders
 from generation.releases import lifecycle as releases
 
 log = structlog.get_logger(__name__)
@@ -83,7 +83,7 @@ def _copy(place: Path, target: Path, version: Version) -> Path:
         raise DetectorRefused(
             f"{target} already exists but is not registered. Register that folder, or remove it."
         )
-    with copying.scratch(target.parent) as temporary:
+    with temporary_folders.create(target.parent) as temporary:
         copied = temporary / target.name
         names = [file.path for file in version.files]
         names += [versions.MANIFEST] if (place / versions.MANIFEST).is_file() else []

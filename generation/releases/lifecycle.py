@@ -12,12 +12,13 @@ from django.utils import timezone
 
 from generation.access import audit
 from generation.engine import release as engine_release
+from generation.engine import temporary_folders
 from generation.engine.errors import ReleaseInvalid
 from generation.engine.release import MANIFEST, Manifest, Progress
 from generation.errors import ReleaseNotAvailable, ReleaseRefused
 from generation.infra import notifications
 from generation.models import Release
-from generation.releases import copying, coverage
+from generation.releases import coverage
 
 log = structlog.get_logger(__name__)
 
@@ -90,7 +91,7 @@ def _copy(place: Path, target: Path, on_progress: Progress | None) -> Path:
             f"{target} already exists but is not registered. Register that folder, or remove it."
         )
     try:
-        with copying.scratch(target.parent) as temporary:
+        with temporary_folders.create(target.parent) as temporary:
             copied = temporary / target.name
             shutil.copytree(place, copied, copy_function=shutil.copyfile)
             _verified(copied, on_progress)

@@ -10,7 +10,8 @@ from django.conf import settings
 from django.db import connection
 from django.db.migrations.recorder import MigrationRecorder
 
-from project.maintenance import archive, programs, workspace
+from generation.engine import temporary_folders
+from project.maintenance import archive, programs
 from project.maintenance.archive import DATA, DUMP, FACTS, Facts, Writer
 from project.maintenance.errors import MaintenanceError
 
@@ -23,7 +24,7 @@ OF_THE_DISK = "lost+found"  # a folder of the file system that only root may rea
 def write(out: IO[bytes], *, with_training: bool) -> Writer:
     """Write an archive and return its writer. with_training: include the stages of runs. Raises MaintenanceError."""
     root = Path(settings.DATA_DIR)
-    with workspace.temporary(root, ".backup-") as folder:
+    with temporary_folders.create(root) as folder:
         writer = Writer(out)
         try:
             writer.add_content(FACTS, archive.facts_content(_facts()))

@@ -14,10 +14,11 @@ from django.db.migrations.loader import MigrationLoader
 
 from generation.access import audit
 from generation.engine import release as release_format
+from generation.engine import temporary_folders
 from generation.engine.errors import ReleaseInvalid
 from generation.infra import database, redis_client
 from generation.infra.database import BEFORE_RESTORE
-from project.maintenance import archive, programs, workspace
+from project.maintenance import archive, programs
 from project.maintenance.archive import DATA, DUMP, Facts
 from project.maintenance.errors import ArchiveInvalid, NotEmpty
 
@@ -55,7 +56,7 @@ def restore(source: IO[bytes], *, replace: bool) -> Outcome:
     _undo_killed()
     _refuse_in_use(replace=replace)
     root = Path(settings.DATA_DIR)
-    with workspace.temporary(root, ".restore-") as unpacked:
+    with temporary_folders.create(root) as unpacked:
         facts = archive.unpack(source, unpacked)
         _refuse_newer(facts)
         _set_aside()

@@ -10,10 +10,9 @@ import shutil
 import subprocess
 import sys
 import tempfile
-import time
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,6 +23,7 @@ from torch import Tensor, nn
 
 from generation.engine import latents as conversions
 from generation.engine import release as releases
+from generation.engine import temporary_folders
 from generation.engine.device import Device
 from generation.engine.errors import ReleaseInvalid
 from generation.engine.release import Manifest
@@ -38,8 +38,6 @@ PROJECT = Path(__file__).resolve().parents[3]
 REVISION = 1  # of this module and the networks; increase it when the converted files change
 UNET, DECODER, KEYVALUES = "unet", "decoder", "keyvalues.safetensors"
 FACTS = "facts.json"  # hashes of the other files; written last
-SCRATCH = ".converting-"  # prefix of folders that are being written
-ABANDONED_SECONDS = 6 * 3600.0
 
 
 @dataclass(frozen=True)
@@ -80,27 +78,14 @@ def convert(folder: Path, manifest: Manifest, cache: Path | None) -> Converted:
 
 @contextmanager
 def scratch(cache: Path | None) -> Iterator[Path]:
-    """Yield a new temporary folder in the cache, or in /tmp if the cache is not writable.
-
-    The files are as large as a release, and /tmp of a container is small and in memory.
-    """
-    try:
-        if cache is not None:
-            cache.mkdir(parents=True, exist_ok=True)
-            _remove_abandoned(cache)
-        holder = tempfile.TemporaryDirectory(prefix=SCRATCH, dir=cache and cache.absolute())
-    except OSError:
-        holder = tempfile.TemporaryDirectory(prefix=SCRATCH)
-    with holder as folder:
-        yield Path(folder)
-
-
-def _remove_abandoned(cache: Path) -> None:
-    """Remove the folders of conversions whose process was killed."""
-    for folder in cache.glob(f"{SCRATCH}*"):
-        with suppress(OSError):
-            if time.time() - folder.stat().st_mtime > ABANDONED_SECONDS:
-                shutil.rmtree(folder, ignore_errors=True)
+    """Yield a new temporary folder in the cache, or in the system's if the cache is not writable."""
+    system = Path(tempfile.gettempdir())
+    with ExitStack() as stack:
+        try:
+            folder = stack.enter_context(temporary_folders.create(cache or system))
+        except OSError:
+            folder = stack.enter_context(temporary_folders.create(system))
+        yield folder
 
 
 def key(folder: Path, manifest: Manifest) -> str:
@@ -168,19 +153,12 @@ def make(folder: Path, target: Path) -> None:
 
 def keep(made: Path, cache: Path) -> None:
     """Copy a conversion into the cache and remove other versions. Does nothing if the disk cannot be written."""
-    copied = None
-    try:
-        cache.mkdir(parents=True, exist_ok=True)
-        copied = Path(tempfile.mkdtemp(prefix=SCRATCH, dir=cache))
-        shutil.copytree(made, copied, dirs_exist_ok=True)
+    with suppress(OSError), temporary_folders.create(cache) as temporary:
+        copied = temporary / made.name
+        shutil.copytree(made, copied)
         for other in cache.glob(f"{made.name.split('-openvino-')[0]}-openvino-*"):
             shutil.rmtree(other, ignore_errors=True)  # damaged, or of another version
         os.replace(copied, cache / made.name)
-    except OSError:
-        return
-    finally:
-        if copied is not None:
-            shutil.rmtree(copied, ignore_errors=True)
 
 
 def _read(kept: Path) -> Converted | None:

@@ -2,11 +2,10 @@
 
 import os
 import sys
-import tempfile
 from argparse import ArgumentParser
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from django.conf import settings
 from django.core.management.base import BaseCommand, CommandError
@@ -14,6 +13,7 @@ from django.db import OperationalError
 from django.template.defaultfilters import pluralize
 
 from generation.access import audit
+from generation.engine import temporary_folders
 from project.maintenance import backup
 from project.maintenance.archive import Writer
 from project.maintenance.errors import MaintenanceError
@@ -64,17 +64,14 @@ class Command(BaseCommand):
                 f"{file} is in the data folder, so every later backup would contain it. Name a file elsewhere, or give "
                 "- and redirect stdout to a file."
             )
-        handle, temporary = tempfile.mkstemp(
-            dir=file.absolute().parent, prefix=f".{file.name}-", suffix=".partial"
-        )
-        try:
-            out: IO[bytes]
-            with os.fdopen(handle, "wb") as out:
+        parent = file.absolute().parent
+        if not parent.is_dir():
+            raise MaintenanceError(f"{parent} is not a folder. Create it, or mount its disk.")
+        with temporary_folders.create(parent) as folder:
+            new = folder / "archive"
+            with open(new, "wb", opener=lambda path, flags: os.open(path, flags, 0o600)) as out:
                 written = backup.write(out, with_training=with_training)
                 out.flush()
                 os.fsync(out.fileno())
-            os.rename(temporary, file)
-        except BaseException:
-            Path(temporary).unlink(missing_ok=True)
-            raise
+            new.rename(file)
         return written

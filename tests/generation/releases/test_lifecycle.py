@@ -1,10 +1,8 @@
 """Lifecycle of a release: activation, rollback, canary, rejection."""
 
 import json
-import os
 import shutil
 import threading
-import time
 from pathlib import Path
 
 import pytest
@@ -119,17 +117,6 @@ def test_another_release_of_the_same_name_is_not_used_instead(tmp_path: Path) ->
     Release.objects.all().delete()
     with pytest.raises(ReleaseRefused, match="already exists"):
         releases.register(tmp_path / "two")
-
-
-def test_copies_of_killed_processes_are_removed_after_a_day(settings, tmp_path: Path) -> None:
-    root = settings.RELEASES_ROOT
-    for name, age in (("old", 90_000), ("new", 1_000)):
-        folder = root / f".registering-{name}"
-        folder.mkdir(parents=True)
-        os.utime(folder, (time.time() - age,) * 2)
-    tiny.make_tiny_release(tmp_path / "made")
-    releases.register(tmp_path / "made")
-    assert sorted(path.name for path in root.iterdir()) == [".registering-new", "tiny"]
 
 
 def test_progress_is_reported_in_bytes(tmp_path: Path) -> None:

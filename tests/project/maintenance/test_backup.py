@@ -1,6 +1,5 @@
 """A backup is restored into another database and data folder: real pg_dump, real pg_restore, real files."""
 
-import fcntl
 import hashlib
 import io
 import os
@@ -24,6 +23,7 @@ from django.core.management import call_command
 from django.core.management.base import CommandError
 
 from generation.access import audit
+from generation.engine import temporary_folders
 from generation.images import storage
 from generation.models import Image, Job, PromptVariant, Release
 from generation.releases import lifecycle
@@ -247,16 +247,21 @@ def test_an_interrupted_restoration_loses_no_previous_table(written: Path, other
     assert [name for (name,) in other.query(SCHEMAS)] == ["public"]
 
 
-def test_folders_of_killed_commands_are_removed_by_the_next_one(settings, tmp_path: Path):
-    root = Path(settings.DATA_DIR)
-    for name in (".restore-killed", ".backup-killed", ".backup-running"):
-        (root / name / "data").mkdir(parents=True)
-    with (root / ".backup-running" / "lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        for folder in root.iterdir():
-            os.utime(folder, (0, 0))
-        call_command("backup", str(tmp_path / "retort.tar"))
-        assert [path.name for path in root.iterdir()] == [".backup-running"]
+def test_files_of_killed_commands_are_removed_by_the_next_one(settings, tmp_path: Path):
+    for root in (Path(settings.DATA_DIR), tmp_path):
+        killed = root / f"{temporary_folders.PREFIX}killed"
+        killed.mkdir(parents=True)
+        (killed / temporary_folders.LOCK).touch()
+        os.utime(killed, (0, 0))
+    call_command("backup", str(tmp_path / "retort.tar"))
+    assert not list(Path(settings.DATA_DIR).iterdir())
+    assert not list(tmp_path.glob(".*"))
+
+
+def test_a_backup_into_a_folder_that_does_not_exist_is_refused(tmp_path: Path):
+    with pytest.raises(CommandError, match="is not a folder"):
+        call_command("backup", str(tmp_path / "not-mounted" / "retort.tar"))
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_member_outside_of_the_data_folder_is_refused(tmp_path: Path):

@@ -5,7 +5,6 @@ import shutil
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -105,16 +104,6 @@ def test_a_conversion_needs_no_space_in_the_temporary_folder(
         subprocess.run(["umount", tmp_path / "tmp"], check=True)
     (own_cache,) = (tmp_path / "runtimes").iterdir()
     assert conversion._read(own_cache) is not None
-
-
-def test_files_of_a_killed_conversion_are_removed_after_a_time(tmp_path: Path) -> None:
-    for name in ("new", "old"):
-        (tmp_path / f"{conversion.SCRATCH}{name}" / "part").mkdir(parents=True)
-    long_ago = time.time() - 2 * conversion.ABANDONED_SECONDS
-    os.utime(tmp_path / f"{conversion.SCRATCH}old", (long_ago, long_ago))
-    with conversion.scratch(tmp_path):
-        pass
-    assert [path.name for path in tmp_path.iterdir()] == [f"{conversion.SCRATCH}new"]
 
 
 @pytest.mark.slow
