@@ -8,8 +8,11 @@ class DistillationRefused(GenerationError):
 
     code = "distillation_refused"
     status = 409
-    when = "There is nothing to distil: no teacher is active, or no variant of the catalogue is encoded for it."
-    remedy = "The message says what is missing."
+    when = (
+        "There is nothing to distil (no teacher or no prompt variant is active), or the recipe does not fit the "
+        "teacher or the student that it would continue."
+    )
+    remedy = "Read detail: it states what is missing or does not fit, and what to do."
 
 
 class GateForbidden(DistillationRefused):
@@ -17,7 +20,10 @@ class GateForbidden(DistillationRefused):
 
     code = "gate_forbidden"
     status = 403
-    when = "The recipe has evaluation or gate, and the owner of the key may not change releases."
+    when = (
+        "The recipe of the run or the design changes evaluation or gate, and the owner of the key may not change "
+        "releases."
+    )
     remedy = "Leave these fields out, or ask somebody who may change releases."
 
 

@@ -27,7 +27,7 @@ NOTHING_JUDGED = (
     "Neither a detector nor a CLIP judged whether the pictures show what their prompts say."
 )
 NO_DETECTOR = (
-    "No detector judged whether the pictures show what their prompts say; the CLIP score alone is too insensitive. "
+    "No detector judged whether the pictures match their prompts, and the CLIP score alone is not sensitive enough. "
     "Train a detector, or set evaluation.margins.attributes_right and worst_prompts to null to rely on the CLIP."
 )
 

@@ -65,6 +65,6 @@ def add_judged_teacher(parser: ArgumentParser) -> None:
         "--detector",
         metavar="DIR",
         default="",
-        help="folder of the detector that checks images by the tags of their variants; default: the starter's for its "
-        "teacher, else none",
+        help="folder of the detector that checks images by the tags of their variants; default: DISTILLATION_DETECTOR, "
+        "else the active detector if it fits the teacher, else the starter's for its teacher, else none",
     )

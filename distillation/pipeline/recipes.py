@@ -135,7 +135,8 @@ class Recipe:
         elif self.matching is not None or self.joint is not None:
             name = "joint" if self.matching is None else "matching"
             raise ValueError(
-                f"{name} needs a student that regression has warmed up: leave it out as well, or set regression."
+                f"{name} continues the training of the stage regression, which is left out: set regression, or leave "
+                f"{name} out too."
             )
 
     @property

@@ -162,7 +162,7 @@ def _of_specialist(
     if not gate["prompts"]["changed"]:
         return Verdict(
             Outcome.CANDIDATE,
-            "It passed the gate, but it is known to be better at no prompt, so it would serve none.",
+            "It passed the gate, but it is not known to be better for any prompt, so it would serve none.",
         )
     served = {row.pk for row in rows if row.status in Release.SERVED}
     if run.replaces_id is not None and run.replaces_id not in served:
@@ -193,5 +193,7 @@ def _decided(release: Release) -> Verdict | None:
     if release.canary_percent:
         return Verdict(Outcome.CANARY, "A person began its canary.")
     if release.status == Status.RETIRED or release.canary_started_at is not None:
-        return Verdict(Outcome.CANDIDATE, "A person served with it, and ended that.")
+        return Verdict(
+            Outcome.CANDIDATE, "A person put it into service, and later took it out of service."
+        )
     return None

@@ -59,11 +59,13 @@ class VariantActionsMixin:
         return request.user.has_perm("generation.add_job")
 
     # --- pictures
-    @action(description="Generate a preview", icon="image", permissions=["preview"])
+    @action(description="Generate a picture", icon="image", permissions=["preview"])
     def preview(self, request: HttpRequest, queryset: QuerySet) -> HttpResponse | None:
         variants = list(queryset[: MAX_PREVIEWS + 1])
         if len(variants) > MAX_PREVIEWS:
-            messages.error(request, f"Select at most {MAX_PREVIEWS} variants for a preview.")
+            messages.error(
+                request, f"Select at most {MAX_PREVIEWS} variants to generate pictures of."
+            )
             return None
         started = _submit(request, [JobRequest(variant=variant.slug) for variant in variants])
         if len(started) == 1 and request.user.has_perm("generation.view_job"):

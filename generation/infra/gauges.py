@@ -151,12 +151,12 @@ def _catalogue() -> Iterator[Metric]:
     yield variants
     encoded = GaugeMetricFamily(
         "retort_variant_embeddings",
-        "Active prompt variants that an active release covers, by the state of their embedding for it.",
+        "Active prompt variants that an active release or a specialist covers, by the state of their embedding for it.",
         labels=("release", "state"),
     )
     covered = GaugeMetricFamily(
         "retort_covered_variants",
-        "Active prompt variants that an active release covers.",
+        "Active prompt variants that an active release or a specialist covers, by slug.",
         labels=("release", "kind"),
     )
     served = list(Release.objects.filter(status__in=Release.SERVED))

@@ -50,7 +50,9 @@ class JobRequest:
         if len(self.base_url) > MAX_BASE_URL:
             raise _invalid("The host name is too long.", "Host")
         if self.text is None and self.match is not None:
-            raise _invalid("match goes with text: a slug means one variant.", "match")
+            raise _invalid(
+                "match is allowed only with text. Remove it: a slug names one variant.", "match"
+            )
         if not 1 <= self.n <= settings.MAX_IMAGES_PER_JOB:
             raise _invalid(f"n must be from 1 to {settings.MAX_IMAGES_PER_JOB}, not {self.n}.", "n")
         if self.seed is not None and not 0 <= self.seed <= SEED_LIMIT - self.n:
@@ -60,7 +62,10 @@ class JobRequest:
             raise _invalid(f"output_format must be one of {formats}.", "output_format")
         webhooks.check_events(self.webhook_events)
         if self.webhook is None and self.webhook_events is not None:
-            raise _invalid("webhook_events goes with webhook.", "webhook_events")
+            raise _invalid(
+                "webhook_events is allowed only with webhook. Add webhook, or remove it.",
+                "webhook_events",
+            )
 
     @property
     def largest_fresh_seed(self) -> int:

@@ -49,7 +49,7 @@ class Migration(migrations.Migration):
         migrations.AddField(
             model_name='apikey',
             name='requests_per_minute',
-            field=models.PositiveIntegerField(blank=True, help_text='Empty: the setting REQUESTS_PER_MINUTE. 0: no limit.', null=True),
+            field=models.PositiveIntegerField(blank=True, help_text='Empty: the limit of the account, else the setting REQUESTS_PER_MINUTE. 0: no limit of this key.', null=True),
         ),
         migrations.AddField(
             model_name='apikey',
@@ -59,7 +59,7 @@ class Migration(migrations.Migration):
         migrations.AddField(
             model_name='apikey',
             name='weight',
-            field=models.PositiveSmallIntegerField(default=1, help_text='With 2, two jobs of this key run for each job of a key with 1.', validators=[django.core.validators.MinValueValidator(1), django.core.validators.MaxValueValidator(100)]),
+            field=models.PositiveSmallIntegerField(default=1, help_text='Images of its owner in each turn: with 2, twice as many as for an owner with 1.', validators=[django.core.validators.MinValueValidator(1), django.core.validators.MaxValueValidator(100)]),
         ),
         migrations.AddField(
             model_name='image',
@@ -124,7 +124,7 @@ class Migration(migrations.Migration):
         migrations.AddField(
             model_name='job',
             name='weight',
-            field=models.PositiveSmallIntegerField(default=1, help_text='Weight of the key: with 2, two jobs of the owner run for each job of others.'),
+            field=models.PositiveSmallIntegerField(default=1, help_text='Weight of the key: images of the owner in each turn.'),
         ),
         migrations.CreateModel(
             name='AuditEntry',

@@ -63,12 +63,12 @@ class APIKey(models.Model):
     weight = models.PositiveSmallIntegerField(
         default=1,
         validators=[MinValueValidator(1), MaxValueValidator(100)],
-        help_text="With 2, two jobs of this key run for each job of a key with 1.",
+        help_text="Images of its owner in each turn: with 2, twice as many as for an owner with 1.",
     )
     requests_per_minute = models.PositiveIntegerField(
         null=True,
         blank=True,
-        help_text="Empty: the setting REQUESTS_PER_MINUTE. 0: no limit.",
+        help_text="Empty: the limit of the account, else the setting REQUESTS_PER_MINUTE. 0: no limit of this key.",
     )
     images_per_day = models.PositiveIntegerField(
         null=True, blank=True, help_text="Per day in UTC. Empty: no limit."

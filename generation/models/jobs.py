@@ -104,7 +104,7 @@ class Job(models.Model):
     )
     weight = models.PositiveSmallIntegerField(
         default=1,
-        help_text="Weight of the key: with 2, two jobs of the owner run for each job of others.",
+        help_text="Weight of the key: images of the owner in each turn.",
     )
     key = models.CharField(max_length=64, help_text="Hash of everything that decides the images.")
     has_metadata = models.BooleanField(

@@ -278,7 +278,10 @@ def _releases(*, hashes: bool) -> Found:
 def _detector() -> Found:
     active = Detector.objects.filter(status=Detector.Status.ACTIVE).first()
     if active is None:
-        yield Finding("detector", State.OK, "none is active: images are not judged")
+        known = "none is active: images are not judged"
+        if not Detector.objects.exists():
+            known = "none is registered: the first use registers the shipped one"
+        yield Finding("detector", State.OK, known)
         return
     try:
         detector_format.read(detectors.folder(active))

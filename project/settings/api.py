@@ -35,8 +35,8 @@ SPECTACULAR_SETTINGS = {
         for name, about in (
             ("Jobs", "Create images, watch and cancel."),
             ("Images", "Files and thumbnails."),
-            ("Catalogue", "Prompt variants, and who serves them."),
-            ("Account", "What your key is, its limits and its use."),
+            ("Catalogue", "Prompt variants, and the releases that serve them."),
+            ("Account", "Your key, its limits and its usage."),
             ("Webhooks", "Signed messages about jobs."),
             ("OpenAI", "Routes for OpenAI's clients."),
             ("Replicate", "Routes for Replicate's clients."),

@@ -25,7 +25,7 @@ from distillation.management.options import (
     required_libraries,
 )
 from distillation.models import Design
-from distillation.pipeline import overrides, recipes
+from distillation.pipeline import overrides
 from distillation.resumable.progress import SliceOver
 from distillation.runs import recipe_descriptions
 
@@ -73,7 +73,8 @@ class Command(DistillationCommand):
             help="largest number of candidates; default: as many as the hours allow",
         )
         parser.add_argument(
-            "--student", help="a student release to compare with; default: the active one"
+            "--student",
+            help="a student release to compare with; default: the active one, if it covers the catalogue",
         )
         parser.add_argument(
             "--tags", nargs="+", default=[], help="only prompt variants with one of these tags"
@@ -81,8 +82,8 @@ class Command(DistillationCommand):
         parser.add_argument(
             "--recipe",
             metavar="NAME|FILE",
-            help=f"recipe that all candidates begin from: {', '.join(recipes.RECIPES)}, or a JSON file; default: "
-            "DISTILLATION_RECIPE",
+            help="recipe that the candidates vary, with structure, regression and joint, such as starter-1step, or a "
+            "JSON file; default: DISTILLATION_RECIPE",
         )
         add_changes(parser)
         add_judged_teacher(parser)

@@ -18,7 +18,7 @@ class VariantQuery(PageQuery):
     q = serializers.CharField(help_text="Substring of the text or the slug.")
     tag = serializers.CharField(help_text="Only variants with this tag.")
     covered = serializers.BooleanField(
-        help_text="Only variants that the active student covers, or only the others."
+        help_text="Only variants that a student in service covers, or only the others."
     )
 
 

@@ -90,14 +90,14 @@ class Command(BaseCommand):
         )
         tries = actions.add_parser(
             "tries",
-            help="set how often an image that the detector rejects is generated again",
+            help="set the maximum number of pictures that are generated for an image until the detector accepts one",
             description="0: images are not checked; 1: checked and flagged; N: rejected images are generated again "
             "with other seeds, up to N times in all.",
         )
         tries.add_argument("name")
         tries.add_argument("tries", type=int, choices=range(TRIES_LIMIT + 1), metavar="N")
         rollback = actions.add_parser(
-            "rollback", help="activate the release before the active one again"
+            "rollback", help="activate the release again that the active one replaced"
         )
         rollback.add_argument("kind", choices=KINDS)
         export = actions.add_parser(
@@ -167,7 +167,7 @@ class Command(BaseCommand):
         if options["specialist"]:
             release = activation.activate_specialist(release)
             self.stdout.write(
-                f"{release.name} is a specialist: it makes the prompts that it is best at."
+                f"{release.name} is a specialist: it serves the prompts for which it is the best student."
             )
             return
         release = activation.activate(release)

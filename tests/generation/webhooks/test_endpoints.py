@@ -304,7 +304,7 @@ def test_events_without_a_webhook_are_refused():
     make_release()
     make_embedding(variant=make_variant(slug="vase"))
 
-    with pytest.raises(InvalidRequest, match="goes with webhook"):
+    with pytest.raises(InvalidRequest, match="only with webhook"):
         submission.submit(make_user(), JobRequest(variant="vase", webhook_events=["start"]))
 
 
