@@ -32,7 +32,10 @@ class EmbeddingInvalid(EngineError):
 
     code = "embedding_invalid"
     when = "The stored embedding of the prompt variant is damaged."
-    remedy = "The operator should delete the embedding: it will be encoded again."
+    remedy = (
+        "The operator should encode the prompt variant again (its page in the admin, or "
+        "`manage.py catalogue encode --again`), then retry the job."
+    )
 
 
 class EmbeddingMismatch(EngineError):

@@ -128,21 +128,33 @@ def _write(path: Path, content: bytes) -> None:
 
 # --- durability -----------------------------------------------------------------------------------
 def sync(names: Iterable[str]) -> None:
-    """Wait until the files that this process stored are on the disk. A file that fails is removed."""
-    wait([future for name in names if (future := _syncing.get(name)) is not None])
+    """Wait until the files that this process stored are on the disk. Raises StorageFailed if one is not."""
+    begun = {name: future for name in names if (future := _syncing.get(name)) is not None}
+    wait(begun.values())
+    failed = {name: future for name, future in begun.items() if future.exception() is not None}
+    for name, future in failed.items():
+        _forget(name, future)
+    for future in failed.values():
+        future.result()
 
 
 def _begin_sync(name: str, path: Path, *, is_new: bool) -> None:
     future = _syncing[name] = _syncers.submit(_sync, name, path, is_new=is_new)
 
-    def forget(ended: Future[None]) -> None:
-        if _syncing.get(name) is ended:
-            _syncing.pop(name, None)
+    def ended(future: Future[None]) -> None:
+        if future.exception() is None:  # an error is kept until `sync` raises it
+            _forget(name, future)
 
-    future.add_done_callback(forget)
+    future.add_done_callback(ended)
+
+
+def _forget(name: str, future: Future[None]) -> None:
+    if _syncing.get(name) is future:
+        _syncing.pop(name, None)
 
 
 def _sync(name: str, path: Path, *, is_new: bool) -> None:
+    """Sync a file and its folder. Raises StorageFailed; a new file is then removed."""
     try:
         for place in (path, path.parent):
             handle = os.open(place, os.O_RDONLY)
@@ -155,7 +167,9 @@ def _sync(name: str, path: Path, *, is_new: bool) -> None:
     except OSError as error:
         log.error("file_not_synced", file=name, error=error.strerror)
         if is_new:
-            path.unlink(missing_ok=True)
+            with suppress(OSError):
+                path.unlink(missing_ok=True)
+        raise StorageFailed(f"{name}: {error.strerror}. Check the disk of DATA_DIR.") from error
 
 
 # --- reading and listing --------------------------------------------------------------------------

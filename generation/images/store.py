@@ -184,13 +184,18 @@ def hold(images: Iterable[StoredImage]) -> set[str]:
     return gone(held)
 
 
-def gone(images: Iterable[StoredImage]) -> set[str]:
-    """Return the names of files that are missing, have another size, or could not be synced. Raises StorageFailed.
+def sync(images: Iterable[StoredImage]) -> None:
+    """Wait until the files that this process stored are on the disk. Raises StorageFailed if one is not."""
+    storage.sync({name for image in images for name in (image.file, image.master)})
 
-    The other files are synced to the disk, so that rows may refer to them.
+
+def gone(images: Iterable[StoredImage]) -> set[str]:
+    """Return the names of files that are missing or have another size. Raises StorageFailed.
+
+    The files are synced to the disk, so that rows may refer to them.
     """
     seen = list(images)
-    storage.sync({name for image in seen for name in (image.file, image.master)})
+    sync(seen)
     promised = {image.file: image.size_bytes for image in seen}
     names = sorted(promised)
     sizes = dict(zip(names, storage.at_once(storage.size, names), strict=True))

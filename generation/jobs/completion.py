@@ -4,13 +4,13 @@ import json
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 from uuid import UUID
 
 import structlog
 from django.db import connection, transaction
 from django.db.models import QuerySet
-from django.utils import timezone
 
 from generation.access import quotas
 from generation.errors import StorageFailed
@@ -111,13 +111,13 @@ WITH held AS MATERIALIZED ({references.HOLD}), made AS (
         AS r(job_id uuid, attempt int, cache text, device_seconds float, encode_seconds float)
 ), moved AS (
     UPDATE generation_job j
-       SET status = 'succeeded', lease_expires_at = NULL, finished_at = %(at)s::timestamptz, cache = m.cache,
+       SET status = 'succeeded', lease_expires_at = NULL, finished_at = statement_timestamp(), cache = m.cache,
            device_seconds = j.device_seconds + m.device_seconds, encode_seconds = j.encode_seconds + m.encode_seconds
       FROM made m WHERE j.id = m.job_id AND j.status = 'running' AND j.attempt = m.attempt
-    RETURNING j.id, j.key, j.owner_id, j.api_key_id, m.attempt, m.device_seconds
+    RETURNING j.id, j.key, j.owner_id, j.api_key_id, j.finished_at, m.attempt, m.device_seconds
 ), recorded AS (
     UPDATE generation_attempt a
-       SET outcome = 'succeeded', ended_at = %(at)s::timestamptz, device_seconds = moved.device_seconds
+       SET outcome = 'succeeded', ended_at = statement_timestamp(), device_seconds = moved.device_seconds
       FROM moved WHERE a.job_id = moved.id AND a.number = moved.attempt AND a.outcome = 'running'
 ), inserted AS (
     INSERT INTO generation_image ({", ".join(_IMAGE_COLUMNS)})
@@ -132,7 +132,7 @@ SELECT id, EXISTS (SELECT 1 FROM generation_job twin WHERE twin.key = moved.key 
        EXISTS (SELECT 1 FROM generation_apikey k
                 WHERE k.id = moved.api_key_id
                   AND (k.images_per_day IS NOT NULL OR k.device_seconds_per_day IS NOT NULL)),
-       (SELECT count(*) FROM held)
+       finished_at, (SELECT count(*) FROM held)
   FROM moved
 """
 
@@ -147,6 +147,7 @@ class Accepted:
     has_twin: bool
     is_owner_metered: bool
     is_key_metered: bool
+    finished_at: datetime
 
 
 def _succeed(results: Sequence[Result]) -> dict[UUID, Accepted]:
@@ -154,7 +155,6 @@ def _succeed(results: Sequence[Result]) -> dict[UUID, Accepted]:
 
     The locks last until the transaction ends. Return the accepted jobs by id.
     """
-    now = timezone.now()
     made = [
         {
             "job_id": result.job.id,
@@ -173,15 +173,15 @@ def _succeed(results: Sequence[Result]) -> dict[UUID, Accepted]:
             default=str,
         ),
         "files": sorted({file for row in made_images for file in (row.file, row.master)}),
-        "at": now,
     }
     with connection.cursor() as cursor:
         cursor.execute(SUCCEED, facts)
-        moved = {row[0]: Accepted(*row[1:4]) for row in cursor.fetchall()}
+        moved = {row[0]: Accepted(*row[1:5]) for row in cursor.fetchall()}
     for result in results:
-        if result.job.id in moved:
-            job = result.job
-            job.status, job.cache, job.finished_at = Status.SUCCEEDED, result.cache, now
+        job = result.job
+        if accepted := moved.get(job.id):
+            job.status, job.cache = Status.SUCCEEDED, result.cache
+            job.finished_at = accepted.finished_at
     return moved
 
 

@@ -160,7 +160,7 @@ def _served_by(kind: str) -> tuple[str | None, Sequence[Worker], bool]:
     """Return the kind of releases that these workers serve (None = all), the live workers, and whether their queue is
     paused.
     """
-    is_split = heartbeat.is_served(queues.REFERENCE)
+    is_split = queues.is_split()
     queue = queues.REFERENCE if is_split and kind == Release.Kind.TEACHER else "generation"
     is_paused = Queue.objects.filter(name=queue, paused_at__isnull=False).exists()
     return kind if is_split else None, list(heartbeat.living(queue)), is_paused

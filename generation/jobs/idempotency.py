@@ -8,7 +8,7 @@ from typing import Any
 
 from django.db import IntegrityError, connection, transaction
 from django.db.models import QuerySet
-from django.utils import timezone
+from django.db.models.functions import Now
 from django.utils.crypto import salted_hmac
 
 from generation.errors import IdempotencyInProgress, IdempotencyKeyReused, InvalidRequest
@@ -66,7 +66,9 @@ def once(owner, route: str, *, key: str | None, body: Any, make: Callable[[], Jo
                 )
             return row.job
         job = make()
-        IdempotencyKey.objects.create(owner=owner, route=route, key=key, fingerprint=mark, job=job)
+        IdempotencyKey.objects.create(
+            owner=owner, route=route, key=key, fingerprint=mark, job=job, created_at=Now()
+        )
     return job
 
 
@@ -81,7 +83,9 @@ def _lock(name: str) -> None:
 def remember_body(owner, route: str, body: Any, job: Job) -> None:
     """Store the body so that `by_body` finds the job."""
     mark = fingerprint(body)
-    row = IdempotencyKey(owner=owner, route=BY_BODY + route, key=mark, fingerprint=mark, job=job)
+    row = IdempotencyKey(
+        owner=owner, route=BY_BODY + route, key=mark, fingerprint=mark, job=job, created_at=Now()
+    )
     IdempotencyKey.objects.bulk_create(
         [row],
         update_conflicts=True,
@@ -90,13 +94,20 @@ def remember_body(owner, route: str, body: Any, job: Job) -> None:
     )
 
 
+def forget_body(owner, route: str, body: Any) -> None:
+    """Delete what `remember_body` stored for this body, so that `by_body` finds no job."""
+    IdempotencyKey.objects.filter(
+        owner=owner, route=BY_BODY + route, key=fingerprint(body)
+    ).delete()
+
+
 def by_body(owner, route: str, body: Any, *, seconds: float) -> Job | None:
     """Return the owner's job with this body from the last `seconds`, unless it failed, was canceled or purged."""
     rows = IdempotencyKey.objects.select_related("job").filter(
         owner=owner,
         route=BY_BODY + route,
         key=fingerprint(body),
-        created_at__gte=timezone.now() - timedelta(seconds=seconds),
+        created_at__gte=Now() - timedelta(seconds=seconds),
         job__purged_at__isnull=True,
     )
     row = rows.exclude(job__status__in=(Job.Status.FAILED, Job.Status.CANCELED)).first()

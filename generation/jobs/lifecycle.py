@@ -16,7 +16,6 @@ from django.db import IntegrityError, OperationalError, transaction
 from django.db.models import Q, QuerySet, prefetch_related_objects
 from django.db.models.expressions import CombinedExpression
 from django.db.models.functions import Now
-from django.utils import timezone
 
 from generation.errors import (
     CANCELED_BY_CLIENT,
@@ -59,7 +58,7 @@ def move(jobs: QuerySet[Job], *, to: Status, **fields: Any) -> int:
     """
     fields["lease_expires_at"] = None
     if to in Job.TERMINAL:
-        fields.setdefault("finished_at", timezone.now())
+        fields.setdefault("finished_at", Now())  # retention compares it with PostgreSQL's clock
     return jobs.update(status=to, **fields)
 
 
@@ -75,18 +74,19 @@ def _lease_end() -> CombinedExpression:
 def _end_attempt(claim: Claim, outcome: Attempt.Outcome, **fields: Any) -> None:
     Attempt.objects.filter(
         job_id=claim.job_id, number=claim.attempt, outcome=Outcome.RUNNING
-    ).update(outcome=outcome, ended_at=timezone.now(), **fields)
+    ).update(outcome=outcome, ended_at=Now(), **fields)
 
 
 # --- claim and hold -------------------------------------------------------------------------------
 def wanted_kind(queue: str) -> str | None:
     """Return the kind of releases whose jobs the workers of this queue claim; None = all.
 
-    Jobs of a teacher belong to the queue `reference`; while that has no worker, the other workers claim them too.
+    Jobs of a teacher belong to the queue `reference`; while that has no worker and is not paused, the other workers
+    claim them too.
     """
     if queue == queues.REFERENCE:
         return Release.Kind.TEACHER
-    return Release.Kind.STUDENT if heartbeat.is_served(queues.REFERENCE) else None
+    return Release.Kind.STUDENT if queues.is_split() else None
 
 
 @dataclass(frozen=True)
@@ -223,7 +223,7 @@ def answer(job: Job, stored: Sequence[StoredImage], how: Job.Cache, report: Repo
 
     Call it in the transaction that locks their files (`images.hold`). how: recorded on the job.
     """
-    now = timezone.now()
+    now = database.now()
     queued = Job.objects.filter(id=job.id, status=Status.QUEUED)
     if not move(queued, to=Status.SUCCEEDED, cache=how, finished_at=now):
         return False

@@ -74,7 +74,7 @@ def _state(name: str, row: Queue | None) -> QueueState:
     waiting = Job.objects.filter(status=Job.Status.QUEUED)
     running = Job.objects.filter(status=Job.Status.RUNNING)
     references = Worker.objects.filter(queue=queues.REFERENCE).values("name")
-    is_split = heartbeat.is_served(queues.REFERENCE)
+    is_split = queues.is_split()
     if name == queues.REFERENCE:
         waiting = waiting.filter(release__kind=Release.Kind.TEACHER) if is_split else waiting.none()
         running = running.filter(worker_name__in=references)

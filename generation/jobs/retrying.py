@@ -8,7 +8,8 @@ from django.db import transaction
 
 from generation.jobs.after_commit import Report
 from generation.jobs.lifecycle import Status, move
-from generation.models import Job
+from generation.models import Delivery, Job
+from generation.webhooks import payload
 
 AT_ONCE = 200  # jobs per transaction
 
@@ -60,6 +61,8 @@ def _queue_again(job_ids: Collection[UUID], ended: Collection[Status]) -> list[U
     with transaction.atomic():
         again = Job.objects.filter(id__in=job_ids, status__in=ended, purged_at__isnull=True)
         found = dict(again.select_for_update(no_key=True).values_list("id", "attempt"))
+        # A message that reports the end is rendered before its first attempt: later it would show a queued job.
+        payload.render(list(Delivery.objects.filter(job__in=found, body="")))
         move(
             Job.objects.filter(id__in=found),
             to=Status.QUEUED,

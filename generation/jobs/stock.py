@@ -148,6 +148,7 @@ def put(job: Job, stored: StoredImage) -> None:
             master=stored.master,
             size_bytes=size_bytes,
             image=asdict(stored),
+            created_at=Now(),
         )
     metrics.increment("retort_stock_total", outcome="made")
 

@@ -148,7 +148,8 @@ def _check_limits(job: Job, *, is_stored: bool) -> None:
 
 def _insert(job: Job, stored: Sequence[StoredImage] | None, *, is_of_stock: bool) -> None:
     if stored is not None:
-        job.status, job.cache, job.finished_at = Job.Status.SUCCEEDED, Job.Cache.HIT, timezone.now()
+        job.status, job.cache, job.finished_at = Job.Status.SUCCEEDED, Job.Cache.HIT, database.now()
+        job.created_at = min(job.created_at, job.finished_at)  # this host's clock may be ahead
     rows.insert([job])
     if stored is not None:
         images_made = jobs.image_rows(job, stored)

@@ -228,7 +228,14 @@ def ended(job: Job) -> bool:
 
 def _write(events: Iterable[tuple[Job, Delivery.Event]]) -> bool:
     rows = [
-        Delivery(owner_id=job.owner_id, endpoint_id=job.webhook_id, job_id=job.id, event=event)
+        Delivery(
+            owner_id=job.owner_id,
+            endpoint_id=job.webhook_id,
+            job_id=job.id,
+            event=event,
+            next_attempt_at=Now(),
+            created_at=Now(),
+        )
         for job, event in events
         if job.webhook_id is not None and event in job.webhook_events
     ]

@@ -47,9 +47,11 @@ class Answering:
                 activity.moved()
                 return heartbeat.stopping.is_set()
 
+            def answer() -> None:
+                activity.moved()  # an outage of PostgreSQL is no stall
+                completion.answer_identical(results, is_stopping=is_stopping)
+
             try:
-                writing.patiently(
-                    lambda: completion.answer_identical(results, is_stopping=is_stopping)
-                )
+                writing.patiently(answer)
             except Exception:  # the remaining jobs are claimed as repeats
                 log.exception("identical_jobs_not_answered", jobs=len(results))

@@ -199,7 +199,8 @@ class Generator:
             if is_of_teacher:
                 pipeline.device.synchronize()  # otherwise other batches would wait for all launched steps
                 stepped = time.perf_counter()
-                self._between(stepped - began)
+                with self._watch.suspended():  # other batches, which wait for PostgreSQL patiently
+                    self._between(stepped - began)
                 began = time.perf_counter()
                 timings.unet_seconds -= began - stepped
                 activity.moved()

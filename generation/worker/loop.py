@@ -265,6 +265,7 @@ class GenerationWorker:
             return list(claimed.jobs)
         with self.watch.watching(Kind.STORAGE, "stored images", unknown_bound()):
             found = images.find_rows(twins)
+            images.sync(image for stored in found.values() for image in stored)
         repeats = [
             Result(job, found[job.id], 0.0, Job.Cache.HIT)
             for job in twins

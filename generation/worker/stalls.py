@@ -8,7 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 
 import structlog
@@ -32,12 +32,14 @@ class Kind(StrEnum):
 
 @dataclass
 class Activity:
-    """An activity of a thread. bound_seconds: maximum time without progress."""
+    """An activity of a thread, given by its identifier. bound_seconds: maximum time without progress."""
 
     kind: Kind
     what: str
     bound_seconds: float
+    thread: int = field(default_factory=threading.get_ident)
     idle_seconds: float = 0.0
+    is_suspended: bool = False
 
     def moved(self) -> None:
         """Note progress."""
@@ -74,6 +76,23 @@ class StallWatch:
             with self._guard:
                 del self._by_id[id(activity)]
 
+    @contextmanager
+    def suspended(self) -> Iterator[None]:
+        """Do not count time for the activities that this thread has begun, only for those that it begins meanwhile."""
+        thread = threading.get_ident()
+        with self._guard:
+            own = [
+                one for one in self._by_id.values() if one.thread == thread and not one.is_suspended
+            ]
+            for activity in own:
+                activity.is_suspended = True
+        try:
+            yield
+        finally:
+            with self._guard:
+                for activity in own:
+                    activity.is_suspended = False
+
     def _watch(self) -> None:
         before = armed = time.monotonic()
         _arm()
@@ -92,6 +111,8 @@ class StallWatch:
         """Add the seconds that passed to each activity. Return the first one that has stalled."""
         with self._guard:
             for activity in self._by_id.values():
+                if activity.is_suspended:
+                    continue
                 activity.idle_seconds += passed
                 if activity.idle_seconds > activity.bound_seconds:
                     return activity

@@ -78,7 +78,9 @@ class Writer:
                 share = device_seconds * job.n / images_in_batch
                 return Result(job, stored, share, encode_seconds=time.monotonic() - began)
 
-            made = list(zip(kept, storage.at_once(make, kept), strict=True))
+            outcomes = storage.at_once(make, kept)
+            # Here and not in the transaction, where a disk that hangs would hold locks and no watch would see it.
+            made = [(job, _synced(one, activity)) for job, one in zip(kept, outcomes, strict=True)]
         for job, outcome in made:
             if isinstance(outcome, Exception):
                 self.note(outcome)
@@ -139,6 +141,17 @@ def _store_one(job: Job, one: BestPicture) -> images.StoredImage:
         failing=finding.failing,
         detector=finding.detector,
     )
+
+
+def _synced(outcome: Result | Exception, activity: Activity) -> Result | Exception:
+    """Wait until the result's files are on the disk. Return the result, or the error."""
+    if isinstance(outcome, Result):
+        try:
+            images.sync(outcome.images)
+        except StorageFailed as error:
+            return error
+        activity.moved()
+    return outcome
 
 
 def settle(claims: Iterable[Claim], error: Exception) -> None:

@@ -125,6 +125,9 @@ class ImageGenerations(APIView):
         first = None
         if _is_retry(request):
             first = idempotency.by_body(owner, ROUTE, body, seconds=RETRY_SECONDS)
+        elif RETRY_COUNT in request.headers:
+            # If this request is refused, its retry must not get the job of an earlier one.
+            idempotency.forget_body(owner, ROUTE, body)
         job = first or make()
         if RETRY_COUNT in request.headers:
             idempotency.remember_body(owner, ROUTE, body, job)

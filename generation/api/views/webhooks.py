@@ -94,7 +94,7 @@ class WebhookTest(APIView):
         responses={200: DeliverySerializer} | responses(400, 401, 403, 404, 409),
     )
     def post(self, request: Request, endpoint_id: int) -> Response:
-        """Send a test event: the event of the webhook's latest job again, with is_test and a new id."""
+        """Send a test event: that of the webhook's latest ended job, with is_test and a new id."""
         query(NoQuery, request)
         found = get_object_or_404(WebhookEndpoint, pk=endpoint_id, owner_id=request.user.pk)
         shown = DeliverySerializer(trial.send(found), context={"request": request})

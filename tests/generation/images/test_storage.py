@@ -161,15 +161,30 @@ def test_a_stored_file_and_its_folder_are_synced_before_a_row_may_refer_to_them(
         assert any(path.endswith(str(Path(name).parent)) for path in synced)
 
 
-def test_a_file_that_cannot_be_synced_is_removed(monkeypatch):
-    def refuse(handle: int) -> None:
-        raise OSError(errno.EIO, "Input/output error")
+def refuse(handle: int) -> None:
+    raise OSError(errno.EIO, "Input/output error")
 
+
+def test_a_file_that_cannot_be_synced_is_removed_and_the_error_is_reported(monkeypatch):
     monkeypatch.setattr(os, "fsync", refuse)
     name = storage.save(b"one", "png").name
+    while storage.exists(name):  # also an error before anything waits for it is reported
+        time.sleep(0.01)
+
+    with pytest.raises(StorageFailed, match="Input/output error"):
+        storage.sync([name])
     storage.sync([name])
 
-    assert not storage.exists(name)
+
+def test_a_file_of_another_process_that_cannot_be_synced_is_reported_and_kept(monkeypatch):
+    name = storage.save(b"one", "png").name
+    storage.sync([name])
+    monkeypatch.setattr(os, "fsync", refuse)
+    storage.save(b"one", "png")
+
+    with pytest.raises(StorageFailed, match="Input/output error"):
+        storage.sync([name])
+    assert storage.exists(name)
 
 
 # --- an object store ------------------------------------------------------------------------------

@@ -8,8 +8,8 @@ from django.core.management import CommandError, call_command
 from django.db import connection
 
 from generation.infra import queues
+from generation.jobs import estimates, pausing
 from generation.jobs import lifecycle as jobs
-from generation.jobs import pausing
 from generation.models import AuditEntry, Job, Queue
 from generation.worker.loop import GenerationWorker
 from tests import fake_worker
@@ -81,7 +81,7 @@ def test_a_paused_queue_drains(redis_server):
 
 
 def test_the_queue_of_the_teacher_can_be_paused_separately():
-    make_worker(name="reference-1", queue=queues.REFERENCE)
+    reference = make_worker(name="reference-1", queue=queues.REFERENCE)
     teacher = make_job(release=make_release(name="big", kind="teacher"))
     student = make_job()
     pausing.pause(queues.REFERENCE, by="anna")
@@ -92,7 +92,24 @@ def test_the_queue_of_the_teacher_can_be_paused_separately():
     states = {state.name: state for state in pausing.states()}
     assert (states["reference"].status, states["reference"].queued) == ("paused", 1)
     assert (states["generation"].status, states["generation"].running) == ("running", 1)
+
+    reference.delete()  # stopped, for example for a repair
+    assert jobs.claim("worker-1").jobs == ()
+    assert pausing.state("reference").queued == 1
+    estimates._served_by.cache_clear()
+    assert "paused" in estimates.of(teacher).reason
     pausing.resume(queues.REFERENCE)
+    (claimed,) = jobs.claim("worker-1").jobs
+    assert claimed.id == teacher.id
+
+
+def test_the_worker_of_a_resumed_queue_takes_its_jobs():
+    make_worker(name="reference-1", queue=queues.REFERENCE)
+    teacher = make_job(release=make_release(name="big", kind="teacher"))
+    pausing.pause(queues.REFERENCE, by="anna")
+    pausing.resume(queues.REFERENCE)
+
+    assert jobs.claim("worker-1").jobs == ()
     (claimed,) = jobs.claim("reference-1", queue=queues.REFERENCE).jobs
     assert claimed.id == teacher.id
 

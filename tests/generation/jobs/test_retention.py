@@ -16,15 +16,16 @@ from django.utils import timezone
 from generation.errors import JobPurged
 from generation.images import storage
 from generation.images import store as images
-from generation.jobs import completion, retention, retrying, submission
+from generation.jobs import completion, idempotency, retention, retrying, submission
 from generation.jobs import lifecycle as jobs
 from generation.jobs.job_request import JobRequest
-from generation.models import IdempotencyKey, Image, Job, PurgedImage
+from generation.models import Delivery, IdempotencyKey, Image, Job, PurgedImage
 from generation.webhooks import endpoints as webhooks
-from tests import fake_worker
+from tests import clocks, fake_worker
 from tests.factories import (
     make_delivery,
     make_embedding,
+    make_endpoint,
     make_image,
     make_job,
     make_key,
@@ -283,6 +284,38 @@ def test_a_host_whose_clock_is_years_ahead_removes_nothing(settings, monkeypatch
 
     assert (report.total, purged(), report.idempotency_keys) == (retention.Tally(), set(), 0)
     assert webhooks.forget_old() == 0
+
+
+@pytest.mark.parametrize("years", [-10, 10])
+def test_what_a_host_with_a_wrong_clock_writes_is_removed_on_time(
+    variant, settings, monkeypatch, years: int
+):
+    settings.RETENTION_DAYS, settings.WEBHOOK_KEPT_DAYS = 30, 30
+    owner, endpoint = make_user(), make_endpoint(owner=make_user())
+    with monkeypatch.context() as patch:
+        clocks.shift(patch, timedelta(days=365 * years))
+        first = idempotency.once(owner, "r", key="k", body={}, make=submit)
+        twin = make_job(
+            variant=variant, embedding=first.embedding, release=first.release, key=first.key, seed=7
+        )
+        Job.objects.update(webhook=endpoint, webhook_events=["completed"])
+        fake_worker.make_pictures()
+        assert submit().cache == "hit"
+        jobs.cancel(submit(seed=8).id)
+        submit(seed=9)
+        fake_worker.fail()
+
+    twin.refresh_from_db()
+    assert (twin.status, twin.cache) == ("succeeded", "shared")
+    assert Delivery.objects.count() == 2
+    Delivery.objects.update(status="delivered")
+    kept = retention.sweep()
+    assert (kept.total.jobs, kept.idempotency_keys, webhooks.forget_old()) == (0, 0, 0)
+    for job in Job.objects.all():
+        assert abs(job.finished_at - timezone.now()) < timedelta(minutes=5)
+        assert job.cache != "hit" or job.created_at <= job.finished_at
+    assert retention.due(timezone.now() + timedelta(days=31)).count() == 5
+    assert IdempotencyKey.objects.get().created_at < timezone.now() + timedelta(minutes=5)
 
 
 def test_images_are_removed_a_number_of_days_after_their_job_ended(settings):

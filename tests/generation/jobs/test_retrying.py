@@ -1,13 +1,15 @@
 """Retries by people."""
 
+import json
 from datetime import timedelta
 
 import pytest
 from django.utils import timezone
 
 from generation.jobs import retrying
-from generation.models import Job
-from tests.factories import make_job, make_release, make_user
+from generation.models import Delivery, Job
+from generation.webhooks import endpoints, payload
+from tests.factories import make_endpoint, make_job, make_release, make_user
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -36,6 +38,21 @@ def test_jobs_that_failed_with_one_code_in_a_period_are_queued_again(monkeypatch
     assert {job.id for job in queued} == {job.id for job in wanted}
     assert {(job.failures, job.error_code, job.finished_at) for job in queued} == {(0, "", None)}
     assert retrying.retry_failed(code="worker_lost", **period) == 0
+
+
+def test_the_unsent_message_about_a_jobs_end_reports_it_after_the_retry():
+    job = failed(error_detail="The weights are damaged.", webhook=make_endpoint(owner=make_user()))
+    Job.objects.update(webhook_events=["completed"])
+    job.refresh_from_db()
+    assert endpoints.ended(job)
+
+    assert retrying.retry_failed() == 1
+
+    delivery = Delivery.objects.get()
+    payload.render([delivery])  # as at its first attempt
+    message = json.loads(delivery.body)
+    assert (message["type"], message["status"]) == ("prediction.completed", "failed")
+    assert message["error"] == "The weights are damaged." and message["completed_at"]
 
 
 def test_failed_jobs_can_be_chosen_by_release_and_owner():

@@ -9,9 +9,10 @@ from django.db import connection, transaction
 from django.utils import timezone
 
 from generation.models import Delivery
-from generation.webhooks import outbox
+from generation.webhooks import endpoints, outbox
 from generation.webhooks.outbox import Shares, note, take
 from generation.webhooks.sender import Answer
+from tests import clocks
 from tests.factories import make_delivery, make_endpoint, make_job, make_user
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -55,6 +56,17 @@ def test_due_deliveries_are_claimed_once_with_a_lease():
     assert (taken.pk, taken.attempts, has_more) == (due.pk, 1, False)
     assert outbox.LEASE_SECONDS - 5 < wait(taken) <= outbox.LEASE_SECONDS
     assert take(Shares()) == ([], False)
+
+
+def test_a_message_of_a_host_whose_clock_is_ahead_is_due_at_once(monkeypatch):
+    job = make_job(
+        webhook=make_endpoint(owner=make_user()), webhook_events=["completed"], status="failed"
+    )
+    with monkeypatch.context() as patch:
+        clocks.shift(patch, timedelta(hours=1))
+        assert endpoints.ended(job)
+
+    assert [row.job_id for row in take(Shares())[0]] == [job.id]
 
 
 def test_deliveries_of_a_killed_process_are_due_again_when_their_lease_is_over():

@@ -31,6 +31,7 @@ def test_a_test_event_is_the_latest_jobs_message_with_its_mark(api):
     make_job(owner=api.owner, webhook=endpoint)
     job = make_job(owner=api.owner, webhook=endpoint, status="succeeded")
     make_image(job=job)
+    make_job(owner=api.owner, webhook=endpoint)  # it has no end to report yet
     (shown,) = api.get("/v1/webhooks").json()["results"]
 
     answer = api.post(shown["urls"]["test"])
@@ -51,7 +52,7 @@ def test_a_test_event_is_the_latest_jobs_message_with_its_mark(api):
 
 def test_a_paused_webhook_is_tried_at_once_and_a_disabled_one_is_not(api):
     endpoint = make_endpoint(owner=api.owner)
-    make_job(owner=api.owner, webhook=endpoint)
+    make_job(owner=api.owner, webhook=endpoint, status="succeeded")
     later = timezone.now() + timedelta(hours=1)
     WebhookEndpoint.objects.update(paused_until=later)
     assert api.post(f"/v1/webhooks/{endpoint.pk}/test").status_code == 200
@@ -66,6 +67,8 @@ def test_nothing_is_sent_without_a_job_or_to_a_webhook_of_another_owner(api):
     job = make_job(owner=api.owner, webhook=endpoint, status="succeeded", purged_at=timezone.now())
     problem(api.post(f"/v1/webhooks/{endpoint.pk}/test"), 400, "invalid_request")
     job.delete()
+    make_job(owner=api.owner, webhook=endpoint)
+    problem(api.post(f"/v1/webhooks/{endpoint.pk}/test"), 400, "invalid_request")
     other = make_endpoint(owner=make_user(username="stranger"))
     problem(api.post(f"/v1/webhooks/{other.pk}/test"), 404, "not_found")
     assert not Delivery.objects.exists()
@@ -104,8 +107,10 @@ def test_staff_send_a_test_from_the_page_of_a_webhook():
     admin.force_login(make_user(username="admin", is_superuser=True))
     endpoint = make_endpoint(owner=make_user())
     do = reverse("admin:generation_webhookendpoint_do", args=[endpoint.pk, "send_test"])
-    assert "The webhook has no jobs that are kept" in admin.post(do, follow=True).content.decode()
-    make_job(owner=make_user(), webhook=endpoint)
+    assert (
+        "The webhook has no ended job that is kept" in admin.post(do, follow=True).content.decode()
+    )
+    make_job(owner=make_user(), webhook=endpoint, status="succeeded")
     page = admin.post(do, follow=True)
     assert "A test event is being sent" in page.content.decode()
     assert page.redirect_chain[-1][0].endswith(f"/{Delivery.objects.get().pk}/change/")

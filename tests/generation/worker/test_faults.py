@@ -1,5 +1,7 @@
 """Faults of storage, releases, device and database: they fail no job, and the worker continues afterwards."""
 
+import errno
+import os
 import shutil
 import threading
 import time
@@ -118,6 +120,36 @@ def test_a_failing_storage_fails_no_job_and_stops_the_claims(served, settings, w
 
     assert set(Job.objects.values_list("status", flat=True)) == {"succeeded"}
     assert Worker.objects.values_list("fault", "faulty_since").get() == ("", None)
+
+
+def test_a_disk_that_cannot_sync_fails_no_job_and_stops_the_claims(
+    served,  # noqa: F811
+    settings,
+    worker,
+    monkeypatch,
+):
+    settings.BATCH_SIZE = 1
+    refused: list[int] = []
+
+    def refuse(handle: int) -> None:
+        refused.append(handle)
+        if len(refused) > 40:  # enough for all jobs: end a worker that would go on
+            heartbeat.stopping.set()
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(os, "fsync", refuse)
+    for seed in range(10):
+        submit(seed=seed)
+
+    worker.run()
+    worker.tick()
+
+    assert Attempt.objects.count() <= 3  # those in progress, not the whole queue
+    assert set(Attempt.objects.values_list("outcome", "error_class", "error_code")) == {
+        ("released", "infrastructure", "storage_failed")
+    }
+    assert set(Job.objects.values_list("status", "failures")) == {("queued", 0)}
+    assert Worker.objects.get().fault == "storage_failed"
 
 
 def test_a_worker_waits_for_an_unreachable_object_store(served, settings, monkeypatch, worker):  # noqa: F811
@@ -314,6 +346,64 @@ def test_a_database_that_fails_between_the_steps_of_a_teacher_loses_no_picture(
 
     assert broken and exit_codes == []
     assert set(Job.objects.values_list("status", "attempt")) == {("succeeded", 1)}
+
+
+def test_a_long_outage_between_the_steps_of_a_teacher_is_no_stall(
+    served,  # noqa: F811
+    tmp_path,
+    worker,
+    exit_codes,
+    monkeypatch,
+):
+    monkeypatch.setattr(interleaving, "CHECK_SHARE", float("inf"))  # these steps take milliseconds
+    monkeypatch.setattr(writing, "PAUSE_SECONDS", (0.001, 0.001))
+    make_tiny_release(tmp_path / "big", name="big", kind="teacher", steps=3)
+    teacher = releases.register(tmp_path / "big")
+    releases.activate(teacher)
+    assert encoding.encode_missing() == 0
+    worker.tick()
+    worker.loaded.get(served)
+    unet = worker.loaded.get(teacher).runtime.unet
+    submit(seed=1, model="teacher")
+    claim, stalled = jobs.claim, []
+
+    def step(*_: object) -> None:
+        if Job.objects.count() == 1:
+            submit(seed=1, model="student")
+
+    def away_at_first(*arguments, **options):
+        if options["only"] and len(stalled) < 3:
+            stalled.append(worker.watch.check(0.9 * unknown_bound()))
+            raise OperationalError("connection refused")
+        return claim(*arguments, **options)
+
+    monkeypatch.setattr(jobs, "claim", away_at_first)
+    unet.register_forward_pre_hook(step)
+    worker.run()
+
+    assert stalled == [None] * 3 and exit_codes == []
+    assert set(Job.objects.values_list("status", "attempt")) == {("succeeded", 1)}
+
+
+def test_a_long_outage_while_identical_jobs_are_answered_is_no_stall(served, worker, monkeypatch):  # noqa: F811
+    monkeypatch.setattr(writing, "PAUSE_SECONDS", (0.001, 0.001))
+    first = submit(seed=1)
+    make_job(
+        variant=first.variant, embedding=first.embedding, release=served, key=first.key, seed=1
+    )
+    answer, stalled = completion.answer_identical, []
+
+    def away_at_first(*arguments, **options):
+        if len(stalled) < 3:
+            stalled.append(worker.watch.check(0.9 * unknown_bound()))
+            raise OperationalError("connection refused")
+        return answer(*arguments, **options)
+
+    monkeypatch.setattr(completion, "answer_identical", away_at_first)
+    worker.run()
+
+    assert stalled == [None] * 3
+    assert set(Job.objects.values_list("status", flat=True)) == {"succeeded"}
 
 
 def test_a_device_that_breaks_while_filling_the_stock_loses_no_finished_image(
@@ -524,6 +614,32 @@ def test_a_storage_that_hangs_gives_its_jobs_back_and_ends_the_process(
     running.join()
 
 
+def test_a_disk_that_hangs_while_it_syncs_gives_the_jobs_back_and_ends_the_process(
+    served,  # noqa: F811
+    settings,
+    worker,
+    exit_codes,
+    monkeypatch,
+):
+    job = submit(seed=1)
+    released = threading.Event()
+    monkeypatch.setattr(os, "fsync", lambda _: released.wait(60))
+    worker.loaded.get(served)
+    settings.STALL_SECONDS = 3
+    worker.watch.begin()
+    running = threading.Thread(target=worker.run)
+    running.start()
+    try:
+        until(lambda: exit_codes == [EXIT_STALLED], seconds=30)
+        job.refresh_from_db()
+        assert (job.status, job.failures) == ("queued", 0)
+        assert job.attempts.get().error_code == "storage_failed"
+    finally:
+        released.set()
+        running.join()
+    assert Job.objects.get().status == "queued"  # the late result is refused
+
+
 def test_each_step_counts_as_progress_however_long_all_of_them_take(served, worker):  # noqa: F811
     job = submit(seed=1)
     stalled = []
@@ -540,6 +656,14 @@ def test_each_step_counts_as_progress_however_long_all_of_them_take(served, work
     job.refresh_from_db()
     assert job.status == "succeeded"
     assert stalled == [None] * served.num_inference_steps and len(stalled) > 1
+
+
+def test_a_suspended_activity_does_not_count_and_one_that_is_begun_meanwhile_does(worker):
+    with worker.watch.watching("device", "step", 10.0) as teacher:
+        with worker.watch.suspended(), worker.watch.watching("device", "step", 10.0) as student:
+            assert worker.watch.check(11.0) is student
+        assert teacher.idle_seconds == 0
+        assert worker.watch.check(11.0) is teacher
 
 
 def test_a_process_that_was_frozen_has_not_stalled(worker):

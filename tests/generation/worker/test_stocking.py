@@ -16,6 +16,7 @@ from generation.jobs import pausing, retention, stock, submission
 from generation.jobs.job_request import JobRequest
 from generation.models import Image, Job, OwnerLimits, Release, StockedImage
 from generation.releases import lifecycle as releases
+from tests import clocks
 from tests.factories import make_job, make_user, make_variant
 from tests.tiny import make_tiny_release
 
@@ -57,6 +58,15 @@ def test_an_idle_worker_stocks_what_is_requested_often(stocked):
     assert sum(row.size_bytes for row in rows) == sum(storage.size(name) for name in names())
     shown = {family.name: family.samples for family in gauges.collect()}
     assert [sample.value for sample in shown["retort_stocked_images"]] == [2]
+
+
+def test_an_image_that_a_host_with_a_wrong_clock_stocked_is_given(stocked, monkeypatch):
+    StockedImage.objects.all().delete()
+    with monkeypatch.context() as patch:
+        clocks.shift(patch, timedelta(days=-3))
+        stocked._stocking.make()
+
+    assert submit().cache == "hit"
 
 
 def test_a_request_without_a_seed_gets_an_image_of_its_own_at_once(stocked):

@@ -7,6 +7,7 @@ import pytest
 from django.test import Client
 from django.utils import timezone
 
+from generation.errors import QueueFull
 from generation.jobs import submission
 from generation.models import IdempotencyKey, Image, Job
 from tests.client import API
@@ -211,6 +212,20 @@ def test_a_retry_gets_the_first_job_and_a_first_request_a_new_one():
     assert unfinished(again(api, 0)) != first
     assert unfinished(again(api, 1, {**BODY, "n": 2})).n == 2
     assert unfinished(again(api, "x")) != first
+
+
+def test_the_retry_of_a_refused_request_does_not_get_the_job_of_an_earlier_one(monkeypatch):
+    api = API()
+    first = unfinished(again(api, 0))
+
+    def refuse(*_: object) -> None:
+        raise QueueFull("The queue is full.")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(submission, "submit", refuse)
+        error(again(api, 0), 503, "queue_full")
+
+    assert unfinished(again(api, 1)) != first
 
 
 def test_a_retry_does_not_get_the_job_of_another_owner():
