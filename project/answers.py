@@ -102,6 +102,19 @@ def refusal(
     return whole(status, body, headers)
 
 
+def text(status: int, said: str) -> Answer:
+    """Return an error of the shell for a person, and close the connection, whose request was not read."""
+    content = said.encode()
+    headers = [
+        (b"content-type", b"text/plain; charset=utf-8"),
+        (b"x-content-type-options", b"nosniff"),
+        (b"cache-control", b"no-store"),
+        (b"connection", b"close"),
+        (b"content-length", str(len(content)).encode()),
+    ]
+    return Answer(status, headers, content)
+
+
 def whole(status: int, body: Any, headers: Headers) -> Answer:
     """Return an answer with a JSON body."""
     content = json.dumps(body).encode()

@@ -29,7 +29,7 @@ from generation.images import storage
 from generation.infra import metrics
 from generation.realtime.hub import LOAD, REQUEST_ID, SHELL, Hub
 from project import bodies, connections, tracing
-from project.answers import INTERNAL, Answer, Send, refusal, whole
+from project.answers import INTERNAL, Answer, Send, refusal, text, whole
 from project.bodies import Body, Receive, Scope
 from project.bridge import Bridge
 from project.connections import Connection
@@ -158,13 +158,10 @@ class Shell:
                 body = await self._body(scope, receive, held)
             except bodies.Late:
                 return refusal(408, "body_timeout", "The body did not arrive in time.", closes=True)
-            except bodies.TooLarge:
+            except bodies.TooLarge as error:
                 await bodies.discard(scope, receive)
                 if not scope["path"].startswith("/v1/"):
-                    most = settings.DATA_UPLOAD_MAX_MEMORY_SIZE
-                    return refusal(
-                        413, "body_too_large", f"Send at most {most} bytes.", closes=True
-                    )
+                    return _too_large(scope, error.most)
                 # Django refuses the size, in the error format of the route.
                 is_whole, body = False, Body.withheld(bodies.announced(scope))
             held.keep()
@@ -210,6 +207,16 @@ class Shell:
                 return await self._django(scope, body, is_gone=is_gone)
         finally:
             self._logging_in -= 1
+
+
+def _too_large(scope: Scope, most: int) -> Answer:
+    """Return the refusal of a body outside of /v1/: a sentence for a browser, otherwise a problem document."""
+    if any(name == b"accept" and b"text/html" in value for name, value in scope["headers"]):
+        return text(
+            413,
+            f"The form is too large: it may send {most / 1_048_576:g} MiB. Go back and send fewer or smaller files.",
+        )
+    return refusal(413, "body_too_large", f"Send at most {most} bytes.", closes=True)
 
 
 async def _flush_often() -> None:

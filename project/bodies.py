@@ -21,7 +21,8 @@ Receive = Callable[[], Awaitable[Message]]
 
 BODY_SECONDS = 30.0
 UPLOAD_SECONDS = 600.0
-UPLOAD_BYTES = 67_108_864
+FILES_BYTES = 67_108_864
+UPLOAD_BYTES = FILES_BYTES + 1_048_576  # with the headers of the parts and the other fields
 # How much of a refused body is read: many clients read the response only after they have sent everything.
 LINGER_SECONDS = 2.0
 LINGER_BYTES = 16_777_216
@@ -32,7 +33,11 @@ class Late(Exception):
 
 
 class TooLarge(Exception):
-    """The body has more bytes than the route accepts."""
+    """The body has more bytes than the route accepts. most: the limit to name."""
+
+    def __init__(self, most: int) -> None:
+        super().__init__(most)
+        self.most = most
 
 
 class Gone(Exception):
@@ -67,14 +72,14 @@ def announced(scope: Scope) -> int:
 async def read(receive: Receive, length: int, held: Held, *, most: int) -> Body:
     """Return the body, in memory. length: as announced. Raises TooLarge, Late and Gone."""
     if length > most:
-        raise TooLarge
+        raise TooLarge(most)
     body = BytesIO()
     try:
         async with asyncio.timeout(BODY_SECONDS):
             while True:
                 content, is_last = await _next(receive)
                 if body.tell() + len(content) > most:
-                    raise TooLarge
+                    raise TooLarge(most)
                 body.write(content)
                 held.add(len(content))
                 if is_last:
@@ -90,7 +95,7 @@ async def read_upload(receive: Receive, length: int, free: AbstractAsyncContextM
     free: semaphore that bounds the concurrent uploads.
     """
     if length > UPLOAD_BYTES:
-        raise TooLarge
+        raise TooLarge(FILES_BYTES)
     loop = asyncio.get_running_loop()
     body = SpooledTemporaryFile(max_size=settings.DATA_UPLOAD_MAX_MEMORY_SIZE)  # noqa: SIM115
     try:
@@ -98,7 +103,7 @@ async def read_upload(receive: Receive, length: int, free: AbstractAsyncContextM
             while True:
                 content, is_last = await _next(receive)
                 if body.tell() + len(content) > UPLOAD_BYTES:
-                    raise TooLarge
+                    raise TooLarge(FILES_BYTES)
                 await loop.run_in_executor(None, body.write, content)  # the disk may be slow
                 if is_last:
                     return _rewound(body)

@@ -130,10 +130,21 @@ def test_an_upload_reaches_the_view_completely(web: Web, sessions):
     assert "is already in row" in answer.text  # about the last row
 
 
-def test_uploads_have_a_limit(web: Web, sessions):
+@pytest.mark.parametrize(
+    ("who", "accepts", "said"),
+    [
+        ("staff", "text/html,*/*", "The form is too large: it may send 64 MiB."),
+        ("staff", "*/*", '"detail": "Send at most 67108864 bytes."'),
+        ("other", "text/html,*/*", "it may send 2.5 MiB."),
+    ],
+)
+def test_uploads_have_a_limit_which_the_refusal_names(
+    web: Web, sessions, who: str, accepts: str, said: str
+):
     connection = HTTPConnection("127.0.0.1", web.port, timeout=60)
     connection.putrequest("POST", IMPORT)
-    connection.putheader("Cookie", f"sessionid={sessions['staff']['sessionid']}")
+    connection.putheader("Cookie", f"sessionid={sessions[who]['sessionid']}")
+    connection.putheader("Accept", accepts)
     connection.putheader("Content-Length", str(bodies.UPLOAD_BYTES + 1))
     connection.putheader(
         "Expect", "100-continue"
@@ -142,5 +153,15 @@ def test_uploads_have_a_limit(web: Web, sessions):
 
     answer = connection.getresponse()
 
-    assert answer.status == 413
+    assert answer.status == 413 and said in answer.read().decode()
     connection.close()
+
+
+def test_files_of_exactly_the_limit_fit_with_the_rest_of_their_form():
+    async def receive() -> dict[str, Any]:
+        return {"type": "http.request", "body": b"abc"}
+
+    length = bodies.FILES_BYTES + 100 * 500  # with the headers of a hundred parts
+    body = asyncio.run(bodies.read_upload(receive, length, asyncio.Semaphore(1)))
+    with body.file:
+        assert body.size == 3

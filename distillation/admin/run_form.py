@@ -1,6 +1,8 @@
 """Form to start a run: the recipes with their results and durations, and the plan of the run."""
 
-from typing import Any
+import json
+from io import BytesIO
+from typing import IO, Any
 
 from django import forms
 from django.conf import settings
@@ -24,6 +26,7 @@ from generation.api.parsers import StrictJSON
 from generation.errors import GenerationError
 
 MAX_BYTES = 100_000  # of an uploaded recipe
+UPLOADED = "uploaded"  # choice of the recipe in the field `uploaded`
 
 
 class RunForm(forms.ModelForm):
@@ -51,6 +54,8 @@ class RunForm(forms.ModelForm):
         help_text="Only prompt variants with one of these tags, separated by commas: the release becomes a specialist. "
         "Empty: all variants.",
     )
+    # A recipe uploaded with an earlier request: browsers do not send its file again.
+    uploaded = forms.CharField(required=False, widget=forms.HiddenInput)
 
     class Meta:
         model = Run
@@ -59,16 +64,19 @@ class RunForm(forms.ModelForm):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         choices = [(policy, policy.label) for policy in redistillation.policies()]
+        kept = [(UPLOADED, "The uploaded recipe.")] if self["uploaded"].value() else []
         self.fields["recipe"] = forms.ChoiceField(
-            choices=_recipes(), widget=UnfoldAdminRadioSelectWidget
+            choices=[*kept, *_recipes()], widget=UnfoldAdminRadioSelectWidget
         )
         self.fields["policy"] = forms.ChoiceField(choices=choices, widget=UnfoldAdminSelectWidget)
 
     def clean_recipe(self) -> dict[str, Any]:
         try:
-            return recipe_descriptions.described(self.cleaned_data["recipe"])
-        except GenerationError as error:
-            raise forms.ValidationError(error.detail) from error
+            if (chosen := self.cleaned_data["recipe"]) != UPLOADED:
+                return recipe_descriptions.described(chosen)
+            return _parsed(BytesIO(self.data["uploaded"].encode()), "The uploaded recipe")
+        except (APIException, GenerationError) as error:
+            raise forms.ValidationError(str(error.detail)) from error
 
     def clean_changes(self) -> dict[str, Any] | None:
         file = self.cleaned_data["changes"]
@@ -77,7 +85,7 @@ class RunForm(forms.ModelForm):
         if file.size > MAX_BYTES:
             raise forms.ValidationError(f"A recipe has at most {MAX_BYTES} bytes.")
         try:
-            return recipe_descriptions.check_description(StrictJSON().parse(file), file.name)
+            return _parsed(file, file.name)
         except (APIException, GenerationError) as error:
             raise forms.ValidationError(str(error.detail)) from error
 
@@ -94,8 +102,17 @@ class RunForm(forms.ModelForm):
 
     def given(self) -> dict[str, Any]:
         """Return the submitted values as initial values of the form."""
-        fields = ("policy", "trains_on", "part")
-        return {"recipe": self.data["recipe"], **{name: self.cleaned_data[name] for name in fields}}
+        data = self.cleaned_data
+        given = {"recipe": self.data["recipe"]}
+        if data["changes"]:
+            given = {"recipe": UPLOADED, "uploaded": json.dumps(data["changes"])}
+        elif given["recipe"] == UPLOADED:
+            given["uploaded"] = data["uploaded"]
+        return given | {name: data[name] for name in ("policy", "trains_on", "part")}
+
+
+def _parsed(file: IO[bytes], name: str) -> dict[str, Any]:
+    return recipe_descriptions.check_description(StrictJSON().parse(file), name)
 
 
 def plan(form: RunForm, person: Any) -> Plan:

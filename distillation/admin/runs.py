@@ -8,7 +8,7 @@ from django.conf import settings
 from django.contrib import admin, messages
 from django.db.models import Count, QuerySet
 from django.http import HttpRequest, HttpResponse, JsonResponse
-from django.shortcuts import get_object_or_404, redirect
+from django.shortcuts import get_object_or_404
 from django.template.loader import render_to_string
 from django.urls import reverse
 from django.utils import timezone
@@ -47,7 +47,7 @@ PLAN = "_plan"  # name of the button that shows the plan
 @admin.register(Run)
 class RunAdmin(ApprovalsMixin, RequestedMixin, ObjectActionsMixin, ModelAdmin):
     add_form = RunForm
-    add_fields = ("recipe", "changes", "trains_on", "part", "policy")
+    add_fields = ("recipe", "changes", "trains_on", "part", "policy", "uploaded")
     list_display = ("named", "status_badge", "progress", "outcome_badge", "what_for", "took", "created")  # fmt: skip
     list_filter = (("status", ChoicesDropdownFilter), ("outcome", ChoicesDropdownFilter))
     list_filter_submit = True
@@ -101,18 +101,18 @@ class RunAdmin(ApprovalsMixin, RequestedMixin, ObjectActionsMixin, ModelAdmin):
     ) -> Any:
         context = dict(extra_context or {})
         if object_id is None and PLAN in request.POST and self.has_add_permission(request):
-            try:
-                form = self.get_form(request)(request.POST, request.FILES)
-                if form.is_valid():
+            form = self.get_form(request)(request.POST, request.FILES)
+            if form.is_valid():
+                try:
                     context["plan"] = run_form.plan(form, request.user)
-                    # The form is shown again with what was given, and nothing is saved.
-                    request.method, request.given = "GET", form.given()  # type: ignore[attr-defined]
-            except GenerationError as error:
-                messages.error(request, error.detail)
-                return redirect(request.get_full_path())
+                except GenerationError as error:
+                    messages.error(request, error.detail)
+                # The form is shown again with what was given, and nothing is saved.
+                request.method, request.given = "GET", form.given()  # type: ignore[attr-defined]
         return super().changeform_view(request, object_id, form_url, context)
 
     def save_model(self, request: HttpRequest, obj: Any, form: Any, change: bool) -> None:
+        request.given = form.given()  # type: ignore[attr-defined]
         planned = run_form.plan(form, request.user)
         if planned.unfit:
             raise DistillationRefused(" ".join(planned.unfit))

@@ -1,5 +1,6 @@
 """Admin of periodic tasks: django-celery-beat's pages in unfold's style, with permissions and a log."""
 
+from collections.abc import Iterable
 from datetime import datetime, timedelta
 from functools import cache
 from typing import Any, cast
@@ -9,6 +10,7 @@ from celery.schedules import BaseSchedule
 from django import forms
 from django.contrib import admin, messages
 from django.contrib.admin.models import CHANGE, LogEntry
+from django.db import transaction
 from django.db.models import QuerySet
 from django.http import HttpRequest
 from django.template.defaultfilters import pluralize
@@ -38,6 +40,7 @@ from generation.admin.initial import ReadableInitialMixin
 for model in (PeriodicTask, IntervalSchedule, CrontabSchedule, SolarSchedule, ClockedSchedule):
     admin.site.unregister(model)
 
+DELETED = "Deleted in the admin."
 NEVER = "The schedule has no next date. Change it."
 MAX_INTERVAL = timedelta(days=3653)  # ten years
 
@@ -217,17 +220,53 @@ class PeriodicTaskAdmin(ReadableInitialMixin, BeatPeriodicTaskAdmin, ModelAdmin)
         super().save_model(request, obj, form, change)
         audit.record("periodic_task_changed", obj.name, fields=form.changed_data)
 
+    def delete_model(self, request: HttpRequest, obj: Any) -> None:
+        audit.record("periodic_task_changed", obj.name, what=DELETED)
+        super().delete_model(request, obj)
+
+    @transaction.atomic
+    def delete_queryset(self, request: HttpRequest, queryset: QuerySet) -> None:
+        for task in queryset:
+            audit.record("periodic_task_changed", task.name, what=DELETED)
+        super().delete_queryset(request, queryset)
+
+
+class AuditedScheduleMixin:
+    """Mixin of ModelAdmin of schedules. Records a change for each task of the schedule; a deletion deletes them too."""
+
+    def save_model(self, request: HttpRequest, obj: Any, form: Any, change: bool) -> None:
+        super().save_model(request, obj, form, change)  # type: ignore[misc]
+        if form.changed_data:
+            _record_tasks([obj], f"Schedule changed in the admin: {obj}.")
+
+    def delete_model(self, request: HttpRequest, obj: Any) -> None:
+        _record_tasks([obj], DELETED)
+        super().delete_model(request, obj)  # type: ignore[misc]
+
+    @transaction.atomic
+    def delete_queryset(self, request: HttpRequest, queryset: QuerySet) -> None:
+        _record_tasks(queryset, DELETED)
+        super().delete_queryset(request, queryset)  # type: ignore[misc]
+
+
+def _record_tasks(schedules: Iterable[Any], what: str) -> None:
+    for schedule in schedules:
+        for task in schedule.periodictask_set.order_by("pk"):
+            audit.record("periodic_task_changed", task.name, what=what)
+
 
 @admin.register(IntervalSchedule)
-class IntervalScheduleAdmin(ModelAdmin):
+class IntervalScheduleAdmin(AuditedScheduleMixin, ModelAdmin):
     form = IntervalForm
 
 
 @admin.register(CrontabSchedule)
-class CrontabScheduleAdmin(BeatCrontabScheduleAdmin, ModelAdmin):
+class CrontabScheduleAdmin(AuditedScheduleMixin, BeatCrontabScheduleAdmin, ModelAdmin):
     form = CrontabForm
 
 
 @admin.register(ClockedSchedule)
-class ClockedScheduleAdmin(ReadableInitialMixin, BeatClockedScheduleAdmin, ModelAdmin):
+class ClockedScheduleAdmin(
+    AuditedScheduleMixin, ReadableInitialMixin, BeatClockedScheduleAdmin, ModelAdmin
+):
     pass

@@ -11,7 +11,8 @@ from django.conf import settings
 from distillation.design import limits as limiting
 from distillation.design.descriptions import merged
 from distillation.design.limits import BEST, MAX_HOURS, Limits
-from distillation.runs import policy, recipe_descriptions
+from distillation.errors import DistillationRefused
+from distillation.runs import fits, policy, recipe_descriptions
 from generation.catalogue import variants as prompts
 from generation.models import Release
 from generation.releases import coverage
@@ -80,6 +81,9 @@ def of(
     description = merged(description, changes or {})
     policy.check_gate(description, person)
     of_teacher = policy.named(teacher, Kind.TEACHER)
+    policy.check_variants(tags)
+    if unfit := fits.unfit_teacher(description, of_teacher):
+        raise DistillationRefused(unfit)
     compared = policy.named(student, Kind.STUDENT) if student else comparable(of_teacher, tags)
     return Brief(
         recipe=description,

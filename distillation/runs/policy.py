@@ -285,13 +285,7 @@ def prepare(
     student = Release.objects.filter(
         kind=Release.Kind.STUDENT, status=Release.Status.ACTIVE, manifest__parent=teacher.name
     ).first()
-    variants = PromptVariant.objects.filter(status=PromptVariant.Status.ACTIVE)
-    if not variants.exists():
-        raise DistillationRefused(
-            "No prompt variant is active. Activate the variants to distil for."
-        )
-    if tags and not catalogue.tagged(variants, tags).exists():
-        raise DistillationRefused(f"No active prompt variant has a tag of {', '.join(tags)}.")
+    check_variants(tags)
     recipe = (
         recipe_descriptions.described(settings.DISTILLATION_RECIPE)
         if recipe is None
@@ -301,6 +295,17 @@ def prepare(
         is_warm = student is None or fits.unfit_student(recipe, student) is None
     begins_with = student if is_warm else None
     return Start(recipe, teacher, begins_with, Run.Policy(policy), tags)
+
+
+def check_variants(tags: Sequence[str]) -> None:
+    """Raise DistillationRefused unless there is an active prompt variant, with one of the tags if any are given."""
+    variants = PromptVariant.objects.filter(status=PromptVariant.Status.ACTIVE)
+    if not variants.exists():
+        raise DistillationRefused(
+            "No prompt variant is active. Activate the variants to distil for."
+        )
+    if tags and not catalogue.tagged(variants, tags).exists():
+        raise DistillationRefused(f"No active prompt variant has a tag of {', '.join(tags)}.")
 
 
 def named(name: str | None, kind: Release.Kind) -> Release:

@@ -10,6 +10,7 @@ from django.core.exceptions import PermissionDenied
 from django.db.models import Model, QuerySet
 from django.http import Http404, HttpRequest, HttpResponse, HttpResponseNotAllowed
 from django.shortcuts import redirect
+from django.template.defaultfilters import pluralize
 from django.template.response import TemplateResponse
 from django.urls import URLPattern, path, reverse
 
@@ -65,18 +66,44 @@ class ObjectActionsMixin:
 
     def _after_question(self, name: str, run: Callable[..., Any]) -> Callable[..., Any]:
         def ask_first(admin: Any, request: HttpRequest, queryset: QuerySet) -> Any:
+            chosen = list(queryset)
+            fitting = self._fitting(request, name, chosen)
+            if len(fitting) < len(chosen):
+                if not fitting:
+                    return None
+                queryset = queryset.filter(pk__in=[obj.pk for obj in fitting])
             if CONFIRMED not in request.POST:
-                chosen = list(queryset)
                 asked = [
                     (obj, question)
-                    for obj in chosen
+                    for obj in fitting
                     if self.action_applies(name, obj) and (question := self.confirmation(name, obj))
                 ]
                 if asked:
-                    return self._question(request, name, chosen, asked)
+                    return self._question(request, name, fitting, asked)
             return run(admin, request, queryset)
 
         return ask_first
+
+    def _fitting(self, request: HttpRequest, name: str, chosen: list[Any]) -> list[Any]:
+        """Return the objects that the action may change, and report how many are left out.
+
+        An action without a question may run on all: it refuses single objects in its own words.
+        """
+        fitting = [
+            obj
+            for obj in chosen
+            if self.action_applies(name, obj) or not self.confirmation(name, obj)
+        ]
+        if left_out := len(chosen) - len(fitting):
+            title, noun = getattr(self, name).short_description, self.opts.verbose_name_plural
+            said = (
+                f"{title} does not fit the state of {chosen[0]}. Nothing was changed."
+                if len(chosen) == 1
+                else f"{title}: {left_out} of {len(chosen)} {noun} {pluralize(left_out, 'is,are')} left out, "
+                "because it does not fit their state."
+            )
+            messages.warning(request, said)
+        return fitting
 
     def _question(
         self, request: HttpRequest, name: str, chosen: list[Any], asked: list[tuple[Any, str]]
@@ -161,7 +188,9 @@ class ObjectActionsMixin:
         if found is None:
             raise Http404
         rows = self.get_queryset(request).filter(pk=found.pk)  # type: ignore[attr-defined]
-        answer = getattr(self, name)(request, rows)
+        answer = None
+        if self._fitting(request, name, [found]):
+            answer = getattr(self, name)(request, rows)
         change = reverse(
             f"admin:{self.opts.app_label}_{self.opts.model_name}_change", args=[object_id]
         )
@@ -184,7 +213,10 @@ class ObjectActionsMixin:
         except GenerationError as error:
             # The object changed between validation and write.
             messages.error(request, error.detail)
-            return redirect(request.get_full_path())
+            if not hasattr(request, "given"):
+                return redirect(request.get_full_path())
+            request.method = "GET"  # the form is shown again with `given` as its initial values
+            return super().changeform_view(request, object_id, form_url, context)  # type: ignore[misc]
 
     def _buttons(self, request: HttpRequest, obj: Model) -> list[dict[str, Any]]:
         return [

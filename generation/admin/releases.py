@@ -175,7 +175,7 @@ class ReleaseAdmin(ReadOnlyMixin, ObjectActionsMixin, ModelAdmin):
         self._one(
             request,
             queryset,
-            lambda release: releases.rollback(release.kind),
+            lambda release: releases.rollback(release.kind, expected=release),
             "{} is active again.",
         )
 

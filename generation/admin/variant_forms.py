@@ -130,6 +130,8 @@ class VariantForm(forms.ModelForm):
         help_text="Required to change a text that has images: they keep the old text, "
         "and the new one is encoded.",
     )
+    # The time of the last change that the page showed.
+    seen = forms.CharField(required=False, widget=forms.HiddenInput)
 
     class Meta:
         model = PromptVariant
@@ -141,6 +143,8 @@ class VariantForm(forms.ModelForm):
             self.fields["tags"].widget.bits = self.bits
             tags = self.initial.get("tags", [])  # text if the URL of the form gives them
             self.initial["tags"] = tags if isinstance(tags, str) else ", ".join(tags)
+        if self.instance.pk:
+            self.initial["seen"] = self.instance.updated_at.isoformat()
 
     def clean_text(self) -> str:
         text = tidy(self.cleaned_data["text"])
@@ -159,6 +163,10 @@ class VariantForm(forms.ModelForm):
     def clean(self) -> dict[str, Any]:
         data = super().clean() or self.cleaned_data
         variant, text = self.instance, data.get("text")
+        if variant.pk and data.get("seen") and data["seen"] != self.initial["seen"]:
+            raise ValidationError(
+                f"“{variant.slug}” was changed after this page was opened. Reload the page and make your change again."
+            )
         changed = variant.pk and text and "text" in self.changed_data
         if changed and not data.get("new_revision") and catalogue.has_images(variant):
             error = catalogue.text_is_locked(variant.slug)

@@ -8,6 +8,7 @@ from django.contrib.admin.utils import unquote
 from django.contrib.postgres.expressions import ArraySubquery
 from django.contrib.postgres.fields import ArrayField
 from django.core.exceptions import PermissionDenied
+from django.db import transaction
 from django.db.models import Case, OuterRef, QuerySet, UUIDField, Value, When
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import redirect
@@ -19,6 +20,7 @@ from unfold.contrib.filters.admin import ChoicesDropdownFilter
 from unfold.contrib.import_export.forms import ExportForm
 from unfold.decorators import display
 
+from generation.access import audit
 from generation.admin import pictures, variant_columns, variant_page
 from generation.admin.actions import ObjectActionsMixin
 from generation.admin.variant_actions import VariantActionsMixin
@@ -119,11 +121,12 @@ class PromptVariantAdmin(
             return [(None, {"fields": wording})]
         if self.has_change_permission(request, obj):
             wording.insert(1, "new_revision")
+            wording.append("seen")
         facts = ["unknown", "embeddings", "revision", "created_at", "updated_at"]
         return [(None, {"fields": wording}), ("Embeddings", {"fields": facts})]
 
     def get_form(self, request: HttpRequest, obj: Any = None, **kwargs: Any) -> Any:
-        # `new_revision` is a field of the form only; the admin would look it up on the model.
+        # `new_revision` and `seen` are fields of the form only; the admin would look them up on the model.
         kwargs["fields"] = [*VariantForm.Meta.fields]
         if not self.has_change_permission(request, obj) and obj is not None:
             kwargs["fields"] = []
@@ -175,6 +178,15 @@ class PromptVariantAdmin(
             )
             return redirect("admin:generation_promptvariant_change", variant.pk)
         return super().delete_view(request, object_id, extra_context)
+
+    def delete_model(self, request: HttpRequest, obj: Any) -> None:
+        self.delete_queryset(request, PromptVariant.objects.filter(pk=obj.pk))
+
+    @transaction.atomic
+    def delete_queryset(self, request: HttpRequest, queryset: QuerySet) -> None:
+        for variant in queryset:
+            audit.record("variant_deleted", variant.slug, text=variant.text)
+        super().delete_queryset(request, queryset)
 
     # --- columns and fields
     @display(description="prompt variant", ordering="slug")

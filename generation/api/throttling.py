@@ -30,17 +30,20 @@ if TYPE_CHECKING:  # REST framework imports this module while it imports its vie
     from rest_framework.views import APIView
 
 PREFIX = "retort:limits"
+OWNER = "owner-"  # begins the names of persons' counters; those of keys are their ids
 WINDOW_SECONDS = 60
 
 
 @dataclass(frozen=True)
 class LimitState:
-    """State of a limit. limit: requests per minute; left: still allowed; seconds: until more are allowed."""
+    """State of a limit. limit: requests per minute; left: still allowed; seconds: until more are allowed; whose: "key",
+    or "account" for a person's."""
 
     limit: int
     left: int
     seconds: int
     is_allowed: bool
+    whose: str
 
     def headers(self) -> dict[str, str]:
         """draft-ietf-httpapi-ratelimit-headers"""
@@ -56,19 +59,19 @@ class KeyThrottle(BaseThrottle):
     def allow_request(self, request: Request, view: "APIView") -> bool:
         """Return True, or raise RateLimited, which is rendered like our other errors."""
         state = of(request._request)
-        _check(state, "key")
+        _check(state)
         return True
 
 
 def check_person(person: Any) -> None:
     """Count a submission on the page towards the person's limit. Raises RateLimited."""
-    _check(_count_all(_limits(person, None), counts=True), "account")
+    _check(_count_all(_limits(person, None), counts=True))
 
 
-def _check(state: LimitState | None, what: str) -> None:
+def _check(state: LimitState | None) -> None:
     if state is not None and not state.is_allowed:
         raise RateLimited(
-            f"This {what} may send {state.limit} request{pluralize(state.limit)} a minute. Send the next one "
+            f"This {state.whose} may send {state.limit} request{pluralize(state.limit)} a minute. Send the next one "
             f"in {state.seconds} s.",
             retry_after=state.seconds,
         )
@@ -98,7 +101,7 @@ def _limits(owner: Any, key: APIKey | None) -> list[tuple[str, int]]:
     if of_owner is None and of_key is None:
         of_owner = settings.REQUESTS_PER_MINUTE
     of_key_name = "" if key is None else str(key.pk)
-    limits = ((of_key_name, of_key), (f"owner-{owner.pk}", of_owner))
+    limits = ((of_key_name, of_key), (f"{OWNER}{owner.pk}", of_owner))
     return [(name, limit) for name, limit in limits if limit]
 
 
@@ -120,7 +123,8 @@ def _count(client: redis.Redis, *, name: str, limit: int, counts: bool) -> Limit
     is_allowed = limiter.hit(item, name) if counts else True
     now = limiter.get_window_stats(item, name)
     seconds = min(WINDOW_SECONDS, max(1, math.ceil(now.reset_time - time.time())))
-    return LimitState(limit, now.remaining, seconds, is_allowed)
+    whose = "account" if name.startswith(OWNER) else "key"
+    return LimitState(limit, now.remaining, seconds, is_allowed, whose)
 
 
 @lru_cache(maxsize=1)

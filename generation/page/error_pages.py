@@ -3,7 +3,8 @@
 import sys
 from dataclasses import replace
 
-from django.core.exceptions import BadRequest
+from django.conf import settings
+from django.core.exceptions import BadRequest, TooManyFieldsSent, TooManyFilesSent
 from django.http import HttpRequest, HttpResponseBase, HttpResponsePermanentRedirect
 from django.urls import is_valid_path, reverse
 from rest_framework.request import Request
@@ -30,6 +31,14 @@ def bad_request(request: HttpRequest, exception: Exception) -> HttpResponseBase:
     # Raised by our code with a text for the client; the texts of Django's other exceptions are internal.
     if isinstance(exception, BadRequest):
         refusal = replace(refusal, detail=str(exception))
+    elif isinstance(exception, TooManyFilesSent):
+        most = settings.DATA_UPLOAD_MAX_NUMBER_FILES
+        refusal = replace(
+            refusal, detail=f"A form may send at most {most} files. Send them in parts."
+        )
+    elif isinstance(exception, TooManyFieldsSent):
+        most = settings.DATA_UPLOAD_MAX_NUMBER_FIELDS
+        refusal = replace(refusal, detail=f"A request may send at most {most} values. Send fewer.")
     return _shown(refusal, request)
 
 

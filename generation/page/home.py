@@ -24,7 +24,8 @@ REFUSED = 422  # the error status for which the script shows the response as the
 
 class Home(PageView):
     def anonymous(self, request: PersonRequest) -> HttpResponseBase:
-        if request.method in ("GET", "HEAD") and not request.htmx:
+        # A link with settings of the form goes through /login, which returns to it.
+        if request.method in ("GET", "HEAD") and not request.htmx and not request.GET:
             return Login.as_view()(request)
         return super().anonymous(request)
 

@@ -83,6 +83,9 @@ class Now(JobPage):
 
 
 class Cancel(JobPage):
+    def get(self, request: PersonRequest, job_id: UUID) -> HttpResponseBase:
+        return HttpResponseRedirect(reverse("result", args=[job_id]))  # after a login
+
     def post(self, request: PersonRequest, job_id: UUID) -> HttpResponseBase:
         asked = query(CardQuery, request)
         jobs.cancel(one(request, job_id).id)
@@ -92,6 +95,9 @@ class Cancel(JobPage):
 
 
 class Delete(JobPage):
+    def get(self, request: PersonRequest, job_id: UUID) -> HttpResponseBase:
+        return HttpResponseRedirect(reverse("result", args=[job_id]))  # after a login
+
     def post(self, request: PersonRequest, job_id: UUID) -> HttpResponseBase:
         job = found(request, Q(id=job_id))
         count = job.images.count()

@@ -86,6 +86,9 @@ class ShowPicture(PicturePage):
 class Mark(PicturePage):
     """Toggle the favourite mark of the picture."""
 
+    def get(self, request: PersonRequest, image_id: UUID) -> HttpResponseBase:
+        return HttpResponseRedirect(reverse("picture", args=[image_id]))  # after a login
+
     def post(self, request: PersonRequest, image_id: UUID) -> HttpResponseBase:
         image = self.find(image_id)
         row, is_new = Favourite.objects.get_or_create(owner=request.user, image=image)
@@ -98,6 +101,9 @@ class Mark(PicturePage):
 
 
 class DeletePicture(PicturePage):
+    def get(self, request: PersonRequest, image_id: UUID) -> HttpResponseBase:
+        return HttpResponseRedirect(reverse("picture", args=[image_id]))  # after a login
+
     def post(self, request: PersonRequest, image_id: UUID) -> HttpResponseBase:
         image = self.find(image_id)
         retention.remove_images(image.job_id, [image.id])

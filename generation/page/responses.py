@@ -11,7 +11,7 @@ from django.shortcuts import render
 from django.urls import reverse
 from django.utils.cache import patch_cache_control, patch_vary_headers
 from django.views import View
-from django_htmx.http import HttpResponseClientRedirect, trigger_client_event
+from django_htmx.http import HttpResponseClientRedirect, reswap, trigger_client_event
 from django_htmx.middleware import HtmxDetails
 from rest_framework.request import Request
 
@@ -132,6 +132,9 @@ def refused(request: HttpRequest, refusal: Refusal) -> HttpResponse:
     if htmx:
         response = HttpResponse(refusal.detail, content_type="text/plain", status=refusal.status)
         trigger_client_event(response, "trouble", {"value": refusal.detail})
+        reswap(
+            response, "none"
+        )  # the script shows the text by the event; 422 would be inserted too
     else:
         facts = {
             "refusal": refusal,

@@ -254,13 +254,20 @@ def rejected(release: Release) -> ReleaseRefused:
     return ReleaseRefused(f"{release.name} was rejected. Register a better one.")
 
 
-def rollback(kind: str) -> Release:
-    """Activate the release that the active one of this kind replaced. Raises ReleaseRefused."""
+def rollback(kind: str, *, expected: Release | None = None) -> Release:
+    """Activate the release that the active one of this kind replaced. Raises ReleaseRefused.
+
+    expected: the release that must be the active one; None accepts any.
+    """
     with transaction.atomic():
         rows = {row.pk: row for row in locked(kind)}
         current = next((row for row in rows.values() if row.status == Status.ACTIVE), None)
         if current is None:
             raise ReleaseRefused(f"No {kind} is active. Activate a release first.")
+        if expected is not None and expected.pk != current.pk:
+            raise ReleaseRefused(
+                f"{expected.name} is not active; {current.name} is. Roll back {current.name}."
+            )
         previous = rows.get(current.replaced_id) if current.replaced_id else None
         if previous is None:
             raise ReleaseRefused(

@@ -8,7 +8,7 @@ from urllib.parse import urlencode
 import structlog
 from django.conf import settings
 from django.http import HttpResponseBase
-from drf_spectacular.utils import OpenApiParameter, OpenApiResponse, extend_schema
+from drf_spectacular.utils import OpenApiResponse, extend_schema
 from rest_framework.exceptions import MethodNotAllowed
 from rest_framework.request import Request
 from rest_framework.response import Response
@@ -27,7 +27,7 @@ from generation.api.serializers.shapes import NoQuery, query
 from generation.api.views import problem_responses, refusals, streams
 from generation.api.views.jobs import one
 from generation.api.views.refusals import Refusal
-from generation.api.views.waiting import POLL_SECONDS, asked_again, hold, holds
+from generation.api.views.waiting import IDEMPOTENCY_KEY, POLL_SECONDS, asked_again, hold, holds
 from generation.errors import (
     CANCELED_BY_CLIENT,
     DEADLINE_BEFORE_START,
@@ -61,13 +61,7 @@ class ImageGenerations(APIView):
 
     @extend_schema(
         operation_id="create_images",
-        parameters=[
-            OpenApiParameter(
-                "Idempotency-Key",
-                location=OpenApiParameter.HEADER,
-                description="Requests with the same key and body get the same job.",
-            )
-        ],
+        parameters=[IDEMPOTENCY_KEY],
         request=ImagesRequestSerializer,
         responses={
             (200, "application/json"): GeneratedImagesSerializer,

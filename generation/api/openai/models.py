@@ -29,7 +29,7 @@ class ModelList(APIView):
 
     @extend_schema(
         operation_id="list_models",
-        responses={200: ModelListSerializer} | responses(400, 401, 403),
+        responses={200: ModelListSerializer} | responses(400, 401, 403, 429),
     )
     def get(self, request: Request) -> Response:
         """List the values of `model`: student, teacher, and the active releases."""
@@ -48,7 +48,8 @@ class ModelDetail(APIView):
     required_scopes = {"GET": APIKey.Scope.JOBS_READ}
 
     @extend_schema(
-        operation_id="read_model", responses={200: ModelSerializer} | responses(400, 401, 403, 404)
+        operation_id="read_model",
+        responses={200: ModelSerializer} | responses(400, 401, 403, 404, 429),
     )
     def get(self, request: Request, name: str) -> Response:
         """Read a model, also a release that is not active but that `model` may name."""

@@ -29,6 +29,8 @@ from generation.api.views.jobs import filtered, found, owned
 from generation.api.views.pagination import ListView
 from generation.api.views.problem_responses import responses
 from generation.api.views.waiting import (
+    IDEMPOTENCY_KEY,
+    WAITING,
     Preference,
     asked_again,
     cancel_after,
@@ -156,6 +158,7 @@ class PredictionList(ListView):
 
     @extend_schema(
         operation_id="create_prediction",
+        parameters=[*WAITING, IDEMPOTENCY_KEY],
         request=PredictionRequestSerializer,
         responses=CREATED | responses(400, 401, 403, 409, 422, 503),
     )
@@ -169,6 +172,7 @@ class ModelPredictions(APIView):
 
     @extend_schema(
         operation_id="create_prediction_of_model",
+        parameters=[*WAITING, IDEMPOTENCY_KEY],
         request=ModelPredictionRequestSerializer,
         responses=CREATED | responses(400, 401, 403, 404, 409, 422, 503),
     )
@@ -199,6 +203,7 @@ class PredictionDetail(APIView):
 
     @extend_schema(
         operation_id="put_prediction",
+        parameters=[*WAITING],
         request=PredictionRequestSerializer,
         responses=CREATED | responses(400, 401, 403, 404, 409, 422, 503),
     )

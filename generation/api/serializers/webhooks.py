@@ -21,6 +21,7 @@ class DeliveryQuery(PageQuery):
 
 class EndpointURLsSerializer(serializers.Serializer[Any]):
     enable = serializers.URLField()
+    test = serializers.URLField()
 
 
 class _Endpoints(serializers.ListSerializer[Any]):

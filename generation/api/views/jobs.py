@@ -28,7 +28,9 @@ from generation.api.serializers.shapes import NoQuery, query
 from generation.api.views.pagination import ListView
 from generation.api.views.problem_responses import responses
 from generation.api.views.waiting import (
+    IDEMPOTENCY_KEY,
     POLL_SECONDS,
+    WAITING,
     Preference,
     asked_again,
     cancel_after,
@@ -155,6 +157,7 @@ class JobList(ListView):
 
     @extend_schema(
         operation_id="create_job",
+        parameters=[*WAITING, IDEMPOTENCY_KEY],
         request=JobRequestSerializer,
         responses={
             200: OpenApiResponse(JobSerializer, "Answered at once from stored images"),

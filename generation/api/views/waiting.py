@@ -7,6 +7,7 @@ from typing import cast
 from django.http import HttpRequest, HttpResponseBase
 from django.middleware.http import ConditionalGetMiddleware
 from django.utils.decorators import decorator_from_middleware
+from drf_spectacular.utils import OpenApiParameter
 from rest_framework.request import Request
 from rest_framework.response import Response
 
@@ -20,6 +21,25 @@ POLL_SECONDS = 1  # for a client that cannot wait
 MAX_DEADLINE_SECONDS = 30 * 24 * 3600
 _DURATION = re.compile(r"(\d{1,9})([smhd]?)")
 _UNITS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 24 * 3600}
+# Request headers in the schema of the routes that create a job.
+IDEMPOTENCY_KEY = OpenApiParameter(
+    "Idempotency-Key",
+    location=OpenApiParameter.HEADER,
+    description="Requests with the same key and body get the same job.",
+)
+WAITING = (
+    OpenApiParameter(
+        "Prefer",
+        location=OpenApiParameter.HEADER,
+        description=f"wait=SECONDS: answer when the job has ended, after at most {MAX_WAIT_SECONDS} seconds. "
+        "respond-async: answer at once.",
+    ),
+    OpenApiParameter(
+        "Cancel-After",
+        location=OpenApiParameter.HEADER,
+        description="Cancel a job that has not ended after this time, from 1s to 30d, such as 15s, 5m or 1h.",
+    ),
+)
 _WAIT = re.compile(r'wait(?:\s*=\s*"?(\d{1,9})"?)?', re.IGNORECASE)
 
 

@@ -169,7 +169,7 @@
   // On a phone a new card may be below the visible part, and the first invalid field above.
   document.addEventListener("htmx:afterSwap", (event) => {
     const form = event.detail.requestConfig.elt;
-    if (event.detail.target.id === "open") event.detail.target.firstElementChild.scrollIntoView({ block: "nearest" });
+    if (event.detail.target.id === "open" && event.detail.xhr.status < 400) event.detail.target.firstElementChild.scrollIntoView({ block: "nearest" });
     const wrong = form.id === "create" && document.querySelector("#create [aria-invalid]");
     if (wrong && !document.querySelector("#create [autofocus]")) wrong.focus();
   });

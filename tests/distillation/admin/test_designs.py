@@ -34,8 +34,8 @@ def admin() -> Client:
 
 @pytest.fixture
 def ready() -> None:
-    make_release(name="teacher-1", kind="teacher")
-    make_variant()
+    make_release(name="teacher-1", kind="teacher", image_sizes=((128, 128),))
+    make_variant(tags=["vase"])
 
 
 def url(page: str, *args: object) -> str:

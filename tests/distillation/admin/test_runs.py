@@ -160,6 +160,16 @@ def test_a_plan_names_the_open_run(admin, ready):
     assert "is queued (0 %): wait for it" in text(start(admin, _plan="1"))
 
 
+def test_a_refused_start_shows_the_form_with_the_given_values(admin, ready):
+    make_variant(slug="blue-bowl", tags=["vase"])
+    start(admin)
+    page = text(start(admin, recipe="rehearsal", part="vase", trains_on=""))
+    assert "is queued" in page and 'value="vase"' in page
+    form = admin.post(url("add"), {"recipe": "rehearsal", "policy": "manual"}).context["adminform"]
+    assert (form.form["recipe"].value(), form.form["trains_on"].value()) == ("rehearsal", False)
+    assert Run.objects.count() == 1
+
+
 def test_the_configured_recipe_may_be_a_file(admin, ready, settings, tmp_path):
     settings.DISTILLATION_RECIPE = str(tmp_path / "own.json")
     (tmp_path / "own.json").write_text('{"recipe": "starter-2step", "gate": {"slower": 2}}')
@@ -173,6 +183,34 @@ def test_an_uploaded_recipe_is_used(admin, ready):
         changes=SimpleUploadedFile("a.json", b'{"recipe": "starter-2step", "again": {"steps": 9}}'),
     )
     assert Run.objects.get().recipe == {"recipe": "starter-2step", "again": {"steps": 9}}
+
+
+def shown_values(answer) -> dict[str, object]:
+    """Return what a browser sends of the form of a page, with Save: without the files."""
+    form = answer.context["adminform"].form
+    return {name: form[name].value() for name in form.fields if name != "changes"}
+
+
+def test_a_planned_recipe_that_was_uploaded_is_the_one_that_starts(admin, ready):
+    recipe = {"recipe": "starter-2step", "again": {"steps": 9}}
+    file = SimpleUploadedFile("a.json", json.dumps(recipe).encode())
+    page = start(admin, _plan="1", changes=file)
+    assert "A run of the recipe starter-2step" in text(page)
+    assert "The uploaded recipe." in text(page)
+    values = shown_values(page)
+    assert json.loads(values["uploaded"]) == recipe and 'name="uploaded"' in text(page)
+    values = shown_values(admin.post(url("add"), values | {"_plan": "1"}))
+    admin.post(url("add"), values | {"_save": "Save"})
+    assert Run.objects.get().recipe == recipe
+
+
+def test_a_kept_recipe_is_checked_again_and_is_not_used_instead_of_a_chosen_one(admin, ready):
+    for kept in ("", "{", '{"recipe": "my-recipe"}'):
+        answer = start(admin, recipe="uploaded", uploaded=kept)
+        assert set(answer.context["adminform"].form.errors) == {"recipe"}
+    assert not Run.objects.exists()
+    start(admin, recipe="starter-1step", uploaded='{"recipe": "starter-2step"}')
+    assert Run.objects.get().recipe == {"recipe": "starter-1step"}
 
 
 @pytest.mark.parametrize(

@@ -84,6 +84,35 @@ def test_changes_of_the_schedule_are_logged(tasks, light_queue):
     ]
 
 
+def audited() -> list[tuple[str, str]]:
+    """Return the task and the text of each entry, and delete the entries."""
+    rows = AuditEntry.objects.filter(action="periodic_task_changed").order_by("pk")
+    found = [(row.subject, row.detail["what"]) for row in rows]
+    rows.delete()
+    return found
+
+
+def test_changes_and_deletions_of_tasks_and_of_their_schedules_are_in_the_audit_log(tasks):
+    def url(model: str, page: str, *args: object) -> str:
+        return reverse(f"admin:django_celery_beat_{model}_{page}", args=args)
+
+    client, hourly = superuser(), tasks[0].interval
+    other = PeriodicTask.objects.create(name="other", task="generation.sweep", interval=hourly)
+    change = url("intervalschedule", "change", hourly.pk)
+    for every in ("3", "3"):  # the second changes nothing
+        assert client.post(change, {"every": every, "period": "hours"}).status_code == 302
+    changed = "Schedule changed in the admin: every 3 hours."
+    assert audited() == [("sweep", changed), ("consider", changed), ("other", changed)]
+    client.post(url("periodictask", "delete", other.pk), {"post": "yes"})
+    assert audited() == [("other", "Deleted in the admin.")]
+    chosen = {"action": "delete_selected", "_selected_action": [tasks[1].pk], "post": "yes"}
+    client.post(url("periodictask", "changelist"), chosen)
+    assert audited() == [("consider", "Deleted in the admin.")]
+    client.post(url("intervalschedule", "delete", hourly.pk), {"post": "yes"})
+    assert audited() == [("sweep", "Deleted in the admin.")]
+    assert not PeriodicTask.objects.filter(interval=hourly).exists()
+
+
 def test_the_list_shows_what_each_task_does_and_when_it_runs_next(tasks):
     nightly = CrontabSchedule.objects.create(hour="2", minute="30")
     PeriodicTask.objects.create(

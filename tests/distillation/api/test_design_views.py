@@ -8,7 +8,7 @@ from distillation.designs import lifecycle as designs
 from distillation.designs.candidates import Rows
 from distillation.models import Design
 from distillation.pipeline.summaries import FITS
-from generation.models import APIKey, AuditEntry
+from generation.models import APIKey, AuditEntry, PromptVariant
 from tests.client import API, problem
 from tests.distillation.design.candidates import PARAMS, candidate
 from tests.factories import make_release, make_user, make_variant
@@ -22,7 +22,7 @@ LIMITS = {"size": "8MB", "time": "12ms@cpu", "memory": "500MB", "quality": "0.97
 
 @pytest.fixture
 def teacher():
-    make_variant()
+    make_variant(tags=["vase"])
     return make_release(name="teacher-1", kind="teacher", image_sizes=SIZES)
 
 
@@ -86,6 +86,21 @@ def test_designs_are_listed_by_status_and_canceled(teacher):
 def test_an_invalid_request_is_refused_with_its_field(teacher, given, field):
     refused = problem(API().post("/v1/designs", {"hours": 1} | given), 400, "invalid_request")
     assert field in json.dumps(refused) and not Design.objects.exists()
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"recipe": {"recipe": "sd15-tiny-1step"}}, "teachers of 512 × 512 pixels"),
+        ({"tags": ["spoon"]}, "has a tag of spoon"),
+        ({}, "No prompt variant is active"),
+    ],
+)
+def test_a_design_that_no_worker_could_make_is_refused(teacher, given, said):
+    if not given:
+        PromptVariant.objects.update(status="archived")
+    refused = problem(API().post("/v1/designs", {"hours": 1} | given), 409, "distillation_refused")
+    assert said in refused["detail"] and not Design.objects.exists()
 
 
 def test_changing_the_gate_needs_the_permission_to_change_releases(teacher):

@@ -777,7 +777,8 @@ def test_while_the_storage_fails_no_image_is_reported_as_not_found(
 def test_a_release_is_rejected_and_an_active_one_is_not(admin):
     active, candidate = make_release(name="one"), make_release(name="two")
     assert "two was rejected" in notices(run_action(admin, candidate, "reject"))
-    assert "Activate another first" in notices(run_list_action(admin, "release", "reject", active))
+    page = run_list_action(admin, "release", "reject", active)
+    assert "Reject does not fit the state of one" in notices(page)
     assert dict(Release.objects.values_list("name", "status")) == {
         "one": "active",
         "two": "rejected",
@@ -931,7 +932,7 @@ def test_a_rotated_key_shows_the_new_one_once(admin):
     assert new.matches(answer.context["plain"]) and new.weight == 4
     assert key.matches(plain_old) and key.prefix in answer.content.decode()
     assert "no-store" in answer["Cache-Control"]
-    assert "already rotated" in notices(run_action(admin, key, "rotate"))
+    assert "Rotate does not fit the state of" in notices(run_action(admin, key, "rotate"))
     assert "Rotate" not in admin.get(url("apikey", "change", key.pk)).content.decode()
 
 

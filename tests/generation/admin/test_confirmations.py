@@ -7,7 +7,7 @@ from django.urls import reverse
 from generation.models import APIKey, Release
 from generation.releases import activation
 from generation.releases import lifecycle as releases
-from tests.factories import make_key, make_release, make_user, make_variant, make_worker
+from tests.factories import make_job, make_key, make_release, make_user, make_variant, make_worker
 from tests.tiny import make_tiny_release
 
 pytestmark = pytest.mark.django_db
@@ -109,7 +109,7 @@ def test_a_release_that_cannot_be_activated_is_refused_before_waiting_for_worker
     make_release(name="one")
     rejected = make_release(name="two", status="rejected")
     page = run_list_action(admin, "release", "activate", rejected, confirmed="1")
-    assert "two was rejected. Register a better one." in text(page)
+    assert "Activate does not fit the state of two. Nothing was changed." in text(page)
     for release in (rejected, Release.objects.get(name="one")):
         page = run_list_action(admin, "release", "canary", release, confirmed="1")
         assert "a canary is a candidate or a retired release" in text(page)
@@ -139,3 +139,30 @@ def test_a_specialist_is_activated_and_retired_after_a_confirmation(admin, setti
     assert "vases is retired" in text(page)
     statuses = dict(Release.objects.values_list("name", "status"))
     assert statuses == {"main": "active", "vases": "retired"}
+
+
+def test_an_action_that_needs_a_question_never_runs_on_rows_that_it_does_not_fit(admin):
+    first = make_release(name="first", status="retired")
+    second = make_release(name="second")
+    Release.objects.filter(pk=second.pk).update(replaced=first)
+    special = make_release(name="special", status="specialist")
+    before = dict(Release.objects.values_list("name", "status"))
+    for name, release in (("rollback", first), ("reject", special)):
+        for given in ({}, {"confirmed": "1"}):
+            page = text(run_list_action(admin, "release", name, release, **given))
+            assert f"does not fit the state of {release}" in page
+        page = text(admin.post(url("release", "do", release.pk, name), follow=True))
+        assert f"does not fit the state of {release}" in page
+    assert dict(Release.objects.values_list("name", "status")) == before
+
+
+def test_the_question_and_the_action_leave_out_the_rows_that_do_not_fit(admin):
+    running, ended = make_job(status="running"), make_job(status="failed")
+    page = run_list_action(admin, "job", "delete_images", running, ended)
+    assert "1 of 2 jobs is left out" in text(page)
+    assert page.context["ids"] == [ended.pk]
+    run_list_action(admin, "job", "delete_images", running, ended, confirmed="1")
+    for job in (running, ended):
+        job.refresh_from_db()
+    assert running.purged_at is None and running.status == "running"
+    assert ended.purged_at is not None

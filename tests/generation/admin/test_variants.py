@@ -8,6 +8,7 @@ import pytest
 from django.contrib.auth.models import Permission
 from django.test import Client
 from django.urls import reverse
+from django.utils import timezone
 
 from distillation.models import Run
 from generation.models import AuditEntry, Image, Job, PromptVariant, Release
@@ -305,3 +306,34 @@ def test_a_prompt_that_a_specialist_makes_well_is_neither_weak_nor_hard(admin, s
     assert "1 prompt variant; it makes 1 of the catalogue now" in page
     Release.objects.filter(pk=vases.pk).update(status="retired")
     assert listed(admin, standing="hard") == ["weak"]
+
+
+def test_deletions_of_variants_are_in_the_audit_log(admin):
+    one, two = make_variant(slug="one", text="one vase"), make_variant(slug="two", text="two vases")
+    admin.post(url("delete", one.pk), {"post": "yes"})
+    run_list_action(admin, "delete_selected", "two", post="yes")
+    assert not PromptVariant.objects.filter(pk__in=[one.pk, two.pk]).exists()
+    entries = AuditEntry.objects.filter(action="variant_deleted").order_by("pk")
+    found = [(entry.actor, entry.subject, entry.detail) for entry in entries]
+    assert found == [
+        ("admin", "one", {"text": "one vase"}),
+        ("admin", "two", {"text": "two vases"}),
+    ]
+
+
+def test_a_page_opened_before_another_change_cannot_undo_it(admin):
+    variant = make_variant(slug="red-vase", text="a red vase", tags=["vase"])
+    page = admin.get(url("change", variant.pk))
+    assert 'name="seen"' in page.content.decode()
+    form = page.context["adminform"].form
+    given = {name: form[name].value() or "" for name in form.fields} | {"notes": "mine"}
+    del given["new_revision"]
+    PromptVariant.objects.filter(pk=variant.pk).update(status="archived", updated_at=timezone.now())
+    answer = admin.post(url("change", variant.pk), given)
+    assert "“red-vase” was changed after this page was opened. Reload the page" in words(answer)
+    variant.refresh_from_db()
+    assert (variant.status, variant.notes) == ("archived", "")
+    given |= {"seen": variant.updated_at.isoformat(), "status": "archived"}
+    assert admin.post(url("change", variant.pk), given).status_code == 302
+    variant.refresh_from_db()
+    assert (variant.status, variant.notes) == ("archived", "mine")

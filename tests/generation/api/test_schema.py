@@ -70,6 +70,26 @@ def test_every_operation_is_described_with_its_security():
     assert schema()["components"]["securitySchemes"]["apiKey"]["scheme"] == "bearer"
 
 
+def test_the_schema_has_the_request_headers_and_the_limits_of_each_route():
+    paths = schema()["paths"]
+    waits = {"Prefer", "Cancel-After"}
+    for method, path, expected in (
+        ("post", "/v1/jobs", waits | {"Idempotency-Key"}),
+        ("post", "/v1/predictions", waits | {"Idempotency-Key"}),
+        ("post", "/v1/models/{owner}/{name}/predictions", waits | {"Idempotency-Key"}),
+        ("put", "/v1/predictions/{prediction_id}", waits),
+        ("post", "/v1/images/generations", {"Idempotency-Key"}),
+    ):
+        found = paths[path][method]["parameters"]
+        assert {one["name"] for one in found if one["in"] == "header"} == expected, path
+    for path, methods in paths.items():
+        for method, operation in methods.items():
+            assert ("401" in operation["responses"]) == ("429" in operation["responses"]), (
+                method,
+                path,
+            )
+
+
 def test_answers_have_the_fields_that_the_schema_promises():
     api = API()
     job = make_job(owner=api.owner, status="succeeded")
@@ -94,7 +114,11 @@ def test_answers_have_the_fields_that_the_schema_promises():
     }
 
     for name, answer in shown.items():
-        assert set(answer) == set(components[name]["properties"]), name
+        properties = components[name]["properties"]
+        assert set(answer) == set(properties), name
+        if "$ref" in properties.get("urls", {}):
+            urls = components[properties["urls"]["$ref"].split("/")[-1]]["properties"]
+            assert set(answer["urls"]) <= set(urls), name
     problem = api.get("/v1/jobs", {"x": 1}).json()
     assert (
         set(components["Problem"]["required"])

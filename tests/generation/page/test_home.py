@@ -279,6 +279,7 @@ def test_a_refused_card_does_not_change_the_form(variants):
     answer = Person().post("/", {"variant": "gone"}, htmx=True)
     assert answer.status_code == 422 and "HX-Retarget" not in answer
     assert "No prompt variant" in answer["HX-Trigger"]
+    assert answer["HX-Reswap"] == "none"
 
 
 # --- the page -------------------------------------------------------------------------------------

@@ -5,6 +5,7 @@ import re
 from collections.abc import Iterator
 
 import pytest
+from django.core.files.uploadedfile import SimpleUploadedFile
 from django.db import connection
 from django.test import Client
 from django.urls import get_resolver, resolve, reverse
@@ -116,6 +117,26 @@ def test_a_login_redirects_to_no_other_host_and_never_in_a_loop(there: str):
     assert not answer["Location"].startswith(("//", "/login"))
 
 
+def test_a_button_pressed_after_the_session_ended_leads_to_its_job_or_picture(job):
+    client, image = Client(), job.images.get()
+    for name, path in addresses(job):
+        if name in POSTED:
+            answer = client.post(path)
+            assert answer["Location"] == f"/login?next={path}"
+            there = Person(username=name).get(path)["Location"]
+            assert there == (f"/jobs/{job.id}" if "jobs" in path else f"/pictures/{image.id}")
+
+
+def test_a_link_with_settings_of_the_form_is_kept_by_the_login():
+    make_user(username="somebody", password="a good password")
+    make_variant(slug="x")
+    client, link = Client(), "/?variant=x&seed=7"
+    page = client.get(link, follow=True)
+    form = {"username": "somebody", "password": "a good password"}
+    answer = client.post("/login", form | {"next": page.context["next"]})
+    assert answer["Location"] == link
+
+
 def test_a_deactivated_account_sees_nothing():
     person = Person()
     person.user.is_active = False
@@ -205,6 +226,15 @@ def test_a_refusal_is_a_page_with_the_message_of_the_api():
     assert answer["Content-Security-Policy"]
 
 
+def test_too_many_files_or_values_are_refused_with_their_limit(settings):
+    files = [SimpleUploadedFile(f"{number}.png", b"x") for number in range(101)]
+    answer = Person().post("/", {"file": files}, Accept="text/html")
+    assert answer.status_code == 400 and "at most 100 files. Send them" in words(answer)
+    settings.DATA_UPLOAD_MAX_NUMBER_FIELDS = 2
+    answer = Person(username="other").post("/", {"text": ["a", "b", "c"]}, Accept="text/html")
+    assert answer.status_code == 400 and "at most 2 values" in words(answer)
+
+
 def test_foreign_query_parameters_are_ignored(job):
     person = Person(username="somebody")
     make_variant(text="a vase", slug="a-vase")
@@ -270,7 +300,7 @@ def test_an_unreachable_database_is_reported_by_parts_of_pages_and_by_the_login(
     form = {"username": "admin", "password": "a good password"}
     anonymous = Client(raise_request_exception=False, headers={"Accept": "text/html"})
     answer = anonymous.post("/login", form)
-    assert answer.status_code == 503 and "Try again" in words(answer)
+    assert answer.status_code == 503 and "Go back and try again" in words(answer)
 
 
 NASTY = [

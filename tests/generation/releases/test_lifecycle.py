@@ -190,6 +190,14 @@ def test_a_rollback_goes_back_step_by_step(root: Path) -> None:
     assert status_of(first) == "active"
 
 
+def test_a_rollback_of_a_release_that_is_not_active_is_refused(root: Path) -> None:
+    first, second = (releases.activate(registered(root, name)) for name in ("first", "second"))
+    with pytest.raises(ReleaseRefused, match="first is not active; second is"):
+        releases.rollback("teacher", expected=first)
+    assert status_of(second) == "active"
+    assert releases.rollback("teacher", expected=second) == first
+
+
 def test_a_rollback_to_a_rejected_release_is_refused(root: Path) -> None:
     first, second = (releases.activate(registered(root, name)) for name in ("first", "second"))
     releases.reject(first)
