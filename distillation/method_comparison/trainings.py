@@ -222,7 +222,7 @@ class Comparison:
             chain = self._chain(structure, "trial")
             made = chain.build(self.root, only={"pairs"}, progress_bar=False)
             context = Context(self.folder, made, None, progress_bar=False)
-            return self.loaded.for_stage(context, shows_samples=False)
+            return self.loaded.for_stage(context, shows_samples=False, with_path=True)
 
         calibration = Calibration(self.folder / CALIBRATION)
         pace = calibration.pace(structure, inputs, student_recipe=self.recipe.student)

@@ -100,12 +100,22 @@ class Loaded:
         return None if self._inputs.detector is None else detectors.load(self._inputs.detector)
 
     def for_stage(
-        self, context: Context, *, only_accepted: bool = True, shows_samples: bool = True
+        self,
+        context: Context,
+        *,
+        only_accepted: bool = True,
+        shows_samples: bool = True,
+        with_path: bool = False,
     ) -> StageInputs:
-        """Return the inputs of a training. Raises RecipeRefused if only_accepted and no pair was accepted."""
+        """Return the inputs of a training. Raises RecipeRefused if only_accepted and no pair was accepted.
+
+        with_path: read the points of the trajectories too, which take most of the pairs' memory.
+        """
         return StageInputs(
             teacher=self.teacher,
-            pairs=pairs.read(context.needs["pairs"], "train", only_accepted=only_accepted),
+            pairs=pairs.read(
+                context.needs["pairs"], "train", only_accepted=only_accepted, with_path=with_path
+            ),
             catalogue=self.catalogue,
             folder=context.folder,
             progress_bar=context.progress_bar,
@@ -116,7 +126,9 @@ class Loaded:
         """Return samples of the same pairs in all stages; None in other processes than the main one."""
         if self._samples is None and processes.is_main():
             shown = chosen(len(self.catalogue), new_rows(self.catalogue.slugs, self._inputs.active))
-            held_out = pairs.read(context.needs["pairs"], "held_out", prompts=shown)
+            held_out = pairs.read(
+                context.needs["pairs"], "held_out", prompts=shown, with_path=False
+            )
             self._samples = Samples(
                 self.teacher, pairs=held_out, catalogue=self.catalogue, order=shown
             )

@@ -44,6 +44,7 @@ from distillation.training import networks, processes
 from distillation.training.errors import RecipeRefused
 from generation.engine import bundle, unpacking
 from generation.engine import release as releases
+from generation.engine.errors import ReleaseInvalid
 
 START = "start"  # the stage of a warm recipe that unpacks a student release
 PAIRS = "pairs"  # the folder of pairs, shared by all catalogues: those of a variant are made once
@@ -105,9 +106,24 @@ class Chain:
         if self.recipe.is_warm:
             self._check_student()
         else:
-            student.make(self.teacher, self.recipe.student)
+            self._check_networks()
         self._check_trainings()
         self._acceptance.check()
+
+    def _check_networks(self) -> None:
+        """Raise RecipeRefused if the new student and its decoder do not fit the teacher or cannot be bundled."""
+        recipe, teacher = self.recipe, self.teacher
+        made = student.make(teacher, recipe.student)
+        if recipe.decoder is None:
+            return
+        shape = teacher.latent_shape
+        tiny_decoder = decoder.fitting(recipe.decoder, teacher=teacher, latent_shape=shape)
+        try:
+            bundle.check_networks(made.config, tiny_decoder, teacher.manifest)
+        except ReleaseInvalid as error:
+            raise RecipeRefused(
+                f"A student of {teacher.manifest.name} could not become a release: {error.detail}"
+            ) from error
 
     def _check_trainings(self) -> None:
         """Raise TrainingError if a later stage would refuse its part of the recipe, after hours of earlier stages."""
@@ -297,12 +313,18 @@ class Chain:
 
     def _structure(self, context: Context) -> None:
         student_recipe, recipe = context.recipe.recipe
-        structure.train(recipe, self._loaded.for_stage(context), student_recipe=student_recipe)
+        structure.train(
+            recipe, self._loaded.for_stage(context, with_path=True), student_recipe=student_recipe
+        )
 
     def _tune(self, name: str, part: Any, train: Train, before: str, context: Context) -> None:
         loaded = self._loaded
         # Quantisation changes nothing visible.
-        common = loaded.for_stage(context, shows_samples=name != "quantise")
+        common = loaded.for_stage(
+            context,
+            shows_samples=name != "quantise",
+            with_path=name == "regression" and len(self.recipe.timesteps) > 1,
+        )
         inputs = TuningInputs(
             **vars(common),
             student=loaded.unet(context.needs[before]),

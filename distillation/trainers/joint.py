@@ -103,13 +103,13 @@ class JointTask(FewStepTask):
 
 def _sure(recipe: JointRecipe, pairs: Pairs) -> Pairs:
     """Return the pairs with the margin, evenly selected if there are more than the recipe's `pictures`."""
-    sure = pairs.take(pairs.margins >= recipe.least_margin)
+    sure = (pairs.margins >= recipe.least_margin).nonzero()[:, 0]
     if not len(sure):
         raise RecipeRefused(
             f"joint.least_margin ({recipe.least_margin}): no picture has that margin. Give a lower one."
         )
     count = min(recipe.pictures, len(sure))
-    return sure.take(torch.linspace(0, len(sure) - 1, count).round().long())
+    return pairs.take(sure[torch.linspace(0, len(sure) - 1, count).round().long()])
 
 
 def train(

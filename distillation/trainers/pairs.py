@@ -2,9 +2,9 @@
 
 Deterministic trajectories (DDIM, η = 0) of the guided teacher, in one safetensors file per variant. Its name is a hash
 of all that the pairs depend on, so a changed catalogue only needs the pairs of its new variants. Files are written
-atomically, so an interrupted stage resumes with the missing ones; processes divide them among each other. A tenth of
-the seeds of each variant is held out. A hard variant may have additional files, all for training, which increases its
-share of the batches.
+atomically, and an interrupted stage resumes with the missing batches; processes divide the files among each other. A
+tenth of the seeds of each variant is held out. A hard variant may have additional files, all for training, which
+increases its share of the batches.
 """
 
 import hashlib
@@ -19,8 +19,8 @@ from types import MappingProxyType
 from typing import Any, TypeVar
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import Tensor
 
 from distillation.detector.network import Detector
@@ -30,6 +30,7 @@ from distillation.trainers import judging
 from distillation.trainers.catalogue import Catalogue
 from distillation.trainers.schedule import CLEAN
 from distillation.trainers.teacher import Teacher
+from distillation.trainers.unfinished_pairs import Item, Unfinished
 from distillation.training import checks, processes
 from distillation.training.errors import RecipeRefused, TrainingError
 from generation.engine import sampling
@@ -37,7 +38,6 @@ from generation.engine import sampling
 SPLITS = ("train", "held_out")
 SUMMARY = "pairs.json"
 FIRST_SEED = 2**40  # seeds below it are reserved for evaluations
-Item = tuple[int, int]  # row of the catalogue, seed
 Piece = TypeVar("Piece")
 
 
@@ -56,7 +56,7 @@ class PairsRecipe:
     num_inference_steps: int = 20
     path_timesteps: tuple[int, ...] = (749, 499, 249)
     batch: int = 32
-    written: int = 256  # pairs written at once: the most that an interruption loses
+    written: int = 256  # pairs written at once: the most that a kill loses
     revision: int = 1
 
     def __post_init__(self) -> None:
@@ -85,9 +85,9 @@ class PairsRecipe:
 class Pairs:
     """prompts int64 [n], rows of the catalogue; seeds int64 [n]; latents fp16 [n, C, h, w], the teacher's x₀.
 
-    path fp16 [n, K, C, h, w]: x_t before the teacher's step at each of `path_timesteps`. accepted bool [n]: the
-    picture shows what the variant states, by the detector; all true without one. margins fp32 [n]: the least of
-    `attributes.margins`; 1 without a detector.
+    path fp16 [n, K, C, h, w]: x_t before the teacher's step at each of `path_timesteps`; K = 0 if it was not read.
+    accepted bool [n]: the picture shows what the variant states, by the detector; all true without one. margins fp32
+    [n]: the least of `attributes.margins`; 1 without a detector.
     """
 
     prompts: Tensor
@@ -135,15 +135,24 @@ def read(
     *,
     only_accepted: bool = False,
     prompts: Sequence[int] | None = None,
+    with_path: bool = True,
 ) -> Pairs:
-    """Read the pairs of a split. prompts: rows of the catalogue; None = all.
+    """Read the pairs of a split. prompts: rows of the catalogue; None = all. with_path: also `path`, the largest part.
 
     Raises FileNotFoundError if the stage is not finished, TrainingError for a file that cannot be read, RecipeRefused
     if only_accepted and nothing was accepted.
     """
     summary = json.loads((Path(folder) / SUMMARY).read_text("utf-8"))
-    pairs = _read(Path(folder), summary, split, prompts)
-    if not only_accepted:
+    names = [name for name in _TENSORS if name != "prompts" and (with_path or name != "path")]
+    rows, columns = _read(Path(folder), summary, split, prompts, names=names)
+    if not with_path:
+        columns["path"] = columns["latents"][:, None][:, :0]
+    pairs = Pairs(
+        **{**columns, "accepted": columns["accepted"].bool()},
+        prompts=rows,
+        path_timesteps=tuple(summary["path_timesteps"]) if with_path else (),
+    )
+    if not only_accepted or pairs.accepted.all():  # a copy would take as much memory again
         return pairs
     if not pairs.accepted.any():
         raise RecipeRefused(
@@ -154,8 +163,14 @@ def read(
 
 
 def _read(
-    folder: Path, summary: dict[str, Any], split: str, prompts: Sequence[int] | None = None
-) -> Pairs:
+    folder: Path,
+    summary: dict[str, Any],
+    split: str,
+    prompts: Sequence[int] | None = None,
+    *,
+    names: Sequence[str],
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """Return the rows of the catalogue, int64 [n], and the tensors of these names, [n, …], of the pairs of a split."""
     kept = summary["seeds_per_variant"] - summary["held_out_seeds"]
     numbers = slice(None, kept) if split == "train" else slice(kept, None)
     files = summary["files"]
@@ -163,26 +178,25 @@ def _read(
     named = [(row, files[row]) for row in chosen]
     if split == "train":
         named += [(row, name) for row, name in summary.get("further", ()) if row in set(chosen)]
-    parts = [_load(folder, name) for _, name in named]
-    columns = {name: torch.stack([part[name][numbers] for part in parts], 1) for name in parts[0]}
-    rows = torch.tensor([row for row, _ in named]).expand_as(columns["seeds"])
     # The first seed of each variant, then the second …: every part of the list contains all variants.
-    joined = {name: column.flatten(0, 1) for name, column in columns.items()}
-    return Pairs(
-        prompts=rows.flatten(),
-        seeds=joined["seeds"],
-        latents=joined["latents"],
-        path=joined["path"],
-        accepted=joined["accepted"].bool(),
-        margins=joined["margins"],
-        path_timesteps=tuple(summary["path_timesteps"]),
-    )
+    columns: dict[str, Tensor] = {}
+    for place, (_, file) in enumerate(named):
+        for name, value in _load(folder, file, names, numbers).items():
+            if name not in columns:
+                shape = (len(value), len(named), *value.shape[1:])
+                columns[name] = torch.empty(shape, dtype=value.dtype)
+            columns[name][:, place] = value
+    count = len(columns[names[0]])
+    rows = torch.tensor([row for row, _ in named]).expand(count, -1)
+    return rows.flatten(), {name: column.flatten(0, 1) for name, column in columns.items()}
 
 
-def _load(folder: Path, name: str) -> dict[str, Tensor]:
+def _load(folder: Path, name: str, tensors: Sequence[str], numbers: slice) -> dict[str, Tensor]:
+    """Return tensors of a file by name, of the pairs with these numbers."""
     path = folder / name
     try:
-        return load_file(path)
+        with safe_open(path, framework="pt") as file:
+            return {tensor: file.get_tensor(tensor)[numbers] for tensor in tensors}
     except (OSError, SafetensorError) as error:
         raise TrainingError(
             f"{path.resolve()} cannot be read: {error}. Delete it and {folder}, and repeat the command: the file is "
@@ -261,15 +275,13 @@ def _make_files(work: _Work, wanted: Sequence[tuple[int, Path]], bar: Bar) -> No
     """Make these files, each of a row of the catalogue."""
     each = work.recipe.seeds_per_variant
     items = [(row, seed) for row, path in wanted for seed in _seeds(work.recipe, path)]
-    parts = []
-    for chunk in _chunks(items, work.recipe.batch):
-        parts.append(_solved(chunk, work))
-        bar.add(len(chunk))
-    tensors = {key: torch.cat([part[key] for part in parts]) for key in parts[0]}
+    unfinished = Unfinished(wanted[0][1], items, batch=work.recipe.batch)
+    tensors = unfinished.complete(partial(_solved, work=work), bar, each=work.recipe.written)
     for place, (_, path) in enumerate(wanted):
         of_row = slice(place * each, (place + 1) * each)
         own = {key: value[of_row].contiguous() for key, value in tensors.items()}
         atomic.make_file(path, partial(save_file, own))
+    unfinished.remove()
 
 
 def keys(catalogue: Catalogue) -> list[str]:
@@ -368,8 +380,8 @@ def _summarise(
     if len(named) > variants:
         summary["further"] = named[variants:]
     summary["counts"] = {
-        split: {"pairs": len(found), "accepted": int(found.accepted.sum())}
+        split: {"pairs": len(rows), "accepted": int(columns["accepted"].sum())}
         for split in SPLITS
-        for found in [_read(folder, summary, split)]
+        for rows, columns in [_read(folder, summary, split, names=("accepted",))]
     }
     atomic.write_file(folder / SUMMARY, json.dumps(summary, indent=1) + "\n")

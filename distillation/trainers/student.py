@@ -111,9 +111,11 @@ def make(
         raise RecipeRefused(
             f"student (cut {recipe.cut}, width {recipe.width}) does not fit {teacher.manifest.name}: {error}"
         ) from error
+    # The teacher's own sample_size is that of its training, which need not be one of the release's sizes.
+    config = {**reduced.shape.config, "sample_size": teacher.latent_shape[1]}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(random_seed or 0)
-        student = UNet2DConditionModel.from_config(dict(reduced.shape.config))
+        student = UNet2DConditionModel.from_config(config)
     if random_seed is None:
         student.load_state_dict(reduced.tensors)
     student.set_attn_processor(teacher.attention_processor())

@@ -58,7 +58,7 @@ def write(
         "set_alpha_to_one": True,
     }  # the last step ends at clean latents
     _check_timesteps(config, steps, teacher)
-    _check_networks(unet, decoder, teacher)
+    check_networks(unet.config, decoder, teacher)
     _check_prompts(slugs, texts, prompt_embeds, teacher)
     folded = folding.fold(unet, steps)
     tensors = quantization.quantise(folded) if is_quantised else _as_fp16(folded, part="unet")
@@ -116,31 +116,30 @@ def _check_timesteps(config: Mapping[str, Any], steps: list[int], teacher: Manif
     sampling.check("ddim", dict(config), steps)
 
 
-def _check_networks(
-    unet: UNet2DConditionModel, decoder: AutoencoderTiny, teacher: Manifest
-) -> None:
-    folding.check(unet.config)
+def check_networks(config: Mapping[str, Any], decoder: AutoencoderTiny, teacher: Manifest) -> None:
+    """Raise ReleaseInvalid, naming the field, if `write` would refuse a student of this configuration and decoder."""
+    folding.check(config)
     width = teacher.embedding_shape[1]
-    if unet.config.cross_attention_dim != width:
+    if config["cross_attention_dim"] != width:
         raise ReleaseInvalid(
-            f"cross_attention_dim: the student's embeddings have {unet.config.cross_attention_dim} values, "
+            f"cross_attention_dim: the student's embeddings have {config['cross_attention_dim']} values, "
             f"those of the teacher's text encoder {width}."
         )
     channels = decoder.config.latent_channels
     for field in ("in_channels", "out_channels"):
-        if unet.config[field] != channels:
+        if config[field] != channels:
             raise ReleaseInvalid(
-                f"latent_channels: the decoder has {channels}, the student's {field} is {unet.config[field]}."
+                f"latent_channels: the decoder has {channels}, the student's {field} is {config[field]}."
             )
     if decoder.config.upsampling_scaling_factor != 2:
         raise ReleaseInvalid(
             f"upsampling_scaling_factor must be 2, not {decoder.config.upsampling_scaling_factor}."
         )
     factor = pixels_per_latent(decoder.config)
-    size = unet.config.sample_size * factor
+    size = config["sample_size"] * factor
     if not any(size in sizes for sizes in teacher.image_sizes):
         raise ReleaseInvalid(
-            f"image_sizes: latents of size {unet.config.sample_size} give images of size {size} with this decoder "
+            f"image_sizes: latents of size {config['sample_size']} give images of size {size} with this decoder "
             f"({factor} pixels per latent), but the teacher's sizes are {teacher.image_sizes}."
         )
 

@@ -42,7 +42,7 @@ _ACCEPTED: dict[str, tuple[Any, ...]] = {
     "resnet_time_scale_shift": ("default",),
     "time_cond_proj_dim": (None,),
     "time_embedding_type": ("positional",),
-    "upcast_attention": (False,),
+    "upcast_attention": (False, True, None),  # changes nothing in fused attention
 }
 _ACCEPTED_PER_LEVEL: dict[str, tuple[Any, ...]] = {
     "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D"),

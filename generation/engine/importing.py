@@ -1,9 +1,10 @@
-"""Import of a Stable Diffusion 1.x / 2.x diffusers folder or hub id as a release."""
+"""Import of a Stable Diffusion 1.x / 2.x diffusers folder as a release."""
 
 import json
 import shutil
 import struct
 import tempfile
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,9 +12,9 @@ from typing import Any
 import numpy as np
 from safetensors.numpy import save_file
 
-from generation.engine import release, sampling
+from generation.engine import networks, release, sampling
 from generation.engine.errors import ReleaseInvalid
-from generation.engine.prompts import embeddings, encoder
+from generation.engine.prompts import embeddings, encoder, tokens
 from generation.engine.release import NEGATIVE_EMBEDS, PICKLES, Manifest, Progress
 
 PIPELINE_CLASSES = ("StableDiffusionPipeline", "StableDiffusionImg2ImgPipeline")
@@ -31,14 +32,6 @@ TOKENIZER_FILES = (
     "added_tokens.json",
 )
 DTYPE_NAMES = {"F16": "float16", "F32": "float32", "BF16": "bfloat16"}
-# Only these files of a hub repository are downloaded; never a pickle.
-HUB_PATTERNS = [
-    "model_index.json",
-    "scheduler/*.json",
-    "tokenizer/*.json",
-    "tokenizer/merges.txt",
-    *(f"{folder}/*.{ending}" for folder in WEIGHTS for ending in ("json", "safetensors")),
-]
 CONVERT = (
     "Convert it once: StableDiffusionPipeline.from_pretrained(DIR).save_pretrained(NEW_DIR, "
     "safe_serialization=True), on a machine where you trust the file."
@@ -79,26 +72,13 @@ def import_folder(
     with tempfile.TemporaryDirectory(prefix=".importing-", dir=target.parent) as temporary:
         folder = Path(temporary) / name
         _copy(copies, folder, on_progress)
+        _write_index(folder)
         _write_tokenizer(folder)
         manifest = _complete(folder, name, options)
         release.write(folder, manifest)
         release.verify(folder)
         folder.rename(target)
     return manifest
-
-
-def download(hub_id: str) -> Path:
-    """Download a Hugging Face hub repository without its pickles; return the folder. Raises ReleaseInvalid."""
-    import huggingface_hub
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
-
-    try:
-        return Path(huggingface_hub.snapshot_download(hub_id, allow_patterns=HUB_PATTERNS))
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
-        raise ReleaseInvalid(
-            f"{hub_id} could not be downloaded: {str(error).splitlines()[0]} "
-            "Check the id and the network, or download it elsewhere and give the folder."
-        ) from error
 
 
 # --- what to copy ---------------------------------------------------------------------------------
@@ -143,23 +123,35 @@ def _plan(source: Path) -> dict[str, Path]:
 
 def _weights(folder: Path, base: str) -> list[Path]:
     """Return the safetensors files of a component, fp16 ones if available, and the index if they are sharded."""
+    found = {path.name for path in folder.glob("*") if path.is_file()}
+    chosen = chosen_weights(found, base)
+    if chosen is None:
+        raise without_weights(str(folder), found, base)
+    if not chosen.endswith(".json"):
+        return [folder / chosen]
+    index = folder / chosen
+    names = sorted(set(_json(index).get("weight_map", {}).values()))
+    if any("/" in name or not name.endswith(".safetensors") for name in names):
+        raise ReleaseInvalid(f"{index} lists files outside its folder or not in safetensors.")
+    return [index, *(folder / name for name in names)]
+
+
+def chosen_weights(names: Collection[str], base: str) -> str | None:
+    """Return the file of a component's weights, or their index if they are sharded; fp16 ones if available."""
     for variant in (".fp16", ""):
-        single = folder / f"{base}{variant}.safetensors"
-        if single.is_file():
-            return [single]
-        index = folder / f"{base}.safetensors.index{variant}.json"
-        if index.is_file():
-            names = sorted(set(_json(index).get("weight_map", {}).values()))
-            if any("/" in name or not name.endswith(".safetensors") for name in names):
-                raise ReleaseInvalid(
-                    f"{index} lists files outside its folder or not in safetensors."
-                )
-            return [index, *(folder / name for name in names)]
-    if pickles := sorted(path.name for path in folder.glob("*") if path.name.endswith(PICKLES)):
-        raise ReleaseInvalid(
+        for name in (f"{base}{variant}.safetensors", f"{base}.safetensors.index{variant}.json"):
+            if name in names:
+                return name
+    return None
+
+
+def without_weights(folder: str, names: Collection[str], base: str) -> ReleaseInvalid:
+    """Return the error of a component without safetensors. names: of its files."""
+    if pickles := sorted(name for name in names if name.endswith(PICKLES)):
+        return ReleaseInvalid(
             f"{folder} has its weights only as a pickle ({pickles[0]}), which can run code when it is loaded. {CONVERT}"
         )
-    raise ReleaseInvalid(f"{folder} has no {base}.safetensors. Download the folder again.")
+    return ReleaseInvalid(f"{folder} has no {base}.safetensors. Download the folder again.")
 
 
 def _copy(copies: dict[str, Path], folder: Path, on_progress: Progress | None) -> None:
@@ -179,26 +171,40 @@ def _copy(copies: dict[str, Path], folder: Path, on_progress: Progress | None) -
 
 
 # --- what to add ----------------------------------------------------------------------------------
-def _write_tokenizer(folder: Path) -> None:
-    """Write tokenizer.json, the only format that the `tokenizers` library reads, from vocab.json and merges.txt."""
-    place = folder / "tokenizer"
-    if not (place / "tokenizer.json").is_file():
-        from transformers import CLIPTokenizerFast
+def _write_index(folder: Path) -> None:
+    """Write model_index.json without the components that are not copied, so that diffusers loads the folder."""
+    path = folder / "model_index.json"
+    index = _json(path)
+    for name, value in index.items():
+        if isinstance(value, list) and not (folder / name).is_dir():
+            index[name] = [None, None]
+    networks.write_json(path, {**index, "requires_safety_checker": False})
 
-        try:
-            tokenizer = CLIPTokenizerFast.from_pretrained(place, local_files_only=True)
-        except (OSError, ValueError, TypeError) as error:
-            raise ReleaseInvalid(f"{place} is not a valid CLIP tokenizer: {error}") from error
+
+def _write_tokenizer(folder: Path) -> None:
+    """Write what the `tokenizers` library and `prompts.tokens` read: tokenizer.json, and the padding token.
+
+    transformers takes the token from special_tokens_map.json, if the tokenizer is of its older format.
+    """
+    from transformers import CLIPTokenizerFast
+
+    place = folder / "tokenizer"
+    try:
+        tokenizer = CLIPTokenizerFast.from_pretrained(place, local_files_only=True)
+    except (OSError, ValueError, TypeError) as error:
+        raise ReleaseInvalid(f"{place} is not a valid CLIP tokenizer: {error}") from error
+    if not (place / "tokenizer.json").is_file():
         tokenizer.backend_tokenizer.save(str(place / "tokenizer.json"))
-    if not (place / "tokenizer_config.json").is_file():
-        raise ReleaseInvalid(
-            f"{place / 'tokenizer_config.json'} is missing. Download the folder again."
-        )
+    path = place / "tokenizer_config.json"
+    if not path.is_file():
+        raise ReleaseInvalid(f"{path} is missing. Download the folder again.")
+    if tokens.pad_token(folder) != tokenizer.pad_token:
+        networks.write_json(path, {**_json(path), "pad_token": tokenizer.pad_token})
 
 
 def _complete(folder: Path, name: str, options: Options) -> Manifest:
     config = _json(folder / "scheduler" / "scheduler_config.json")
-    timesteps = sampling.default_timesteps(config, options.steps)
+    timesteps = sampling.default_timesteps(config, options.steps, name=options.noise_scheduler)
     sampling.check(options.noise_scheduler, config, timesteps)
     loaded = encoder.load_parts(folder, release.encoder_fingerprint(folder))
     empty = embeddings.unpack(loaded.encode([""])[0])

@@ -44,6 +44,7 @@ _CLASSES: dict[str, tuple[str, str, dict[str, Any]]] = {
     "tcd": ("scheduling_tcd", "TCDScheduler", _PLAIN),
 }
 NAMES = ("ddim", *_CLASSES)
+ORIGINAL_STEPS = 50  # diffusers' default of original_inference_steps, the grid of lcm and tcd
 DRAWS_NOISE = ("lcm", "tcd")  # these add noise between steps, drawn from the images' generators
 
 
@@ -111,13 +112,19 @@ def check(name: str, config: dict[str, Any], timesteps: Sequence[int]) -> None:
         )
 
 
-def default_timesteps(config: dict[str, Any], steps: int) -> list[int]:
-    """Return the timesteps of diffusers' DDIM for this configuration and number of steps."""
-    trained = config.get("num_train_timesteps", 1000)
-    if not 1 <= steps <= trained:
-        raise ReleaseInvalid(f"The number of steps must be from 1 to {trained}, not {steps}.")
-    from diffusers.schedulers.scheduling_ddim import DDIMScheduler
+def default_timesteps(config: dict[str, Any], steps: int, *, name: str = "ddim") -> list[int]:
+    """Return diffusers' timesteps for this configuration and number of steps; of DDIM except for lcm and tcd.
 
-    noise_scheduler = classes.make(DDIMScheduler, config)
+    Networks for lcm and tcd are distilled at the timesteps of these. Raises ReleaseInvalid.
+    """
+    trained = config.get("num_train_timesteps", 1000)
+    module, kind, most = "scheduling_ddim", "DDIMScheduler", trained
+    if name in DRAWS_NOISE:
+        module, kind, _ = _CLASSES[name]
+        most = min(trained, config.get("original_inference_steps", ORIGINAL_STEPS))
+    if not 1 <= steps <= most:
+        raise ReleaseInvalid(f"The number of steps must be from 1 to {most}, not {steps}.")
+    imported = importlib.import_module(f"diffusers.schedulers.{module}")
+    noise_scheduler = classes.make(getattr(imported, kind), config)
     noise_scheduler.set_timesteps(steps)
     return [int(t) for t in np.minimum(noise_scheduler.timesteps.numpy(), trained - 1)]

@@ -52,8 +52,8 @@ class FoldedUNet(nn.Module):
         """Return keys and values of all cross-attentions, [tokens, sum of widths], for an embedding [tokens, width]."""
         return F.linear(prompt_embeds, self.keyvalue_weight)
 
-    def forward(self, latents: Tensor, step: int, keyvalues: Tensor) -> Tensor:
-        """Return the prediction at the step-th of the folded timesteps, from 0.
+    def forward(self, latents: Tensor, step: int | Tensor, keyvalues: Tensor) -> Tensor:
+        """Return the prediction at the step-th of the folded timesteps, from 0. A tensor's step is int64 [].
 
         latents: [batch, channels, height, width]; keyvalues: [batch, tokens, sum of widths], rows of `keyvalues`.
         """
@@ -109,7 +109,7 @@ class _Layer(nn.Module):
         if take.has(f"{attention}.norm.weight"):
             self.attention = _Attention(take, attention, heads)
 
-    def forward(self, values: Tensor, step: int, keyvalues: Tensor) -> Tensor:
+    def forward(self, values: Tensor, step: int | Tensor, keyvalues: Tensor) -> Tensor:
         changed = self.conv1(F.silu(self.norm1(values)), step)
         changed = self.conv2(F.silu(self.norm2(changed)))
         changed = changed + (values if self.shortcut is None else self.shortcut(values))
@@ -181,9 +181,16 @@ class _Convolution(nn.Module):
         self.bias = nn.Buffer(bias)
         self.stride, self.padding = stride, weight.shape[-1] // 2
 
-    def forward(self, values: Tensor, step: int | None = None) -> Tensor:
-        bias = self.bias if step is None else self.bias[step]
+    def forward(self, values: Tensor, step: int | Tensor | None = None) -> Tensor:
+        bias = self.bias if step is None else self._bias_of(step)
         return F.conv2d(values, self.weight, bias, self.stride, self.padding)
+
+    def _bias_of(self, step: int | Tensor) -> Tensor:
+        if isinstance(
+            step, Tensor
+        ):  # self.bias[step] would wait for its value, which a CUDA graph cannot
+            return self.bias.index_select(0, step.view(1)).squeeze(0)
+        return self.bias[step]
 
 
 class _Norm(nn.Module):

@@ -47,17 +47,15 @@ def register(
     is_hub_id = _HUB_ID.fullmatch(source) and not source.startswith((".", "/"))
     if not place.is_dir() and not is_hub_id:
         raise ReleaseRefused(f"{source} is neither a folder nor a hub id (owner/name).")
-    from generation.engine import importing  # torch and transformers take seconds to import
+    name = name or _name_from(source)
+    if Release.objects.filter(name=name).exists():
+        raise ReleaseRefused(f"A release named {name} is already registered. Give another --name.")
+    target = Path(settings.RELEASES_ROOT) / name
+    from generation.engine import hub, importing  # torch and transformers take seconds to import
 
     try:
         if not place.is_dir():
-            place = importing.download(source)
-        name = name or _name_from(source)
-        target = Path(settings.RELEASES_ROOT) / name
-        if Release.objects.filter(name=name).exists():
-            raise ReleaseRefused(
-                f"A release named {name} is already registered. Give another --name."
-            )
+            place = hub.download(source)
         importing.import_folder(place, target, name=name, options=options, on_progress=on_progress)
     except ReleaseInvalid as error:
         raise ReleaseRefused(error.detail) from error

@@ -342,6 +342,12 @@ def test_secrets_data_and_the_local_launcher_are_excluded_from_the_images():
         assert not ignored(path), path
 
 
+def test_downloads_of_the_hub_go_to_the_data_folder_outside_of_backups():
+    [home] = re.findall(r"\bHF_HOME=(\S+)", DOCKERFILE)
+    assert Path(home).parent == Path("/data")
+    assert Path(home).name.startswith(".")
+
+
 def test_the_images_run_as_an_ordinary_user_and_have_a_health_check():
     stages = re.split(r"^FROM \S+ AS (\w+)$", DOCKERFILE, flags=re.MULTILINE)[1:]
     by_name = dict(zip(stages[::2], stages[1::2], strict=True))

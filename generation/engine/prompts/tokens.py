@@ -31,11 +31,16 @@ def load_tokenizer(release_dir: Path) -> Tokenizer:
         ) from error
 
 
-def pad_token_id(release_dir: Path) -> int:
-    """Return the id of the token that pads a text to `limit`. Raises ReleaseInvalid."""
+def pad_token(release_dir: Path) -> str:
+    """Return the token that pads a text to `limit`. Raises ReleaseInvalid."""
     config = _json(Path(release_dir) / "tokenizer" / "tokenizer_config.json")
     token = config.get("pad_token") or config.get("eos_token") or "<|endoftext|>"
-    content = token["content"] if isinstance(token, dict) else token
+    return token["content"] if isinstance(token, dict) else token
+
+
+def pad_token_id(release_dir: Path) -> int:
+    """Return the id of `pad_token`. Raises ReleaseInvalid."""
+    content = pad_token(release_dir)
     token_id = load_tokenizer(release_dir).token_to_id(content)
     if token_id is None:
         raise ReleaseInvalid(

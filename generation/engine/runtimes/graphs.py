@@ -18,6 +18,7 @@ from generation.engine import latents as conversions
 from generation.engine.student import FoldedUNet
 
 SHAPES = (1, 2, 4, 8, 16)
+PROGRAMS = 128  # compiled at most, of U-Nets and of decoders: len(SHAPES) for each architecture and image size
 RUNS = 3  # before recording; the first one compiles
 
 Network = Callable[..., Tensor]
@@ -63,12 +64,17 @@ class Graphs:
     def warm_up(self, size: tuple[int, int], *, tokens: int) -> None:
         """Compile and record for latents of this height and width; other sizes are recorded at their first batch."""
         for rows in SHAPES:
-            latents = torch.zeros(rows, self._channels, *size, device=self._place)
-            prompts = torch.zeros(
-                rows, tokens, self._keyvalue_width, device=self._place, dtype=self._dtype
-            )
+            latents, prompts = self.zeros(rows, size, tokens=tokens)
             self.denoise(latents, 0, prompts)
             self.decode(latents)
+
+    def zeros(self, rows: int, size: tuple[int, int], *, tokens: int) -> tuple[Tensor, Tensor]:
+        """Return inputs of `denoise`: latents of this height and width, and prompts."""
+        latents = torch.zeros(rows, self._channels, *size, device=self._place)
+        prompts = torch.zeros(
+            rows, tokens, self._keyvalue_width, device=self._place, dtype=self._dtype
+        )
+        return latents, prompts
 
     def denoise(self, latents: Tensor, step: int, prompts: Tensor) -> Tensor:
         """See `Runtime.denoise`."""
@@ -89,7 +95,9 @@ class Graphs:
     def _run(self, network: Network, inputs: Sequence[Tensor]) -> Tensor:
         key = (id(network), *(tensor.shape for tensor in inputs))
         if key not in self._recorded:
-            self._recorded[key] = self._record(network, inputs)
+            # torch's limit of 8 would compile one image size of one student: the programs of all count together.
+            with torch._dynamo.config.patch(recompile_limit=PROGRAMS):
+                self._recorded[key] = self._record(network, inputs)
         return self._recorded[key](*inputs)
 
 

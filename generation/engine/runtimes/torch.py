@@ -68,19 +68,29 @@ class TorchRuntime:
     def use_graphs(self, graphs: Graphs, manifest: Manifest) -> None:
         """Warm up the graphs for the first image size of the release, and use them from now on.
 
-        If the networks cannot be compiled, they are used as they are.
+        If the networks cannot be compiled or recorded, they are used as they are. Raises AcceleratorError if the
+        device has failed.
         """
         width, height = manifest.image_sizes[0]
         size = (height // self.pixels_per_latent, width // self.pixels_per_latent)
+        tokens = manifest.embedding_shape[0]
         try:
-            graphs.warm_up(size, tokens=manifest.embedding_shape[0])
-        except (torch.OutOfMemoryError, torch.AcceleratorError):
+            graphs.warm_up(size, tokens=tokens)
+        except torch.OutOfMemoryError:
             raise
         except Exception as error:  # a missing compiler, a folder without programs: anything
+            if isinstance(error, torch.AcceleratorError):  # of the recording, or of the device
+                self._require_device(graphs, size, tokens=tokens)
             reason = str(error).strip() or repr(error)
             log.warning("student_not_compiled", release=manifest.name, error=reason[:1000])
         else:
             self._graphs = graphs
+
+    @torch.inference_mode()
+    def _require_device(self, graphs: Graphs, size: tuple[int, int], *, tokens: int) -> None:
+        """Raise AcceleratorError if the device cannot compute a picture with the networks as they are."""
+        latents, prompts = graphs.zeros(1, size, tokens=tokens)
+        self.decode(self.denoise(latents, 0, prompts)).cpu()
 
     def denoise(self, latents: Tensor, step: int, prompts: Tensor) -> Tensor:
         if self._graphs is not None:

@@ -1,5 +1,6 @@
 """A stage's key names its folder. Existing runs can continue only while the keys stay the same."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,7 +17,9 @@ from distillation.trainers.catalogue import Catalogue
 from distillation.trainers.dmd2.recipe import MatchingRecipe
 from distillation.trainers.labels import LabelsRecipe
 from distillation.training.errors import TrainingError
+from generation.engine import importing
 from generation.engine import release as releases
+from generation.engine.importing import Options
 from tests import tiny
 from tests.distillation.toys import SMALL
 
@@ -155,6 +158,24 @@ def test_a_recipe_that_contradicts_the_teacher_is_refused_before_the_first_stage
     given = Inputs(teacher=toy_teacher, catalogue=tmp_path / "known", detector=detector)
 
     with pytest.raises(TrainingError, match=named):
+        Chain(recipe, given, name="toy-student").check()
+
+
+def test_a_teacher_whose_students_cannot_be_bundled_is_refused_before_the_first_stage(
+    detector, tmp_path
+):
+    source = tiny.make_sd15_folder(tmp_path / "sd15")
+    config = json.loads((source / "unet/config.json").read_text())
+    (source / "unet/config.json").write_text(json.dumps({**config, "center_input_sample": True}))
+    options = Options(steps=4, guidance_scale=3.0)
+    manifest = importing.import_folder(source, tmp_path / "toy", name="toy", options=options)
+    embeds = torch.zeros(1, *manifest.embedding_shape).half()
+    known = Catalogue(("a",), ("a",), embeds, manifest.encoder_fingerprint)
+    catalogue.write(known, tmp_path / "known")
+    given = Inputs(teacher=tmp_path / "toy", catalogue=tmp_path / "known", detector=detector)
+    recipe = overrides.changed(ONE_STEP, overrides.parse(SMALL))
+
+    with pytest.raises(TrainingError, match="center_input_sample"):
         Chain(recipe, given, name="toy-student").check()
 
 

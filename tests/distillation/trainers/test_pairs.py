@@ -156,6 +156,21 @@ def test_a_path_of_no_timesteps_takes_no_space(teacher, catalogue, tmp_path):
     assert torch.allclose(found.latents.float(), found.take(torch.arange(9)).latents.float())
 
 
+def test_without_the_path_the_other_tensors_are_the_same(made):
+    found, whole = read(made, "train", with_path=False), read(made, "train")
+    assert (found.path.shape, found.path_timesteps) == ((9, 0, 4, 8, 8), ())
+    for name in ("prompts", "seeds", "latents", "accepted", "margins"):
+        assert torch.equal(getattr(found, name), getattr(whole, name))
+
+
+def test_pairs_that_are_all_accepted_are_not_copied(made, monkeypatch):
+    def take(*_: object) -> None:
+        raise AssertionError("copied")
+
+    monkeypatch.setattr(pairs.Pairs, "take", take)
+    assert len(read(made, "train", only_accepted=True)) == 9
+
+
 def test_a_hard_variant_has_further_seeds_in_training_alone(made, teacher, catalogue, tmp_path):
     run(tmp_path, teacher, catalogue, further={1: 2})
     before, after = read(made, "train"), read(tmp_path, "train")
@@ -192,13 +207,13 @@ def test_taken_rows_stay_consistent(made):
 
 
 # --- making them ----------------------------------------------------------------------------------
-def solved(teacher: Teacher, folder: Path, catalogue: Catalogue) -> list[int]:
+def solved(teacher: Teacher, folder: Path, catalogue: Catalogue, **changes) -> list[int]:
     """Return how many rows the teacher predicted in each call."""
     passed = []
     handle = teacher.unet.register_forward_hook(
         lambda _module, given, _out: passed.append(len(given[0]))
     )
-    run(folder, teacher, catalogue)
+    run(folder, teacher, catalogue, **changes)
     handle.remove()
     return passed
 
@@ -259,6 +274,30 @@ def test_a_watcher_stops_the_making_after_a_write_and_the_same_call_continues(
     assert len(list(tmp_path.rglob("*.safetensors"))) == 1
     run(tmp_path, teacher, catalogue)
     assert torch.equal(read(tmp_path, "train").latents, read(made, "train").latents)
+
+
+@pytest.mark.parametrize("harm", [None, lambda path: path.write_bytes(b"half")])
+def test_a_stop_within_a_file_loses_no_batch(teacher, catalogue, tmp_path, harm):
+    """The finished file has the same bytes as without a stop; a part that cannot be read is made again."""
+    one = dataclasses.replace(
+        catalogue, slugs=("ball",), texts=("ball",), prompt_embeds=catalogue.prompt_embeds[2:]
+    )
+    recipe = {"seeds_per_variant": 8, "batch": 2, "written": 2}
+    run(tmp_path / "whole", teacher, one, **recipe)
+    [whole] = (tmp_path / "whole").rglob("*.safetensors")
+
+    with progress.watched(lambda *_: True), pytest.raises(progress.SliceOver):
+        run(tmp_path / "made", teacher, one, **recipe)
+    [part] = (tmp_path / "made").rglob("*.safetensors")
+    if harm is not None:
+        harm(part)
+
+    steps = len(teacher.timesteps)
+    batches = 3 if harm is None else 4
+    assert solved(teacher, tmp_path / "made", one, **recipe) == [4] * steps * batches
+    [made] = (tmp_path / "made").rglob("*.safetensors")
+    assert made.name == whole.name
+    assert made.read_bytes() == whole.read_bytes()
 
 
 def test_incomplete_pairs_are_not_read(made, tmp_path):

@@ -64,6 +64,13 @@ def test_a_cut_student_keeps_its_teachers_weights(teacher, cut):
     assert output.shape == (2, 4, 8, 8) and output.isfinite().all() and output.std() > 0
 
 
+def test_a_student_has_the_first_image_size_of_its_teachers_release(teacher):
+    assert teacher.unet.config.sample_size == 8
+    manifest = dataclasses.replace(teacher.manifest, image_sizes=[(56, 56), (64, 64)])
+    smaller = dataclasses.replace(teacher, manifest=manifest)
+    assert students.make(smaller, StudentRecipe()).config.sample_size == 7
+
+
 def test_every_cut_makes_a_smaller_student(teacher):
     sizes = [
         sum(p.numel() for p in students.make(teacher, StudentRecipe(cut=name)).parameters())

@@ -59,6 +59,8 @@ def test_an_uncut_teacher_can_be_folded_too() -> None:
         {"flip_sin_to_cos": False, "freq_shift": 1},
         {"in_channels": 4, "norm_eps": 1e-3, "norm_num_groups": 2},
         {"time_embedding_dim": 24, "dropout": 0.5},
+        {"upcast_attention": True},  # Stable Diffusion 2.1
+        {"upcast_attention": None},  # converted from a single file
     ],
 )
 def test_variants_of_the_configuration_compute_the_same_when_folded(

@@ -9,10 +9,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from diffusers import StableDiffusionPipeline
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from safetensors.torch import load_file, save_file
-from transformers import CLIPTextConfig
+from transformers import CLIPTextConfig, CLIPTokenizer
 from transformers.models.clip.modeling_clip import CLIPTextModel
 
 from generation.engine import importing, networks, pipeline, release
@@ -268,6 +269,39 @@ def test_the_tokenizer_is_made_readable_without_transformers(source: Path) -> No
     assert tokens.count_tokens(target, "a red vase") == 5
 
 
+def test_texts_are_padded_as_by_transformers(source: Path) -> None:
+    """As in Stable Diffusion 2, whose two files differ."""
+    for name, token in (("special_tokens_map", "!"), ("tokenizer_config", "<|endoftext|>")):
+        path = source / "tokenizer" / f"{name}.json"
+        known = json.loads(path.read_text()) if path.exists() else {}
+        known.pop("added_tokens_decoder", None)
+        path.write_text(json.dumps({**known, "pad_token": token}))
+    expected = CLIPTokenizer.from_pretrained(source / "tokenizer").pad_token_id
+    target, _ = import_as_release(source)
+    assert tokens.pad_token_id(target) == expected
+    assert expected != tokens.load_tokenizer(target).token_to_id("<|endoftext|>")
+
+
+@pytest.mark.parametrize("name", ["lcm", "tcd"])
+def test_distilled_networks_start_at_the_noise_level_of_their_scheduler(
+    source: Path, name: str
+) -> None:
+    _, manifest = import_as_release(source, noise_scheduler=name, steps=4, guidance_scale=1.0)
+    assert manifest.timesteps == [999, 759, 499, 259]
+
+
+def test_diffusers_loads_a_release_whose_source_had_a_safety_checker(source: Path) -> None:
+    edit(
+        source / "model_index.json",
+        safety_checker=["stable_diffusion", "StableDiffusionSafetyChecker"],
+        feature_extractor=["transformers", "CLIPImageProcessor"],
+        requires_safety_checker=True,
+    )
+    target, _ = import_as_release(source)
+    stock = StableDiffusionPipeline.from_pretrained(target, local_files_only=True)
+    assert stock.safety_checker is None
+
+
 def test_the_empty_text_is_stored_for_guidance(source: Path) -> None:
     target, _ = import_as_release(source)
     stored = load_file(target / "negative_prompt_embeds.safetensors")["negative_prompt_embeds"]
@@ -363,13 +397,3 @@ def test_an_existing_folder_is_never_overwritten(source: Path) -> None:
     with pytest.raises(ReleaseInvalid, match="already exists"):
         import_as_release(source)
     assert (target / "release.json").read_bytes() == before
-
-
-def test_a_download_without_a_network_is_refused_with_advice(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    import huggingface_hub.constants
-
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
-    with pytest.raises(ReleaseInvalid, match=r"could not be downloaded.*give the folder"):
-        importing.download("nobody/nothing-of-this-name")

@@ -203,6 +203,12 @@ def test_invalid_samplers_are_refused(
         sampling.make(name, {**PNDM_CONFIG, **config}, timesteps)
 
 
+@pytest.mark.parametrize("name", sampling.DRAWS_NOISE)
+def test_more_steps_than_a_network_was_distilled_at_are_refused(name: str) -> None:
+    with pytest.raises(ReleaseInvalid, match="from 1 to 50, not 51"):
+        sampling.default_timesteps(PNDM_CONFIG, 51, name=name)
+
+
 @pytest.mark.parametrize("steps", [0, 1001])
 def test_a_number_of_steps_that_does_not_exist_is_refused(steps: int) -> None:
     with pytest.raises(ReleaseInvalid, match="from 1 to 1000"):

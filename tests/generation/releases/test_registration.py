@@ -79,6 +79,17 @@ def test_a_hub_id_without_a_network_is_refused_with_advice(
     assert not Release.objects.exists()
 
 
+def test_a_taken_name_is_refused_before_a_download(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import huggingface_hub.constants
+
+    registration.register(str(tiny.make_sd15_folder(tmp_path / "sd15")))
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    with pytest.raises(ReleaseRefused, match="already registered"):
+        registration.register("somebody/sd15")
+
+
 def test_a_pickle_is_refused_and_leaves_nothing(tmp_path: Path, settings) -> None:
     source = tiny.make_sd15_folder(tmp_path / "sd15")
     for path in (source / "unet").glob("*.safetensors"):

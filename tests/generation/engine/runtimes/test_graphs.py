@@ -50,14 +50,51 @@ def test_batches_are_padded_to_fixed_shapes_recorded_once(plain: TorchRuntime, r
 @pytest.mark.slow
 @torch.inference_mode()
 def test_the_networks_are_compiled_whole(plain: TorchRuntime) -> None:
-    unet = torch.compile(plain.unet, backend="eager", fullgraph=True)
-    decoder = torch.compile(plain.decode, backend="eager", fullgraph=True)
+    unet = torch.compile(plain.unet, backend="aot_eager", fullgraph=True)
+    decoder = torch.compile(plain.decode, backend="aot_eager", fullgraph=True)
     latents = draw(2, plain.latent_channels, 8, 8)
     prompts = draw(2, 77, len(plain.unet.keyvalue_weight))
     for step in (0, 1):
         found = unet(latents, torch.tensor(step), prompts)
         assert torch.allclose(found, plain.denoise(latents, step, prompts), atol=1e-5)
     assert torch.allclose(decoder(latents), plain.decode(latents), atol=1e-5)
+
+
+RECORDING_FAILED = torch.AcceleratorError("operation not permitted when stream is capturing")
+
+
+def fail(*_: object) -> Network:
+    raise RECORDING_FAILED
+
+
+def test_without_a_recording_the_networks_are_used_uncompiled(
+    plain: TorchRuntime, student: Path
+) -> None:
+    plain.use_graphs(Graphs(plain.unet, plain.vae, record=fail), release.read(student))
+    assert plain.name == "torch"
+
+
+def test_a_device_that_failed_while_recording_is_reported(
+    plain: TorchRuntime, student: Path
+) -> None:
+    graphs = Graphs(plain.unet, plain.vae, record=fail)
+    plain.unet.register_forward_pre_hook(fail)
+    with pytest.raises(torch.AcceleratorError):
+        plain.use_graphs(graphs, release.read(student))
+
+
+def test_the_programs_of_several_image_sizes_are_compiled(plain: TorchRuntime) -> None:
+    limits: list[int] = []
+
+    def record(network: Network, inputs: Sequence[torch.Tensor]) -> Network:
+        limits.append(torch._dynamo.config.recompile_limit)
+        return fixed
+
+    def fixed(*inputs: torch.Tensor) -> torch.Tensor:
+        return inputs[0]
+
+    Graphs(plain.unet, plain.vae, record=record).warm_up((8, 8), tokens=77)
+    assert min(limits) >= 10 * len(SHAPES)
 
 
 COMPILING = """
