@@ -96,7 +96,7 @@ class Graphs:
         key = (id(network), *(tensor.shape for tensor in inputs))
         if key not in self._recorded:
             # torch's limit of 8 would compile one image size of one student: the programs of all count together.
-            with torch._dynamo.config.patch(recompile_limit=PROGRAMS):
+            with torch.compiler.config.patch(recompile_limit=PROGRAMS):  # type: ignore[attr-defined]
                 self._recorded[key] = self._record(network, inputs)
         return self._recorded[key](*inputs)
 
