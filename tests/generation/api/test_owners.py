@@ -84,6 +84,7 @@ def job() -> Job:
     )
     job.webhook = endpoint
     job.save()
+    make_job(owner=owner, webhook=endpoint, status=Job.Status.CANCELED)  # of a test event
     return job
 
 
