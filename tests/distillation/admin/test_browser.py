@@ -17,7 +17,7 @@ from tests.distillation.example_factories import make_example
 from tests.distillation.factories import make_run
 from tests.distillation.pictures import png
 from tests.distillation.reporting import write_stage
-from tests.factories import make_embedding, make_release, make_user
+from tests.factories import make_embedding, make_release, make_user, make_variant
 from tests.web import Web, eventually
 
 pytestmark = browser.MARKS
@@ -111,7 +111,8 @@ def test_the_slider_over_two_releases_moves_by_keyboard(visitor: Visitor):
 
 
 def test_a_design_is_requested_and_its_page_updates_itself(visitor: Visitor):
-    make_release(name="teacher-1", kind="teacher")
+    make_release(name="teacher-1", kind="teacher", image_sizes=((128, 128),))
+    make_variant()
     page = visitor.page
     page.goto("/admin/distillation/design/add/")
     page.get_by_label("Size").fill("8MB")
