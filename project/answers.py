@@ -103,7 +103,7 @@ def refusal(
 
 
 def text(status: int, said: str) -> Answer:
-    """Return an error of the shell for a person, and close the connection, whose request was not read."""
+    """Return an error of the shell as plain text. It closes the connection, because the request was not read."""
     content = said.encode()
     headers = [
         (b"content-type", b"text/plain; charset=utf-8"),

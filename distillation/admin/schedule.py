@@ -1,6 +1,5 @@
 """Admin of periodic tasks: django-celery-beat's pages in unfold's style, with permissions and a log."""
 
-from collections.abc import Iterable
 from datetime import datetime, timedelta
 from functools import cache
 from typing import Any, cast
@@ -10,7 +9,6 @@ from celery.schedules import BaseSchedule
 from django import forms
 from django.contrib import admin, messages
 from django.contrib.admin.models import CHANGE, LogEntry
-from django.db import transaction
 from django.db.models import QuerySet
 from django.http import HttpRequest
 from django.template.defaultfilters import pluralize
@@ -35,6 +33,7 @@ from unfold.widgets import UnfoldAdminSelectWidget, UnfoldAdminTextInputWidget
 
 from generation.access import audit
 from generation.admin import pictures
+from generation.admin.audit import AuditedDeletionsMixin
 from generation.admin.initial import ReadableInitialMixin
 
 for model in (PeriodicTask, IntervalSchedule, CrontabSchedule, SolarSchedule, ClockedSchedule):
@@ -156,7 +155,9 @@ class CrontabForm(forms.ModelForm):
 
 
 @admin.register(PeriodicTask)
-class PeriodicTaskAdmin(ReadableInitialMixin, BeatPeriodicTaskAdmin, ModelAdmin):
+class PeriodicTaskAdmin(
+    AuditedDeletionsMixin, ReadableInitialMixin, BeatPeriodicTaskAdmin, ModelAdmin
+):
     """Adds a permission and a log entry to each of the library's actions, which have neither."""
 
     form = TaskForm
@@ -220,39 +221,25 @@ class PeriodicTaskAdmin(ReadableInitialMixin, BeatPeriodicTaskAdmin, ModelAdmin)
         super().save_model(request, obj, form, change)
         audit.record("periodic_task_changed", obj.name, fields=form.changed_data)
 
-    def delete_model(self, request: HttpRequest, obj: Any) -> None:
+    def record_deletion(self, obj: Any) -> None:
         audit.record("periodic_task_changed", obj.name, what=DELETED)
-        super().delete_model(request, obj)
-
-    @transaction.atomic
-    def delete_queryset(self, request: HttpRequest, queryset: QuerySet) -> None:
-        for task in queryset:
-            audit.record("periodic_task_changed", task.name, what=DELETED)
-        super().delete_queryset(request, queryset)
 
 
-class AuditedScheduleMixin:
+class AuditedScheduleMixin(AuditedDeletionsMixin):
     """Mixin of ModelAdmin of schedules. Records a change for each task of the schedule; a deletion deletes them too."""
 
     def save_model(self, request: HttpRequest, obj: Any, form: Any, change: bool) -> None:
         super().save_model(request, obj, form, change)  # type: ignore[misc]
         if form.changed_data:
-            _record_tasks([obj], f"Schedule changed in the admin: {obj}.")
+            _record_tasks(obj, f"Schedule changed in the admin: {obj}.")
 
-    def delete_model(self, request: HttpRequest, obj: Any) -> None:
-        _record_tasks([obj], DELETED)
-        super().delete_model(request, obj)  # type: ignore[misc]
-
-    @transaction.atomic
-    def delete_queryset(self, request: HttpRequest, queryset: QuerySet) -> None:
-        _record_tasks(queryset, DELETED)
-        super().delete_queryset(request, queryset)  # type: ignore[misc]
+    def record_deletion(self, obj: Any) -> None:
+        _record_tasks(obj, DELETED)
 
 
-def _record_tasks(schedules: Iterable[Any], what: str) -> None:
-    for schedule in schedules:
-        for task in schedule.periodictask_set.order_by("pk"):
-            audit.record("periodic_task_changed", task.name, what=what)
+def _record_tasks(schedule: Any, what: str) -> None:
+    for task in schedule.periodictask_set.order_by("pk"):
+        audit.record("periodic_task_changed", task.name, what=what)
 
 
 @admin.register(IntervalSchedule)

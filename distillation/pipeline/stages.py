@@ -8,7 +8,7 @@ instead of structure and, unless it trains a new one, decoder. Recipes share the
 
 import json
 import shutil
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import asdict, replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -103,30 +103,19 @@ class Chain:
             )
         self.recipe.check(self.teacher)
         pairs.solver_timesteps(self.recipe.pairs, self.teacher)
+        config = None
         if self.recipe.is_warm:
             self._check_student()
         else:
-            self._check_networks()
-        self._check_trainings()
+            config = student.make(self.teacher, self.recipe.student).config
+        self._check_trainings(config)
         self._acceptance.check()
 
-    def _check_networks(self) -> None:
-        """Raise RecipeRefused if the new student and its decoder do not fit the teacher or cannot be bundled."""
-        recipe, teacher = self.recipe, self.teacher
-        made = student.make(teacher, recipe.student)
-        if recipe.decoder is None:
-            return
-        shape = teacher.latent_shape
-        tiny_decoder = decoder.fitting(recipe.decoder, teacher=teacher, latent_shape=shape)
-        try:
-            bundle.check_networks(made.config, tiny_decoder, teacher.manifest)
-        except ReleaseInvalid as error:
-            raise RecipeRefused(
-                f"A student of {teacher.manifest.name} could not become a release: {error.detail}"
-            ) from error
+    def _check_trainings(self, config: Mapping[str, Any] | None) -> None:
+        """Raise TrainingError if a later stage would refuse its part of the recipe, after hours of earlier stages.
 
-    def _check_trainings(self) -> None:
-        """Raise TrainingError if a later stage would refuse its part of the recipe, after hours of earlier stages."""
+        config: of a new student.
+        """
         recipe, teacher = self.recipe, self.teacher
         parts = (recipe.decoder, recipe.regression, recipe.matching, recipe.joint, recipe.quantise)
         for part in parts:
@@ -140,6 +129,13 @@ class Chain:
         tiny_decoder = decoder.fitting(
             recipe.decoder, teacher=teacher, latent_shape=teacher.latent_shape
         )
+        if config is not None:
+            try:
+                bundle.check_networks(config, tiny_decoder, teacher.manifest)
+            except ReleaseInvalid as error:
+                raise RecipeRefused(
+                    f"A student of {teacher.manifest.name} could not become a release: {error.detail}"
+                ) from error
         for tuned in (recipe.regression, recipe.matching):
             if tuned is not None:
                 perception.make(tuned.perception, teacher=teacher, decoder=tiny_decoder)

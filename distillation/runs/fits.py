@@ -8,7 +8,7 @@ from generation.models import Release
 
 
 def unfit(recipe: Mapping[str, Any], teacher: Release, student: Release | None) -> tuple[str, ...]:
-    """Return why the recipe does not fit the teacher and the student to continue, if any; empty if it does."""
+    """Return the reasons why the recipe does not fit the teacher, or the student to continue if one is given."""
     found = [unfit_teacher(recipe, teacher)]
     if student is not None:
         found.append(unfit_student(recipe, student))

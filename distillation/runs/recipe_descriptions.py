@@ -17,7 +17,7 @@ PLANNED: Mapping[str, tuple[Any, str]] = {
 
 
 def described(given: str) -> dict[str, Any]:
-    """Return the description of a recipe given by name, or by a JSON file of this machine."""
+    """Return the description of the recipe with this name, or in this JSON file. Raises DistillationRefused."""
     path = Path(given)
     if path.suffix != ".json":
         return check_description({"recipe": given}, given)

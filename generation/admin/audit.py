@@ -4,6 +4,8 @@ import json
 from typing import Any
 
 from django.contrib import admin
+from django.db import transaction
+from django.db.models import QuerySet
 from django.http import HttpRequest
 from django.utils.text import Truncator
 from unfold.admin import ModelAdmin
@@ -20,6 +22,24 @@ from generation.models import AuditEntry
 MAX_CHARACTERS = (
     300  # of the detail in the list: a change of the whole catalogue names all its variants
 )
+
+
+class AuditedDeletionsMixin:
+    """Mixin of ModelAdmin that calls `record_deletion` for each object before it is deleted, on a page or in a list."""
+
+    def record_deletion(self, obj: Any) -> None:
+        """Record the deletion in the audit log."""
+        raise NotImplementedError
+
+    def delete_model(self, request: HttpRequest, obj: Any) -> None:
+        self.record_deletion(obj)
+        super().delete_model(request, obj)  # type: ignore[misc]
+
+    @transaction.atomic
+    def delete_queryset(self, request: HttpRequest, queryset: QuerySet) -> None:
+        for obj in queryset:
+            self.record_deletion(obj)
+        super().delete_queryset(request, queryset)  # type: ignore[misc]
 
 
 @admin.register(AuditEntry)

@@ -8,7 +8,6 @@ from django.contrib.admin.utils import unquote
 from django.contrib.postgres.expressions import ArraySubquery
 from django.contrib.postgres.fields import ArrayField
 from django.core.exceptions import PermissionDenied
-from django.db import transaction
 from django.db.models import Case, OuterRef, QuerySet, UUIDField, Value, When
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import redirect
@@ -23,6 +22,7 @@ from unfold.decorators import display
 from generation.access import audit
 from generation.admin import pictures, variant_columns, variant_page
 from generation.admin.actions import ObjectActionsMixin
+from generation.admin.audit import AuditedDeletionsMixin
 from generation.admin.variant_actions import VariantActionsMixin
 from generation.admin.variant_crosstab import VariantCrosstabMixin
 from generation.admin.variant_forms import (
@@ -57,6 +57,7 @@ NOT_KEPT = (
 class PromptVariantAdmin(
     VariantCrosstabMixin,
     VariantActionsMixin,
+    AuditedDeletionsMixin,
     ObjectActionsMixin,
     ModelAdmin,
     ImportExportModelAdmin,
@@ -179,14 +180,8 @@ class PromptVariantAdmin(
             return redirect("admin:generation_promptvariant_change", variant.pk)
         return super().delete_view(request, object_id, extra_context)
 
-    def delete_model(self, request: HttpRequest, obj: Any) -> None:
-        self.delete_queryset(request, PromptVariant.objects.filter(pk=obj.pk))
-
-    @transaction.atomic
-    def delete_queryset(self, request: HttpRequest, queryset: QuerySet) -> None:
-        for variant in queryset:
-            audit.record("variant_deleted", variant.slug, text=variant.text)
-        super().delete_queryset(request, queryset)
+    def record_deletion(self, obj: Any) -> None:
+        audit.record("variant_deleted", obj.slug, text=obj.text)
 
     # --- columns and fields
     @display(description="prompt variant", ordering="slug")

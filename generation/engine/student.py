@@ -186,9 +186,8 @@ class _Convolution(nn.Module):
         return F.conv2d(values, self.weight, bias, self.stride, self.padding)
 
     def _bias_of(self, step: int | Tensor) -> Tensor:
-        if isinstance(
-            step, Tensor
-        ):  # self.bias[step] would wait for its value, which a CUDA graph cannot
+        if isinstance(step, Tensor):
+            # self.bias[step] would wait for the value of step, which a CUDA graph cannot.
             return self.bias.index_select(0, step.view(1)).squeeze(0)
         return self.bias[step]
 

@@ -57,6 +57,10 @@ class JobPage(PageView):
         structlog.contextvars.bind_contextvars(job_id=str(kwargs["job_id"]))
         return super().dispatch(request, *args, **kwargs)
 
+    def get(self, request: PersonRequest, job_id: UUID) -> HttpResponseBase:
+        """Redirect to the job: after a login the browser requests the address of a button with GET."""
+        return HttpResponseRedirect(reverse("result", args=[job_id]))
+
 
 class Result(JobPage):
     def get(self, request: PersonRequest, job_id: UUID) -> HttpResponse:
@@ -72,7 +76,7 @@ class Now(JobPage):
         asked = query(CardQuery, request)
         job = one(request, job_id)
         if not request.htmx:
-            return HttpResponseRedirect(reverse("result", args=[job_id]))
+            return super().get(request, job_id)
         if job.is_terminal:
             return card(request, job, whole=asked["whole"])
         # Replace the element that sent the request; an element with its id may be a newer one.
@@ -83,9 +87,6 @@ class Now(JobPage):
 
 
 class Cancel(JobPage):
-    def get(self, request: PersonRequest, job_id: UUID) -> HttpResponseBase:
-        return HttpResponseRedirect(reverse("result", args=[job_id]))  # after a login
-
     def post(self, request: PersonRequest, job_id: UUID) -> HttpResponseBase:
         asked = query(CardQuery, request)
         jobs.cancel(one(request, job_id).id)
@@ -95,9 +96,6 @@ class Cancel(JobPage):
 
 
 class Delete(JobPage):
-    def get(self, request: PersonRequest, job_id: UUID) -> HttpResponseBase:
-        return HttpResponseRedirect(reverse("result", args=[job_id]))  # after a login
-
     def post(self, request: PersonRequest, job_id: UUID) -> HttpResponseBase:
         job = found(request, Q(id=job_id))
         count = job.images.count()

@@ -62,6 +62,10 @@ class PicturePage(PageView):
         structlog.contextvars.bind_contextvars(image_id=str(kwargs["image_id"]))
         return super().dispatch(request, *args, **kwargs)
 
+    def get(self, request: PersonRequest, image_id: UUID) -> HttpResponseBase:
+        """Redirect to the picture: after a login the browser requests the address of a button with GET."""
+        return HttpResponseRedirect(reverse("picture", args=[image_id]))
+
     def find(self, image_id: UUID, *, among: Any = None) -> Image:
         """Return the user's image. Raises Http404, JobPurged."""
         return images.find(image_id, among=among, job__owner_id=self.request.user.pk)
@@ -86,9 +90,6 @@ class ShowPicture(PicturePage):
 class Mark(PicturePage):
     """Toggle the favourite mark of the picture."""
 
-    def get(self, request: PersonRequest, image_id: UUID) -> HttpResponseBase:
-        return HttpResponseRedirect(reverse("picture", args=[image_id]))  # after a login
-
     def post(self, request: PersonRequest, image_id: UUID) -> HttpResponseBase:
         image = self.find(image_id)
         row, is_new = Favourite.objects.get_or_create(owner=request.user, image=image)
@@ -101,9 +102,6 @@ class Mark(PicturePage):
 
 
 class DeletePicture(PicturePage):
-    def get(self, request: PersonRequest, image_id: UUID) -> HttpResponseBase:
-        return HttpResponseRedirect(reverse("picture", args=[image_id]))  # after a login
-
     def post(self, request: PersonRequest, image_id: UUID) -> HttpResponseBase:
         image = self.find(image_id)
         retention.remove_images(image.job_id, [image.id])

@@ -132,9 +132,7 @@ def refused(request: HttpRequest, refusal: Refusal) -> HttpResponse:
     if htmx:
         response = HttpResponse(refusal.detail, content_type="text/plain", status=refusal.status)
         trigger_client_event(response, "trouble", {"value": refusal.detail})
-        reswap(
-            response, "none"
-        )  # the script shows the text by the event; 422 would be inserted too
+        reswap(response, "none")  # the script shows the text of the event
     else:
         facts = {
             "refusal": refusal,

@@ -13,7 +13,7 @@ log = structlog.get_logger(__name__)
 
 
 def send(endpoint: WebhookEndpoint) -> Delivery:
-    """Insert a due delivery of a test event and return it. Raises WebhookDisabled; InvalidRequest without an ended job.
+    """Insert a due delivery of a test event and return it. Raises WebhookDisabled, or InvalidRequest if no job ended.
 
     A paused endpoint is tried at once, since a test suggests that the receiver was repaired.
     """

@@ -78,7 +78,7 @@ class StallWatch:
 
     @contextmanager
     def suspended(self) -> Iterator[None]:
-        """Do not count time for the activities that this thread has begun, only for those that it begins meanwhile."""
+        """Suspend the count of the activities that this thread has begun, not of those that it begins meanwhile."""
         thread = threading.get_ident()
         with self._guard:
             own = [

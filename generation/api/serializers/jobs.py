@@ -57,8 +57,8 @@ class JobRequestSerializer(ImageParameters):
         Job.Format.choices, help_text="File format; default webp."
     )
     model = serializers.CharField(
-        help_text="student, teacher or the name of a release. Default: the best student in service for the variant, or "
-        "by the settings UNCOVERED and QUALITY_FLOOR the teacher."
+        help_text="student, teacher or the name of a release. Default: the best student in service for the variant; "
+        "the teacher where the settings UNCOVERED and QUALITY_FLOOR require it."
     )
     webhook = serializers.CharField(
         max_length=MAX_URL, help_text="https:// URL that receives signed webhooks about the job."
