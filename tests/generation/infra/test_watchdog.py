@@ -1,11 +1,16 @@
-"""The watchdog of a worker that receives no messages."""
+"""The watchdog of a worker that receives no messages, or whose tasks hang."""
 
+import os
+import threading
 import time
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from celery import shared_task
 
-from generation.infra import redis_client, watchdog
+from generation.infra import redis_client, stalls, watchdog
+from generation.infra.stalls import EXIT_STALLED
 from generation.infra.watchdog import EXIT_UNRESPONSIVE, Watchdog
 
 pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("redis_server")]
@@ -64,3 +69,87 @@ def test_while_redis_is_unreachable_no_worker_is_ended(exits, settings, monkeypa
     time.sleep(0.1)
     checker.check()
     assert (sent, exits) == ([], [])
+
+
+# --- tasks that hang ------------------------------------------------------------------------------
+TASK_SECONDS = 1.0
+
+
+@shared_task(name="tests.read")
+def read(path: str) -> None:
+    Path(path).read_bytes()
+
+
+@shared_task(name="tests.read_slowly")
+def read_slowly(path: str) -> None:
+    for _ in range(8):
+        time.sleep(TASK_SECONDS / 4)
+        stalls.progressed()
+
+
+@pytest.fixture
+def fifo(tmp_path: Path) -> Iterator[Path]:
+    """A file whose readers hang until the end of the test."""
+    path = tmp_path / "fifo"
+    os.mkfifo(path)
+    yield path
+    while reading := [one for one in threading.enumerate() if one.name == "task"]:
+        os.close(os.open(path, os.O_RDWR | os.O_NONBLOCK))  # readers that wait for a writer return
+        reading[0].join(0.1)
+
+
+@pytest.fixture
+def pool(exits):
+    """Start a watched pool of `slots` threads that run these tasks. Return what is given back at a stall."""
+    given_back: list[str] = []
+    watched: list[Watchdog] = []
+
+    def start(*tasks, slots: int, path: Path) -> list[str]:
+        watched.append(
+            Watchdog(
+                is_work_waiting=lambda: False,
+                send=lambda: None,
+                task_seconds=TASK_SECONDS,
+                slots=slots,
+                give_back=given_back.append,
+            )
+        )
+        for task in tasks:
+            thread = threading.Thread(target=task.apply, args=[[str(path)]], name="task")
+            thread.daemon = True
+            thread.start()
+        return given_back
+
+    yield start
+    for one in watched:
+        one.end()
+
+
+def until_exit(exits: list[int]) -> None:
+    deadline = time.monotonic() + 60
+    while not exits:
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+@pytest.mark.parametrize("slots", [1, 2])
+def test_a_process_all_of_whose_tasks_hang_gives_its_work_back_and_ends(exits, pool, fifo, slots):
+    given_back = pool(*[read] * slots, slots=slots, path=fifo)
+
+    until_exit(exits)
+
+    assert exits == [EXIT_STALLED]
+    assert given_back == ["No progress for 1 s: tests.read."]
+
+
+@pytest.mark.parametrize(
+    ("tasks", "slots"), [((read,), 2), ((read_slowly,), 1)], ids=["one of two", "with progress"]
+)
+def test_a_process_with_a_task_that_progresses_or_a_free_thread_goes_on(
+    exits, pool, fifo, tasks, slots
+):
+    pool(*tasks, slots=slots, path=fifo)
+
+    time.sleep(2 * TASK_SECONDS)  # nothing must happen
+
+    assert exits == []
