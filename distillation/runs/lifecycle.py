@@ -19,8 +19,7 @@ import structlog
 from django.conf import settings
 from django.db import IntegrityError, transaction
 from django.db.models import F, Q, QuerySet
-from django.db.models.functions import Now
-from django.utils import timezone
+from django.db.models.functions import Coalesce, Now
 
 from distillation import notifications
 from distillation.errors import RunFinished, RunOpen
@@ -63,7 +62,7 @@ def _move(runs: QuerySet[Run], *, to: Status, **fields: Any) -> int:
     if to != Status.RUNNING:
         fields["lease_expires_at"] = None
     if to not in Run.OPEN:
-        fields.setdefault("finished_at", timezone.now())
+        fields.setdefault("finished_at", Now())
     return runs.update(status=to, **fields)
 
 
@@ -132,7 +131,7 @@ def claim(worker_name: str) -> tuple[Run, Hold] | None:
             to=Status.RUNNING,
             token=F("token") + 1,
             worker_name=worker_name,
-            started_at=run.started_at or timezone.now(),
+            started_at=Coalesce(F("started_at"), Now()),
             not_before=None,
             lease_expires_at=_lease_end(),
         )
@@ -245,7 +244,7 @@ def _end_slice(run: Run, outcome: Slice.Outcome, detail: str = "") -> None:
         stage=run.stage,
         percent=run.percent,
         error_detail=detail,
-        ended_at=timezone.now(),
+        ended_at=Now(),
     )
 
 
