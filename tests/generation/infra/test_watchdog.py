@@ -6,12 +6,18 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import celery
 import pytest
 from celery import shared_task
 
 from generation.infra import redis_client, stalls, watchdog
+from generation.infra.bootstep import QueueStep
 from generation.infra.stalls import EXIT_STALLED
 from generation.infra.watchdog import EXIT_UNRESPONSIVE, Watchdog
+from generation.releases import lifecycle as releases
+from tests.celery_worker import workers
+from tests.factories import make_variant
+from tests.tiny import make_tiny_release
 
 pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("redis_server")]
 
@@ -153,3 +159,37 @@ def test_a_process_with_a_task_that_progresses_or_a_free_thread_goes_on(
     time.sleep(2 * TASK_SECONDS)  # nothing must happen
 
     assert exits == []
+
+
+@pytest.mark.slow
+@pytest.mark.django_db(transaction=True)
+def test_an_encode_worker_that_hangs_on_a_file_ends_and_says_where(tmp_path: Path, redis_server):
+    make_tiny_release(tmp_path / "tiny", name="tiny", kind="teacher")
+    releases.activate(releases.register(tmp_path / "tiny"))
+    make_variant(slug="vase", text="a red glass vase")
+    (weights,) = (tmp_path / "tiny" / "text_encoder").glob("*.safetensors")
+    weights.unlink()
+    os.mkfifo(weights)
+    with workers(tmp_path) as start:
+        worker = start("encode", "encode", STALL_SECONDS="4")  # loading torch must not be a stall
+
+        assert worker.wait(300) == EXIT_STALLED
+
+    log = worker.log.read_text()
+    assert "worker_stalled" in log and "generation.encode" in log
+    assert "encoder.py" in log  # the stack of the thread that hangs
+
+
+@pytest.mark.parametrize(("pool", "slots"), [("solo", 1), ("threads", 2)])
+def test_a_step_knows_how_many_tasks_its_worker_runs_at_once(pool: str, slots: int):
+    class Step(QueueStep):
+        queue = "light"
+
+        def begin(self) -> None:
+            begun.append(self.slots)
+
+    begun: list[int] = []
+    worker = celery.current_app.WorkController(pool=pool, concurrency=2, queues=["light"])
+    Step(worker).start(worker)
+
+    assert begun == [slots]
