@@ -29,7 +29,7 @@ from distillation.training.errors import TrainingError
 from generation.engine import release as manifests
 from generation.engine.errors import EngineError
 from generation.errors import GenerationError
-from generation.infra import heartbeat
+from generation.infra import heartbeat, stalls
 from generation.releases import lifecycle as releases
 
 log = structlog.get_logger(__name__)
@@ -83,6 +83,7 @@ class Watch:
         return self.is_over() or self._spent >= self._design.hours * 3600
 
     def _note(self) -> None:
+        stalls.progressed()
         now = time.monotonic()
         if folders.free_gib() < settings.DISTILLATION_FREE_GIB:
             raise DistillationRefused(

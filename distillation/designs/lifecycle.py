@@ -18,7 +18,6 @@ from django.conf import settings
 from django.db import transaction
 from django.db.models import QuerySet
 from django.db.models.functions import Now
-from django.utils import timezone
 
 from distillation import folders, notifications
 from distillation.design.files import RECIPE
@@ -94,7 +93,7 @@ def _move(rows: QuerySet[Design], *, to: Status, **fields: Any) -> int:
     """Change the status; the only place that does. `rows` is filtered on the old status; check the count."""
     fields["lease_expires_at"] = _lease_end() if to == Status.RUNNING else None
     if to not in Design.OPEN:
-        fields.setdefault("finished_at", timezone.now())
+        fields.setdefault("finished_at", Now())
     return rows.update(status=to, **fields)
 
 

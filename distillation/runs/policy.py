@@ -22,6 +22,7 @@ from distillation.runs import lifecycle as runs
 from generation.catalogue import variants as catalogue
 from generation.engine.proportions import Share
 from generation.errors import InvalidRequest
+from generation.infra import database
 from generation.models import Image, PromptVariant, Release
 from generation.releases import lifecycle as releases
 
@@ -136,7 +137,7 @@ def _wanted(facts: Facts, limits: Limits) -> list[str]:
 
 # --- facts ----------------------------------------------------------------------------------------
 def gather() -> Facts:
-    now = timezone.now()
+    now = database.now()
     active = {release.kind: release for release in releases.serving()}
     teacher, student = active.get(Release.Kind.TEACHER), active.get(Release.Kind.STUDENT)
     variants = catalogue.usable(teacher.encoder_fingerprint if teacher else "")

@@ -11,11 +11,11 @@ from django.conf import settings
 from distillation import notifications
 from distillation.designs import lifecycle as designs
 from distillation.examples import lifecycle as examples
-from distillation.models import Design
+from distillation.models import Design, Slice
 from distillation.runs import lifecycle as runs
 from distillation.worker.lease import Holding
 from generation.errors import GenerationError
-from generation.infra import heartbeat
+from generation.infra import heartbeat, stalls
 from generation.infra.watchdog import Watchdog
 
 log = structlog.get_logger(__name__)
@@ -28,13 +28,23 @@ def begin() -> None:
     watchdog = Watchdog(
         is_work_waiting=is_work_waiting,
         send=notifications.wake,
+        task_seconds=stalls.long_bound(),
+        give_back=_give_back,
     )
 
     def tick() -> None:
-        holding.keep()
+        if not watchdog.has_stalled:  # otherwise another worker continues the run
+            holding.keep()
         watchdog.check()
 
     heartbeat.begin("distillation", device=settings.DEVICE, tick=tick)
+
+
+def _give_back(detail: str) -> None:
+    """Release the run because its slice makes no progress. Called in another thread."""
+    hold = holding.hold
+    if hold is not None:
+        runs.give_back(hold, Slice.Outcome.LOST, detail=detail)
 
 
 def is_work_waiting() -> bool:

@@ -14,12 +14,12 @@ from typing import Any
 from cachetools import TTLCache, cached
 from django.conf import settings
 from django.db.models import F, Q, QuerySet
-from django.db.models.functions import Now
+from django.db.models.functions import Now, TruncDate
 from django.template.defaultfilters import pluralize
-from django.utils import timezone
 
 from generation.access import audit
 from generation.errors import QueueFull, QuotaExceeded, RateLimited
+from generation.infra import database
 from generation.models import APIKey, Job, OwnerLimits, OwnerUsage, Usage
 
 MAX_RETRY_SECONDS = 120  # OpenAI's clients ignore longer waits
@@ -89,9 +89,13 @@ def spend(*, owners: Mapping[int, float], keys: Mapping[int, float]) -> None:
 Kind = type[Usage] | type[OwnerUsage]
 
 
+# The current UTC day by PostgreSQL's clock, for which usage is counted: hosts would count it on different days.
+TODAY = TruncDate(Now(), tzinfo=UTC)
+
+
 def today() -> date:
-    """Return the current UTC day, for which usage is counted."""
-    return timezone.now().astimezone(UTC).date()
+    """Return the current UTC day by PostgreSQL's clock."""
+    return database.now().astimezone(UTC).date()
 
 
 def _queued(one: Limited) -> QuerySet[Job]:
@@ -105,7 +109,7 @@ def _usage_of(one: Limited) -> Kind:
 
 def _row(kind: Kind, pk: int) -> dict[str, Any]:
     """Return the lookup of today's row of a key or a person."""
-    return {"api_key_id" if kind is Usage else "owner_id": pk, "day": today()}
+    return {"api_key_id" if kind is Usage else "owner_id": pk, "day": TODAY}
 
 
 def _use(one: Limited, images: int) -> None:
@@ -137,7 +141,9 @@ def _add(
 def _exceeded(one: Limited, images: int) -> QuotaExceeded:
     kind = _usage_of(one)
     whose = "this key" if isinstance(one, APIKey) else "this account"
-    again = datetime.combine(today() + timedelta(days=1), datetime.min.time(), UTC)
+    now = database.now()
+    tomorrow = now.astimezone(UTC).date() + timedelta(days=1)
+    again = datetime.combine(tomorrow, datetime.min.time(), UTC)
     used = kind.objects.filter(**_row(kind, one.pk)).first() or kind()
     if one.images_per_day is not None and used.images + images > one.images_per_day:
         what = (
@@ -151,7 +157,7 @@ def _exceeded(one: Limited, images: int) -> QuotaExceeded:
             f"second{pluralize(one.device_seconds_per_day)} per day: "
             f"{used.device_seconds:.1f} were used today."
         )
-    seconds = math.ceil((again - timezone.now()).total_seconds())
+    seconds = math.ceil((again - now).total_seconds())
     minutes = math.ceil(seconds / 60)
     return QuotaExceeded(
         f"{what} The quota is renewed at {again:%Y-%m-%dT%H:%MZ}, in {minutes // 60} h {minutes % 60} min.",

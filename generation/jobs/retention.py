@@ -20,7 +20,7 @@ from django.db.models.functions import Now
 from generation.images import references, storage
 from generation.images import store as images
 from generation.images.references import Removed
-from generation.infra import database
+from generation.infra import database, stalls
 from generation.jobs import erasure, idempotency, stock
 from generation.jobs import lifecycle as jobs
 from generation.jobs.erasure import Erased
@@ -209,6 +209,7 @@ def _sweep_jobs(
             report, owner_of, rows, {name: owner_of[files[name].job_id] for name in files}, removed
         )
         done += len(batch)
+        stalls.progressed()
         on_progress(done, max(done, total))
 
 
@@ -258,6 +259,7 @@ def _erase_leftovers() -> None:
             locked = Job.objects.select_for_update().filter(id__in=job_ids).order_by("id")
             erased = erasure.erase([job.id for job in locked.only("id")])
         erasure.finish(erased)
+        stalls.progressed()
     webhooks.forget_unused()
 
 
@@ -268,6 +270,7 @@ def _sweep_files(report: Report, now: datetime, *, is_dry: bool, all_files: bool
         total += len(names)
         for start in range(0, len(names), FILES):
             old += _orphans(names[start : start + FILES], now)
+            stalls.progressed()
     if len(old) > max(FEW_ORPHANS, total / 2) and not all_files:
         report.orphans_kept = len(old)
         log.warning("orphans_kept", orphans=len(old), files=total)

@@ -8,7 +8,6 @@ import structlog
 from django.conf import settings
 from django.db import transaction
 from django.db.models import Q
-from django.utils import timezone
 
 from generation.access import audit
 from generation.engine import release as engine_release
@@ -16,7 +15,7 @@ from generation.engine import temporary_folders
 from generation.engine.errors import ReleaseInvalid
 from generation.engine.release import MANIFEST, Manifest, Progress
 from generation.errors import ReleaseNotAvailable, ReleaseRefused
-from generation.infra import notifications
+from generation.infra import database, notifications
 from generation.models import Release
 from generation.releases import coverage
 
@@ -301,7 +300,7 @@ def begin_canary(release: Release, percent: int) -> Release:
     verify(release, hashes=False)
     with transaction.atomic():
         release = check_canary(release, percent, locked(release.kind))
-        release.canary_percent, release.canary_started_at = percent, timezone.now()
+        release.canary_percent, release.canary_started_at = percent, database.now()
         release.save(update_fields=["canary_percent", "canary_started_at"])
         audit.record("canary_begun", release.name, percent=percent)
     log.info("canary_began", release=release.name, percent=percent)
@@ -371,7 +370,7 @@ def locked(kind: str) -> list[Release]:
 def _exchange(
     current: Release | None, following: Release, action: str, *, reason: str = ""
 ) -> None:
-    now = timezone.now()
+    now = database.now()  # compared with times that other hosts write
     if current is not None:
         current.retired_at = now
         move(current, Status.RETIRED, "release_retired", by=following.name)

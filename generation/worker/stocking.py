@@ -6,12 +6,12 @@ from collections.abc import Callable, Collection
 import structlog
 
 from generation.engine.request import Timings
+from generation.infra.stalls import Kind, StallWatch, unknown_bound
 from generation.jobs import quality_control, stock
 from generation.jobs.lifecycle import Claim
 from generation.models import Job
 from generation.worker import writing
 from generation.worker.generating import Generator
-from generation.worker.stalls import Kind, StallWatch, unknown_bound
 
 log = structlog.get_logger(__name__)
 

@@ -15,6 +15,7 @@ from generation.errors import StorageFailed
 from generation.images import storage
 from generation.images import store as images
 from generation.infra import database, heartbeat
+from generation.infra.stalls import Activity, Kind, StallWatch, unknown_bound
 from generation.jobs import completion, quality_control
 from generation.jobs import lifecycle as jobs
 from generation.jobs.completion import Result
@@ -27,7 +28,6 @@ from generation.worker.generating import Results, curve_of
 from generation.worker.health import Health
 from generation.worker.leases import Leases
 from generation.worker.probes import probe_storage
-from generation.worker.stalls import Activity, Kind, StallWatch, unknown_bound
 
 log = structlog.get_logger(__name__)
 T = TypeVar("T")
