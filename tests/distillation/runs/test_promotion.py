@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from distillation.evaluation.gate_limits import BETTER
 from distillation.models import Run
 from distillation.pipeline.acceptance import GATE
 from distillation.runs import lifecycle as runs
@@ -276,6 +277,13 @@ def test_a_release_that_the_gate_could_not_judge_waits_for_a_person(conclude):
 
     assert (run.outcome, status_of("made")) == ("candidate", "candidate")
     assert "could not decide" in run.outcome_reason
+
+
+def test_a_release_that_is_not_better_anywhere_waits_for_a_person(conclude):
+    run = conclude(passed=False, checks=[UNDECIDED | {"name": BETTER, "found": 0.0, "limit": 1.0}])
+
+    assert (run.outcome, status_of("made")) == ("candidate", "candidate")
+    assert "no worse than the active release, and not better anywhere" in run.outcome_reason
 
 
 @pytest.mark.parametrize("checks", [[FAILED, UNDECIDED], []])
