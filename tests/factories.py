@@ -98,6 +98,7 @@ def make_variant(
     status: str = PromptVariant.Status.ACTIVE,
     notes: str = "",
     revision: int = 1,
+    quality_floor: float | None = None,
 ) -> PromptVariant:
     """Create a catalogue row without `generation.catalogue.variants`: nothing is validated and nothing is encoded."""
     if slug is None:
@@ -112,6 +113,7 @@ def make_variant(
         status=status,
         notes=notes,
         revision=revision,
+        quality_floor=quality_floor,
     )
 
 

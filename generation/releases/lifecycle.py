@@ -344,12 +344,22 @@ def end_canary(release: Release, *, reason: str = "") -> Release:
 
 def set_max_tries(release: Release, max_tries: int | None) -> Release:
     """Set the maximum of pictures per image of the release. None: the setting MAX_TRIES."""
+    return _edit(release, "max_tries", max_tries)
+
+
+def set_quality_floor(release: Release, floor: float | None) -> Release:
+    """Set the share of right pictures that the release needs to serve a variant. None: the setting QUALITY_FLOOR."""
+    return _edit(release, "quality_floor", floor)
+
+
+def _edit(release: Release, field: str, value: float | None) -> Release:
     with transaction.atomic():
         row = Release.objects.select_for_update().get(pk=release.pk)
-        before, row.max_tries = row.max_tries, max_tries
-        if before != max_tries:
-            row.save(update_fields=["max_tries"])
-            audit.record("release_edited", row.name, max_tries=[before, max_tries])
+        before = getattr(row, field)
+        setattr(row, field, value)
+        if before != value:
+            row.save(update_fields=[field])
+            audit.record("release_edited", row.name, **{field: [before, value]})
     return row
 
 
