@@ -308,6 +308,7 @@ def make_worker(
     silent_seconds: float = 0,
     release: Release | None = None,
     loaded: Sequence[Release] = (),
+    devices: Sequence[str] = (),
 ) -> Worker:
     """Create the row of a worker whose last heartbeat was `silent_seconds` ago."""
     return Worker.objects.create(
@@ -316,6 +317,7 @@ def make_worker(
         hostname="host",
         pid=1,
         device="cpu",
+        devices=list(devices),
         release=release,
         loaded=[one.pk for one in loaded],
         heartbeat_at=timezone.now() - timedelta(seconds=silent_seconds),
