@@ -6,9 +6,11 @@ from pathlib import Path
 
 import pytest
 
+from distillation import folders
 from distillation.evaluation.gate_limits import BETTER
 from distillation.models import Run
 from distillation.pipeline.acceptance import GATE
+from distillation.reports import evaluations
 from distillation.runs import lifecycle as runs
 from distillation.runs import promotion
 from generation.models import Release
@@ -205,6 +207,17 @@ def test_a_passed_release_for_a_part_of_the_catalogue_serves_as_a_specialist(con
     )
     sides = [(row["before"]["release"], row["after"]["release"]) for row in run.prompts["rows"]]
     assert sides == [("incumbent", "made")]
+
+
+def test_the_kept_report_has_the_prompts_before_and_after(conclude, better):
+    report = folders.report("made") / evaluations.REPORT
+    report.parent.mkdir(parents=True)
+    report.write_text("<body></body>")
+
+    conclude(tags=["vase"])
+
+    page = report.read_text("utf-8")
+    assert "red vase" in page and page.index("incumbent") < page.index("<td>made</td>")
 
 
 def test_a_specialist_that_is_better_at_no_prompt_is_not_served(conclude):
