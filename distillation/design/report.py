@@ -156,7 +156,7 @@ def _compared(reference: Reference | None, candidates: Sequence[Candidate], choi
     points = ""
     if found.points is not None:
         value, low, high = found.points
-        points = f"; {value:+.1f} points of pictures more are right ({low:+.1f} to {high:+.1f})"
+        points = f"; its share of right pictures differs by {value:+.1f} points ({low:+.1f} to {high:+.1f})"
     return (
         f"{own} After {100 * chosen.last.share:.0f} % of its training the choice is {' and '.join(factors)}{points}. "
         f"{found.sentence}"

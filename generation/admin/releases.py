@@ -68,8 +68,8 @@ class ReleaseAdmin(ReadOnlyMixin, ObjectActionsMixin, ModelAdmin):
     )
 
     def save_model(self, request: HttpRequest, obj: Any, form: Any, change: bool) -> None:
-        releases.set_max_tries(obj, obj.max_tries)
-        releases.set_quality_floor(obj, obj.quality_floor)
+        releases.edit(obj, "max_tries", obj.max_tries)
+        releases.edit(obj, "quality_floor", obj.quality_floor)
 
     @display(description="release", ordering="name")
     def named(self, release: Release) -> Any:

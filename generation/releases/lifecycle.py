@@ -3,6 +3,7 @@
 import hashlib
 import shutil
 from pathlib import Path
+from typing import Literal
 
 import structlog
 from django.conf import settings
@@ -342,22 +343,15 @@ def end_canary(release: Release, *, reason: str = "") -> Release:
     return release
 
 
-def set_max_tries(release: Release, max_tries: int | None) -> Release:
-    """Set the maximum of pictures per image of the release. None: the setting MAX_TRIES."""
-    return _edit(release, "max_tries", max_tries)
-
-
-def set_quality_floor(release: Release, floor: float | None) -> Release:
-    """Set the share of right pictures that the release needs to serve a variant. None: the setting QUALITY_FLOOR."""
-    return _edit(release, "quality_floor", floor)
-
-
-def _edit(release: Release, field: str, value: float | None) -> Release:
+def edit(
+    release: Release, field: Literal["max_tries", "quality_floor"], value: float | None
+) -> Release:
+    """Set a value of the release's quality control. None: the setting MAX_TRIES or QUALITY_FLOOR."""
     with transaction.atomic():
         row = Release.objects.select_for_update().get(pk=release.pk)
         before = getattr(row, field)
-        setattr(row, field, value)
         if before != value:
+            setattr(row, field, value)
             row.save(update_fields=[field])
             audit.record("release_edited", row.name, **{field: [before, value]})
     return row

@@ -203,13 +203,13 @@ class Command(BaseCommand):
         )
 
     def tries(self, options: dict[str, Any]) -> None:
-        release = releases.set_max_tries(_find(options["name"]), options["tries"])
+        release = releases.edit(_find(options["name"]), "max_tries", options["tries"])
         self.stdout.write(
             f"{release.name}: at most {options['tries']} tr{pluralize(options['tries'], 'y,ies')} per image."
         )
 
     def floor(self, options: dict[str, Any]) -> None:
-        release = releases.set_quality_floor(_find(options["name"]), options["share"])
+        release = releases.edit(_find(options["name"]), "quality_floor", options["share"])
         said = (
             "the setting QUALITY_FLOOR"
             if release.quality_floor is None

@@ -47,7 +47,7 @@ def folder(tmp_path: Path) -> Path:
 def test_the_report_says_whether_the_choice_is_better_with_its_interval(folder):
     page = (folder / "report.md").read_text("utf-8")
     assert "2.00 times smaller and 1.67 times faster" in page
-    assert "+0.0 points of pictures more are right (+0.0 to +0.0)" in page
+    assert "its share of right pictures differs by +0.0 points (+0.0 to +0.0)" in page
     assert "It is better: 2.00 times smaller at equal quality and 1.67 times faster" in page
 
 
