@@ -98,6 +98,7 @@ def make_variant(
     status: str = PromptVariant.Status.ACTIVE,
     notes: str = "",
     revision: int = 1,
+    quality_floor: float | None = None,
 ) -> PromptVariant:
     """Create a catalogue row without `generation.catalogue.variants`: nothing is validated and nothing is encoded."""
     if slug is None:
@@ -112,6 +113,7 @@ def make_variant(
         status=status,
         notes=notes,
         revision=revision,
+        quality_floor=quality_floor,
     )
 
 
@@ -306,6 +308,7 @@ def make_worker(
     silent_seconds: float = 0,
     release: Release | None = None,
     loaded: Sequence[Release] = (),
+    devices: Sequence[str] = (),
 ) -> Worker:
     """Create the row of a worker whose last heartbeat was `silent_seconds` ago."""
     return Worker.objects.create(
@@ -314,6 +317,7 @@ def make_worker(
         hostname="host",
         pid=1,
         device="cpu",
+        devices=list(devices),
         release=release,
         loaded=[one.pk for one in loaded],
         heartbeat_at=timezone.now() - timedelta(seconds=silent_seconds),

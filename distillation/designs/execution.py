@@ -8,7 +8,7 @@ import structlog
 from django.conf import settings
 
 from distillation import folders
-from distillation.design import costs, files, report, rungs
+from distillation.design import costs, files, front, report, rungs
 from distillation.design.candidates import Candidate
 from distillation.design.front import Choice
 from distillation.design.limits import Limits
@@ -222,9 +222,10 @@ def _check_comparable(design: Design, ladder: Ladder) -> None:
 def _reference(
     design: Design, ladder: Ladder, request: SearchRequest, candidates: list[Candidate]
 ) -> Reference | None:
-    """Return the student to compare with, measured on the same device and the seeds of the highest rung reached."""
-    rung = max((one.last.rung for one in candidates if one.last is not None), default=None)
-    if design.student is None or rung is None:
+    """Return the student to compare with, measured on the same device and the seeds of the choice's last rung."""
+    number = front.choose(candidates, request.limits, request.wish).number
+    last = next((one.last for one in candidates if one.number == number), None)
+    if design.student is None or last is None:
         return None
     folder = releases.folder(design.student)
     measured: dict[str, Any] = {
@@ -236,5 +237,5 @@ def _reference(
     return Reference(
         design.student.name,
         costs.of_release(folder, **measured),
-        ladder.judge_release(folder, rung, title=design.student.name),
+        ladder.judge_release(folder, last.rung, title=design.student.name),
     )

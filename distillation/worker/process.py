@@ -9,9 +9,10 @@ import structlog
 from django.conf import settings
 
 from distillation import notifications
+from distillation.designs import devices
 from distillation.designs import lifecycle as designs
 from distillation.examples import lifecycle as examples
-from distillation.models import Design, Slice
+from distillation.models import Slice
 from distillation.runs import lifecycle as runs
 from distillation.worker.lease import Holding
 from generation.errors import GenerationError
@@ -37,7 +38,7 @@ def begin() -> None:
             holding.keep()
         watchdog.check()
 
-    heartbeat.begin("distillation", device=settings.DEVICE, tick=tick)
+    heartbeat.begin(devices.QUEUE, device=settings.DEVICE, devices=devices.present(), tick=tick)
 
 
 def _give_back(detail: str) -> None:
@@ -48,12 +49,12 @@ def _give_back(detail: str) -> None:
 
 
 def is_work_waiting() -> bool:
-    """Return whether a run or a design waits for a worker."""
-    return runs.waiting().exists() or Design.objects.filter(status=Design.Status.QUEUED).exists()
+    """Return whether a run waits, or a design that this machine can measure."""
+    return runs.waiting().exists() or designs.waiting(devices.present()).exists()
 
 
 def run() -> None:
-    """Execute slices of the oldest waiting run, else of the oldest queued design; then send a message for the next."""
+    """Execute slices of the oldest waiting run, else of a design; then send a message for the next."""
     curate()  # first: it is short compared with a run, which may use the newly accepted images
     if heartbeat.stopping.is_set() or not is_work_waiting():
         return
@@ -76,7 +77,7 @@ def run() -> None:
 def _design() -> None:
     from distillation.designs import execution
 
-    claimed = designs.claim(settings.WORKER_NAME)
+    claimed = designs.claim(settings.WORKER_NAME, on=devices.present())
     if claimed is not None:
         execution.execute_slice(claimed)
         notifications.wake()

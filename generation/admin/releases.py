@@ -28,7 +28,7 @@ class ReleaseAdmin(ReadOnlyMixin, ObjectActionsMixin, ModelAdmin):
     search_fields = ("name", "encoder_fingerprint")
     actions = ("activate", "specialist", "canary", "end_canary", "rollback", "retire", "reject")
     object_actions = actions
-    editable = ("max_tries",)
+    editable = ("max_tries", "quality_floor")
     readonly_fields = (
         "status_badge",
         "steps",
@@ -50,7 +50,7 @@ class ReleaseAdmin(ReadOnlyMixin, ObjectActionsMixin, ModelAdmin):
                 )
             },
         ),
-        ("Quality control", {"fields": ("max_tries",)}),
+        ("Quality control", {"fields": ("max_tries", "quality_floor")}),
         (
             "Properties",
             {
@@ -68,7 +68,8 @@ class ReleaseAdmin(ReadOnlyMixin, ObjectActionsMixin, ModelAdmin):
     )
 
     def save_model(self, request: HttpRequest, obj: Any, form: Any, change: bool) -> None:
-        releases.set_max_tries(obj, obj.max_tries)
+        releases.edit(obj, "max_tries", obj.max_tries)
+        releases.edit(obj, "quality_floor", obj.quality_floor)
 
     @display(description="release", ordering="name")
     def named(self, release: Release) -> Any:

@@ -11,6 +11,7 @@ from generation.catalogue import unknown_words
 from generation.catalogue.standing import Overview
 from generation.engine.proportions import Share
 from generation.models import Coverage, Image, Job, PromptVariant, Quality, Release
+from generation.releases import quality
 from generation.releases.quality import Judged
 
 MAX_IMAGES = 300  # latest ones that are searched for equal seeds
@@ -29,7 +30,9 @@ def of(variant: Any, overview: Overview, *, waits: str, may_see: bool) -> dict[s
         "text": variant.text,
         "served": variant_columns.served(overview, variant, waits),
         "right": variant_columns.right(
-            overview.judged([variant]).get(variant.normalized_text), variant.slug
+            overview.serving.judged([variant]).get(variant.normalized_text),
+            variant.floor,
+            variant.slug,
         ),
         "unknown": unknown_words.sentence(unknown) if unknown else "",
         "releases": [_row(release, variant, faults) for release in releases],
@@ -71,7 +74,9 @@ def _row(release: Any, variant: PromptVariant, faults: dict[int, str]) -> dict[s
         "covers": covers,
         "evaluated": _of(release.evaluated_right, release.evaluated),
         "judged": _of(release.judged_right, release.judged),
-        "right": variant_columns.right(Judged(Share(right, total)) if total else None),
+        "right": variant_columns.right(
+            Judged(Share(right, total)) if total else None, quality.floor(variant, release)
+        ),
         "faults": faults.get(release.pk, "–"),
     }
 

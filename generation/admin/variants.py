@@ -117,7 +117,7 @@ class PromptVariantAdmin(
         )
 
     def get_fieldsets(self, request: HttpRequest, obj: PromptVariant | None = None) -> Any:
-        wording = ["text", "slug", "tags", "status", "max_tries", "notes"]
+        wording = ["text", "slug", "tags", "status", "max_tries", "quality_floor", "notes"]
         if obj is None:
             return [(None, {"fields": wording})]
         if self.has_change_permission(request, obj):
@@ -147,12 +147,14 @@ class PromptVariantAdmin(
         found = super().get_changelist_instance(request)
         overview = overview_of(request)
         found.bar = variant_columns.bar(overview) | {"next_run": self.next_run(request)}
-        judged, bits = overview.judged(found.result_list), self.known_bits()
+        judged, bits = overview.serving.judged(found.result_list), self.known_bits()
         for variant in found.result_list:
             variant.unknown_words = overview.vocabulary.unknown(variant.text)
             variant.shown = {
                 "served": variant_columns.served(overview, variant, self.waits(request, variant)),
-                "right": variant_columns.right(judged.get(variant.normalized_text), variant.slug)
+                "right": variant_columns.right(
+                    judged.get(variant.normalized_text), variant.floor, variant.slug
+                )
                 if variant.status == Status.ACTIVE
                 else "–",
                 "tags": variant_columns.chips(variant.tags, bits),

@@ -121,6 +121,10 @@ class Index:
             stalls.progressed()
         return found
 
+    def vectors(self) -> tuple[list[int], npt.NDArray[np.float32]]:
+        """Return the ids of the variants, and their vectors in the same order, [N, width]."""
+        return [variant for variant, _ in self._rows.values()], self._vectors
+
     def nearest(self, text: str) -> tuple[Near, ...]:
         """Return the SHOWN variants nearest to a normalised text, nearest first."""
         count = self._texts.count(text)

@@ -106,7 +106,7 @@ def _record(stored: PromptVariant | None, variant: PromptVariant) -> None:
         return
     pairs = {
         field: [getattr(stored, field), getattr(variant, field)]
-        for field in ("slug", "text", "tags", "status", "max_tries", "notes")
+        for field in ("slug", "text", "tags", "status", "max_tries", "quality_floor", "notes")
     }
     changed = {field: pair for field, pair in pairs.items() if pair[0] != pair[1]}
     if changed:

@@ -7,7 +7,7 @@ from django.db.models import Q
 from django.utils import timezone
 
 from generation.engine.request import StoredEmbedding
-from generation.models.releases import TRIES, TRIES_LIMIT
+from generation.models.releases import FLOOR, SHARE, TRIES, TRIES_LIMIT
 
 
 class PromptVariant(models.Model):
@@ -31,6 +31,12 @@ class PromptVariant(models.Model):
         blank=True,
         validators=[MaxValueValidator(TRIES_LIMIT)],
         help_text=f"{TRIES}. Empty: as for the release.",
+    )
+    quality_floor = models.FloatField(
+        null=True,
+        blank=True,
+        validators=SHARE,
+        help_text=f"{FLOOR}. Empty: as for the release.",
     )
     notes = models.TextField(blank=True)
     created_at = models.DateTimeField(auto_now_add=True)

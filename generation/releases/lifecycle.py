@@ -3,6 +3,7 @@
 import hashlib
 import shutil
 from pathlib import Path
+from typing import Literal
 
 import structlog
 from django.conf import settings
@@ -341,14 +342,17 @@ def end_canary(release: Release, *, reason: str = "") -> Release:
     return release
 
 
-def set_max_tries(release: Release, max_tries: int | None) -> Release:
-    """Set the maximum of pictures per image of the release. None: the setting MAX_TRIES."""
+def edit(
+    release: Release, field: Literal["max_tries", "quality_floor"], value: float | None
+) -> Release:
+    """Set a value of the release's quality control. None: the setting MAX_TRIES or QUALITY_FLOOR."""
     with transaction.atomic():
         row = Release.objects.select_for_update().get(pk=release.pk)
-        before, row.max_tries = row.max_tries, max_tries
-        if before != max_tries:
-            row.save(update_fields=["max_tries"])
-            audit.record("release_edited", row.name, max_tries=[before, max_tries])
+        before = getattr(row, field)
+        if before != value:
+            setattr(row, field, value)
+            row.save(update_fields=[field])
+            audit.record("release_edited", row.name, **{field: [before, value]})
     return row
 
 

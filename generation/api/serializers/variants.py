@@ -77,6 +77,9 @@ class VariantSerializer(serializers.ModelSerializer[PromptVariant]):
     quality = serializers.SerializerMethodField(
         help_text="Share of right pictures of this release; null: too few were judged."
     )
+    quality_interval = serializers.SerializerMethodField(
+        help_text="Ends of the 95 % interval of `quality`."
+    )
     example = serializers.SerializerMethodField(
         help_text="Your newest image of it; null for a key without jobs:read."
     )
@@ -93,6 +96,8 @@ class VariantSerializer(serializers.ModelSerializer[PromptVariant]):
             "is_covered",
             "served_by",
             "quality",
+            "quality_interval",
+            "quality_floor",
             "example",
             "created_at",
             "updated_at",
@@ -106,6 +111,15 @@ class VariantSerializer(serializers.ModelSerializer[PromptVariant]):
     def get_quality(self, variant: PromptVariant) -> float | None:
         share: float | None = self.context["serving"].share(variant)
         return share
+
+    @extend_schema_field(
+        serializers.ListField(
+            child=serializers.FloatField(), min_length=2, max_length=2, allow_null=True
+        )
+    )
+    def get_quality_interval(self, variant: Any) -> tuple[float, float] | None:
+        found = self.context["judged"].get(variant.normalized_text)
+        return None if found is None or self.get_quality(variant) is None else found.share.interval
 
     @extend_schema_field(ExampleSerializer(allow_null=True))
     def get_example(self, variant: Any) -> dict[str, Any] | None:

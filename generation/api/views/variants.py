@@ -55,7 +55,7 @@ class VariantList(ListView):
         return self.page(request)
 
     def facts(self, request: Request, found: list[PromptVariant]) -> dict[str, Any]:
-        return {"serving": self.serving, "examples": _examples(request, found)}
+        return _facts(request, self.serving, found)
 
     def rows(self, request: Request, asked: dict[str, Any]) -> QuerySet[PromptVariant]:
         self.serving = Serving.now()
@@ -123,5 +123,14 @@ def _shown(
     serving = Serving.now()
     rows = PromptVariant.objects.all() if among is None else among
     variant = get_object_or_404(serving.annotated(rows), slug=slug)
-    context = {"request": request, "serving": serving, "examples": _examples(request, [variant])}
+    context = {"request": request} | _facts(request, serving, [variant])
     return VariantSerializer(variant, context=context).data
+
+
+def _facts(request: Request, serving: Serving, variants: list[PromptVariant]) -> dict[str, Any]:
+    """Return what the serializer needs to know of these annotated variants."""
+    return {
+        "serving": serving,
+        "judged": serving.judged(variants),
+        "examples": _examples(request, variants),
+    }

@@ -293,6 +293,16 @@ def test_notes_that_are_too_long_are_an_error_of_the_form(admin):
     assert (variant.tags, len(variant.notes)) == (["glass"], 6000)
 
 
+def test_a_variants_floor_of_quality_is_set_and_recorded(admin):
+    variant = make_variant(slug="vase", text="a red vase")
+    place = url("promptvariant", "change", variant.pk)
+    assert admin.post(place, fields(slug="vase", quality_floor="0.75")).status_code == 302
+    variant.refresh_from_db()
+    assert variant.quality_floor == 0.75
+    entry = AuditEntry.objects.get(action="variant_edited")
+    assert entry.detail == {"quality_floor": [None, 0.75]}
+
+
 def test_notes_can_be_changed_without_the_checkbox(admin):
     embedding = make_embedding(variant=make_variant(slug="vase", text="a red vase"))
     make_image(job=make_job(embedding=embedding, status=Status.SUCCEEDED))
@@ -785,16 +795,20 @@ def test_a_release_is_rejected_and_an_active_one_is_not(admin):
     }
 
 
-def test_only_the_number_of_tries_of_a_release_can_be_edited(admin):
+def test_only_the_quality_control_of_a_release_can_be_edited(admin):
     release = make_release(name="one")
     url = reverse("admin:generation_release_change", args=[release.pk])
 
-    answer = admin.post(url, {"max_tries": "3", "status": "rejected", "name": "other"})
+    answer = admin.post(
+        url, {"max_tries": "3", "quality_floor": "0.5", "status": "rejected", "name": "other"}
+    )
 
     assert answer.status_code == 302
     release.refresh_from_db()
-    assert (release.max_tries, release.status, release.name) == (3, "active", "one")
+    assert (release.max_tries, release.quality_floor) == (3, 0.5)
+    assert (release.status, release.name) == ("active", "one")
     assert "less than or equal to 10" in admin.post(url, {"max_tries": "11"}).content.decode()
+    assert "less than or equal to 1." in admin.post(url, {"quality_floor": "50"}).content.decode()
 
 
 def test_a_canary_is_shown_with_its_share_and_ended(admin):

@@ -4,6 +4,7 @@ import base64
 
 import pytest
 
+from generation.engine.proportions import Share
 from generation.models import AuditEntry, PromptVariant
 from tests.client import API, problem
 from tests.factories import (
@@ -142,7 +143,8 @@ def test_more_variants_cost_no_more_queries(django_assert_max_num_queries):
     for number in range(12):
         variant = make_variant(slug=f"v{number}")
         make_image(job=make_job(owner=api.owner, variant=variant, status="succeeded"))
-    with django_assert_max_num_queries(5):  # key and its last use, releases, variants, images
+    # Key and its last use, releases, variants, their judged pictures, images.
+    with django_assert_max_num_queries(6):
         assert len(slugs(api.get("/v1/variants"))) == 12
 
 
@@ -219,9 +221,32 @@ def test_the_quality_is_that_of_the_serving_release(settings):
         make_quality(student, text, right)
     make_quality(teacher, "two", 4)
 
-    found = {row["slug"]: (row["served_by"], row["quality"]) for row in listed(API())}
+    rows = {row["slug"]: row for row in listed(API())}
 
+    found = {slug: (row["served_by"], row["quality"]) for slug, row in rows.items()}
     assert found == {"one": ("student", 0.75), "two": ("teacher", 1.0), "new": ("teacher", None)}
+    assert rows["one"]["quality_interval"] == list(Share(3, 4).interval)
+    assert rows["two"]["quality_interval"] == list(Share(4, 4).interval)
+    assert rows["new"]["quality_interval"] is None
+
+
+def test_a_variant_has_the_interval_of_its_quality_and_its_own_floor():
+    make_variant(slug="one", quality_floor=0.25)
+    make_quality(make_release(covered_variants=["one"]), "one", 1, 8)
+
+    row = API().get("/v1/variants/one").json()
+
+    assert (row["quality"], row["quality_floor"]) == (0.125, 0.25)
+    assert row["quality_interval"] == list(Share(1, 8).interval)
+
+
+def test_fewer_than_four_judged_pictures_have_no_interval():
+    make_variant(slug="one")
+    make_quality(make_release(covered_variants=["one"]), "one", 1, 3)
+
+    row = API().get("/v1/variants/one").json()
+
+    assert (row["quality"], row["quality_interval"]) == (None, None)
 
 
 def listed(api: API) -> list[dict]:
