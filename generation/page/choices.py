@@ -13,6 +13,7 @@ from generation.catalogue import tags, text_rules
 from generation.catalogue.tags import Unnest
 from generation.engine.prompts.texts import normalize
 from generation.images import links
+from generation.jobs import variant_images
 from generation.models import PromptVariant, Release
 from generation.page import spelling
 from generation.releases.default_release import Serving
@@ -136,8 +137,8 @@ def _tags(rows: QuerySet[PromptVariant], chosen: Sequence[str], *, every: int | 
 
 @dataclass(frozen=True)
 class Choice:
-    """A variant in the list. thumbnail: URL of the user's newest picture of it, or "". note: why it is slow or
-    unavailable, or ""."""
+    """A variant in the list. thumbnail: URL of the user's newest picture of it, else of the variant's image, or "".
+    note: why it is slow or unavailable, or ""."""
 
     variant: PromptVariant
     thumbnail: str
@@ -147,17 +148,12 @@ class Choice:
 def listed(found: Sequence[PromptVariant], *, owner: Any) -> list[Choice]:
     """Return the variants with thumbnails and notes for the user."""
     serving = Serving.now()
-    rows = serving.annotated(PromptVariant.objects.filter(pk__in=[row.pk for row in found]))
+    rows = list(serving.annotated(PromptVariant.objects.filter(pk__in=[row.pk for row in found])))
     notes = {row.pk: _note(serving, row) for row in rows}
-    newest = examples(owner, found)
-    return [
-        Choice(
-            row,
-            links.thumbnail_path(newest[row.pk]) if row.pk in newest else "",
-            notes.get(row.pk, ""),
-        )
-        for row in found
-    ]
+    shown = variant_images.shown(serving, rows)
+    thumbnails = {pk: links.variant_image_path(image) for pk, image in shown.items()}
+    thumbnails |= {pk: links.thumbnail_path(image) for pk, image in examples(owner, found).items()}
+    return [Choice(row, thumbnails.get(row.pk, ""), notes.get(row.pk, "")) for row in found]
 
 
 def _note(serving: Serving, variant: Any) -> str:

@@ -5,7 +5,14 @@ import pytest
 from generation.models import PromptVariant, Release
 from generation.page import choices
 from generation.page.choices import MAX_RELEASES, MAX_TAGS, MAX_VARIANTS
-from tests.factories import make_image, make_job, make_release, make_user, make_variant
+from tests.factories import (
+    make_image,
+    make_job,
+    make_release,
+    make_user,
+    make_variant,
+    make_variant_image,
+)
 
 pytestmark = pytest.mark.django_db
 
@@ -121,6 +128,28 @@ def test_the_list_shows_the_newest_picture_of_the_person(catalogue):
     assert [choice.variant for choice in shown] == list(found)
     assert str(image.id) in shown[0].thumbnail
     assert {choice.thumbnail for choice in shown[1:]} == {""}
+
+
+def test_the_list_shows_everybody_the_image_of_each_variant(catalogue):
+    own, other, third = (*choices.search("red", ()).variants, *choices.search("blue", ()).variants)
+    student = make_release(covered_variants=[own.slug, other.slug])
+    mine = make_image(job=make_job(variant=own, release=student, status="succeeded"))
+    make_variant_image(variant=own)
+    shared = make_variant_image(variant=other)
+    make_variant_image(variant=third)  # not covered: no student serves it
+
+    def thumbnails(name: str) -> list[str]:
+        found = choices.listed([own, other, third], owner=make_user(username=name))
+        return [choice.thumbnail.partition("?")[0] for choice in found]
+
+    assert thumbnails("newcomer")[1:] == [f"/v1/variants/images/{shared.pk}/thumbnail", ""]
+    assert thumbnails("newcomer")[0].startswith("/v1/variants/images/")
+    assert thumbnails(make_user().username)[0] == f"/v1/images/{mine.pk}/thumbnail"
+
+    make_release(name="student-2", status=Release.Status.CANDIDATE)
+    Release.objects.filter(pk=student.pk).update(status=Release.Status.RETIRED)
+    Release.objects.filter(name="student-2").update(status=Release.Status.ACTIVE)
+    assert thumbnails("newcomer") == ["", "", ""]
 
 
 @pytest.mark.parametrize(
