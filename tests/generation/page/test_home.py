@@ -235,7 +235,6 @@ WRONG = [
     ({"n": "11"}, "n", "Give a whole number from 1 to 10."),
     ({"n": "many"}, "n", "Give a whole number from 1 to 10."),
     ({"seed": "-1"}, "seed", "Give a whole number from 0 to 4,294,967,295"),
-    ({"seed": "red"}, "seed", "or nothing for a random seed."),
     ({"seed": "4294967295", "n": "2"}, "seed", "seed must be from 0 to 4294967294."),
     ({"size": "48x48"}, "size", "size must be one of 64x64, 32x32 for the release student-1."),
     ({"output_format": "gif"}, "format", "is not a valid choice."),
