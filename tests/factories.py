@@ -30,6 +30,7 @@ from generation.models import (
     PromptVariant,
     Quality,
     Release,
+    VariantImage,
     WebhookEndpoint,
     Worker,
 )
@@ -292,6 +293,17 @@ def make_image(
         size_bytes=file.size_bytes,
         width=job.width,
         height=job.height,
+    )
+
+
+def make_variant_image(
+    *, variant: PromptVariant, release: Release | None = None, color: str = "teal"
+) -> VariantImage:
+    """Create the image of a variant that is shown to everybody, with a real file of one colour in the storage."""
+    file = storage.save(_encode(Picture.new("RGB", (64, 64), color), "webp"), "webp")
+    release = release or make_release()
+    return VariantImage.objects.create(
+        variant=variant, release=release, revision=variant.revision, file=file.name
     )
 
 

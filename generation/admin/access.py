@@ -1,6 +1,5 @@
 """Admin of API keys, users and groups. A key's plain text is shown once, on the page that follows its creation."""
 
-from datetime import timedelta
 from typing import Any
 
 from django import forms
@@ -23,7 +22,7 @@ from generation.admin import pictures
 from generation.admin.actions import ObjectActionsMixin, ReadOnlyMixin
 from generation.admin.initial import ReadableInitialMixin
 from generation.errors import KeyRefused
-from generation.models import APIKey, OwnerLimits, Usage
+from generation.models import APIKey, OwnerLimits
 
 
 class KeyForm(forms.ModelForm):
@@ -164,14 +163,7 @@ class APIKeyAdmin(ReadableInitialMixin, ReadOnlyMixin, ObjectActionsMixin, Model
         return TemplateResponse(request, "generation/admin/key.html", context)
 
     def panel(self, request: HttpRequest, obj: Any) -> dict[str, Any]:
-        days = {row.day: row for row in obj.usage.all()[:USAGE_DAYS]}
-        today = quotas.today()
-        shown = [today - timedelta(days=ago) for ago in range(USAGE_DAYS)]
-        return {
-            "key": obj,
-            "is_counted": quotas.has_quota(obj) or bool(days),
-            "usage": [days.get(day) or Usage(day=day) for day in shown],
-        }
+        return {"key": obj, "usage": quotas.usage(obj, days=USAGE_DAYS)}
 
     # --- columns
     @display(description="key", ordering="name")

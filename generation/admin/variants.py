@@ -1,6 +1,7 @@
 """Admin of the prompt catalogue: serving release and quality of each variant; edit, import, export."""
 
 from typing import Any
+from uuid import UUID
 
 import redis
 from django.contrib import admin, messages
@@ -10,7 +11,7 @@ from django.contrib.postgres.fields import ArrayField
 from django.core.exceptions import PermissionDenied
 from django.db.models import Case, OuterRef, QuerySet, UUIDField, Value, When
 from django.http import HttpRequest, HttpResponse
-from django.shortcuts import redirect
+from django.shortcuts import get_object_or_404, redirect
 from django.urls import path, reverse
 from django.utils.html import format_html, format_html_join
 from import_export.admin import ImportExportModelAdmin
@@ -43,7 +44,9 @@ from generation.catalogue import variants as catalogue
 from generation.catalogue.file_formats import LIMITS, CatalogueCSV, CatalogueJSON
 from generation.catalogue.unknown_words import Vocabulary
 from generation.catalogue.variants import EmbeddingState
-from generation.models import Embedding, Image, PromptVariant
+from generation.engine.files import THUMBNAIL_PIXELS
+from generation.jobs import variant_images
+from generation.models import Embedding, Image, PromptVariant, VariantImage
 from generation.releases import lifecycle as releases
 
 Status = PromptVariant.Status
@@ -148,9 +151,11 @@ class PromptVariantAdmin(
         overview = overview_of(request)
         found.bar = variant_columns.bar(overview) | {"next_run": self.next_run(request)}
         judged, bits = overview.serving.judged(found.result_list), self.known_bits()
+        images = variant_images.shown(overview.serving, found.result_list)
         for variant in found.result_list:
             variant.unknown_words = overview.vocabulary.unknown(variant.text)
             variant.shown = {
+                "image": images.get(variant.pk),
                 "served": variant_columns.served(overview, variant, self.waits(request, variant)),
                 "right": variant_columns.right(
                     judged.get(variant.normalized_text), variant.floor, variant.slug
@@ -193,7 +198,9 @@ class PromptVariantAdmin(
     @display(description="picture")
     def latest(self, variant: Any) -> str:
         change = reverse("admin:generation_promptvariant_change", args=[variant.pk])
-        return pictures.row(variant.latest_images, to=change)
+        if variant.latest_images or variant.shown["image"] is None:
+            return pictures.row(variant.latest_images, to=change)
+        return pictures.row_of_variant(variant.shown["image"], to=change)
 
     @display(description="served by", ordering="served_by")
     def served(self, variant: Any) -> str:
@@ -263,14 +270,28 @@ class PromptVariantAdmin(
         )
         return pictures.badge(state.value)
 
-    # --- import and export
+    # --- pages
     def get_urls(self) -> list:
         view = self.admin_site.admin_view(self.template_view)
         return [
             path("template/", view, name="generation_promptvariant_template"),
+            self.page(
+                "image/<uuid:image_id>/",
+                self.image_view,
+                "generation_promptvariant_image",
+                cacheable=True,
+            ),
             *super().get_urls(),
         ]
 
+    def image_view(self, request: HttpRequest, image_id: UUID) -> HttpResponse:
+        image = get_object_or_404(VariantImage, pk=image_id)
+        pixels = THUMBNAIL_PIXELS  # of its longest side
+        return pictures.respond_file(
+            request, image.file, "full", title=str(image.id), pixels=pixels
+        )
+
+    # --- import and export
     def template_view(self, request: HttpRequest) -> HttpResponse:
         """Return a CSV file to fill in."""
         if not self.has_import_permission(request):

@@ -21,7 +21,7 @@ from generation.images import references, storage
 from generation.images import store as images
 from generation.images.references import Removed
 from generation.infra import database, stalls
-from generation.jobs import erasure, idempotency, stock
+from generation.jobs import erasure, idempotency, stock, variant_images
 from generation.jobs import lifecycle as jobs
 from generation.jobs.erasure import Erased
 from generation.models import APIKey, Image, Job, PurgedImage
@@ -144,6 +144,7 @@ def sweep(
     if not is_dry:
         _erase_leftovers()
         stock.remove_spoiled()
+        variant_images.remove_outdated()
     report.idempotency_keys = idempotency.old().count() if is_dry else idempotency.forget_old()
     _sweep_files(report, now, is_dry=is_dry, all_files=all_files)
     if not is_dry:

@@ -173,10 +173,10 @@ class GenerationWorker:
     def serve(self) -> None:
         """Generate batches until no job is left or the process should stop. Files may still be written afterwards.
 
-        Without jobs, make images for the stock, one by one.
+        Without jobs, make images for the stock and variant images, one by one.
         """
         notifications.received(self.queue)
-        while self._serve_batch() or self._stock():
+        while self._serve_batch() or self._make_ahead():
             pass
 
     def _serve_batch(self, only: Collection[int] | None = None) -> bool:
@@ -199,13 +199,13 @@ class GenerationWorker:
         return self.loaded.of_kind(Release.Kind.STUDENT) if serves_both else []
 
     def _stocked(self) -> list[int]:
-        """Return the pks of the releases whose images may be stocked: students in service that are loaded."""
+        """Return the pks of the releases whose images may be made ahead: students in service that are loaded."""
         served = self._served.releases if self._served else {}
         return [pk for pk in self.loaded.of_kind(Release.Kind.STUDENT) if pk in served]
 
-    def _stock(self) -> bool:
-        """Make an image for the stock. Return whether more may be needed."""
-        if not settings.STOCK or not self.health.is_good or heartbeat.stopping.is_set():
+    def _make_ahead(self) -> bool:
+        """Make an image for the stock or a variant image. Return whether more may be needed."""
+        if not self.health.is_good or heartbeat.stopping.is_set():
             return False
         try:
             return self._stocking.make()
@@ -363,7 +363,7 @@ class GenerationWorker:
         self._served = self.read_served()
         self.loaded.prepare(list(self._served.releases.values()))
         metrics.flush()
-        if self.health.check() or (settings.STOCK and self._stocking.is_wanted()):
+        if self.health.check() or self._stocking.is_wanted():
             notifications.wake(self.queue)
         self._update_row()
         heartbeat.note_measured(self.measured.stored())

@@ -63,8 +63,13 @@ class NewVariantSerializer(Strict):
 
 
 class ExampleSerializer(serializers.Serializer[Any]):
-    image = serializers.UUIDField(help_text="Id of your newest image of the variant.")
-    thumbnail = serializers.URLField()
+    image = serializers.UUIDField(
+        allow_null=True,
+        help_text="Id of your newest image of the variant; null: the thumbnail belongs to no job.",
+    )
+    thumbnail = serializers.URLField(
+        help_text="Signed link to a WebP of at most 256 pixels on its longest side."
+    )
 
 
 class VariantSerializer(serializers.ModelSerializer[PromptVariant]):
@@ -81,7 +86,8 @@ class VariantSerializer(serializers.ModelSerializer[PromptVariant]):
         help_text="Ends of the 95 % interval of `quality`."
     )
     example = serializers.SerializerMethodField(
-        help_text="Your newest image of it; null for a key without jobs:read."
+        help_text="Your newest image of it, if the key has jobs:read; else one that was made for everybody by the "
+        "student that serves it; null: there is none yet."
     )
     urls = serializers.SerializerMethodField()
 
@@ -123,10 +129,13 @@ class VariantSerializer(serializers.ModelSerializer[PromptVariant]):
 
     @extend_schema_field(ExampleSerializer(allow_null=True))
     def get_example(self, variant: Any) -> dict[str, Any] | None:
-        image = self.context["examples"].get(variant.pk)
-        if image is None:
+        own = self.context["examples"].get(variant.pk)
+        if own is not None:
+            return {"image": str(own), "thumbnail": absolute(self, links.thumbnail_path(own))}
+        shown = self.context["variant_images"].get(variant.pk)
+        if shown is None:
             return None
-        return {"image": str(image), "thumbnail": absolute(self, links.thumbnail_path(image))}
+        return {"image": None, "thumbnail": absolute(self, links.variant_image_path(shown))}
 
     @extend_schema_field(SelfURLSerializer)
     def get_urls(self, variant: PromptVariant) -> dict[str, str]:

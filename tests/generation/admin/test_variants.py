@@ -22,6 +22,7 @@ from tests.factories import (
     make_release,
     make_user,
     make_variant,
+    make_variant_image,
 )
 
 pytestmark = pytest.mark.django_db
@@ -101,6 +102,22 @@ def test_the_picture_in_the_list_is_of_the_release_that_serves_now(admin, studen
     assert (shows(by_student), shows(by_teacher)) == (True, False)
     student.coverage.filter(slug="good").delete()
     assert (shows(by_student), shows(by_teacher)) == (False, True)
+
+
+def test_without_a_jobs_picture_the_list_shows_the_image_for_everybody(admin, student):
+    good, weak, new = (PromptVariant.objects.get(slug=slug) for slug in ("good", "weak", "new"))
+    shared = [make_variant_image(variant=one, release=student) for one in (good, weak, new)]
+    by_student = make_image(job=make_job(variant=good, release=student, status="succeeded"))
+    addresses = [url("image", image.pk) for image in shared]
+
+    page = admin.get(url("changelist")).content.decode()
+
+    assert [address in page for address in addresses] == [False, True, False]
+    assert str(by_student.pk) in page
+    assert admin.get(addresses[1])["Content-Type"] == "image/webp"
+    stranger = Client()
+    stranger.force_login(make_user(username="stranger", is_staff=True))
+    assert stranger.get(addresses[1]).status_code == 403
 
 
 def test_a_waiting_variant_shows_its_run_or_the_time_of_the_next_one(admin, student):
