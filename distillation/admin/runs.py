@@ -198,6 +198,7 @@ class RunAdmin(ApprovalsMixin, RequestedMixin, ObjectActionsMixin, ModelAdmin):
         }
         sheet = next((name for name in FILES[:2] if name in links), None)
         is_measured = obj.release is not None and evaluations.of(obj.release) is not None
+        new = approval.new_prompts(obj)
         return self._progress(obj) | {
             "now": self._now(obj) | {"url": reverse("admin:distillation_run_now", args=[obj.pk])},
             "sheet": {"url": links[sheet], "caption": evaluations.CAPTIONS[sheet]}
@@ -213,6 +214,8 @@ class RunAdmin(ApprovalsMixin, RequestedMixin, ObjectActionsMixin, ModelAdmin):
             "prompts_said": prompt_changes.sentences(obj.prompts),
             "compare_url": approval.compare_url(obj),
             "blind_url": approval.compare_url(obj, blind=True),
+            "new_title": approval.new_prompts_title(new),
+            "new_url": approval.compare_url(obj, new=True) if new else "",
             "explained": explanation.explain(obj.gate) if obj.gate else None,
             "approvals": approvals.offered(request, obj),
             "waits": approval.waiting().filter(pk=obj.pk).exists(),

@@ -1,5 +1,6 @@
 """Admin of runs: start, progress, control, gate, schedule."""
 
+import html
 import json
 import shutil
 from dataclasses import fields
@@ -24,7 +25,7 @@ from generation.models import AuditEntry, Release
 from generation.releases import lifecycle as releases
 from tests.distillation.factories import make_run
 from tests.distillation.reporting import figures, summary, write_stage
-from tests.factories import make_quality, make_release, make_user, make_variant
+from tests.factories import cover, make_quality, make_release, make_user, make_variant
 
 pytestmark = pytest.mark.django_db
 
@@ -319,6 +320,23 @@ def test_the_page_explains_the_gates_result_and_offers_decisions(admin, waiting)
                  "Compare it blindly", "second=made",
                  "Serve anyway", "Canary", "Continue training", "Discard"):  # fmt: skip
         assert part in page, part
+
+
+def test_the_page_links_all_new_prompts_beside_the_teacher(admin, waiting):
+    active = Release.objects.get(name="active")
+    Run.objects.update(replaces=active)
+    cover(active, {"red-vase": ""})
+    cover(waiting.release, {"red-vase": "", "blue-bowl": "", "green-mug": ""})
+    for slug in ("red-vase", "blue-bowl", "not-covered"):
+        make_variant(slug=slug)
+    assert "The new prompt beside the teacher" in text(admin.get(url("change", waiting.pk)))
+    make_variant(slug="green-mug")
+    page = html.unescape(text(admin.get(url("change", waiting.pk))))
+    query = f"first={waiting.teacher.name}&second=made&new=active"
+    link = f"{reverse('admin:generation_release_compare')}?{query}"
+    assert "The 2 new prompts beside the teacher" in page and f'href="{link}"' in page
+    cover(active, dict.fromkeys(("red-vase", "blue-bowl", "green-mug"), ""))
+    assert "beside the teacher" not in text(admin.get(url("change", waiting.pk)))
 
 
 def test_a_release_that_did_not_pass_is_served_only_with_a_reason(admin, waiting):
