@@ -171,12 +171,12 @@ class RunAdmin(ApprovalsMixin, RequestedMixin, ObjectActionsMixin, ModelAdmin):
         return {
             "run": run,
             "badge": pictures.badge(run.status),
-            "outcome": pictures.badge(run.outcome),
+            "outcome": self.outcome_badge(run),
             "worked": durations.in_words(seconds) if run.token else "",
-            "left": durations.in_words(left) if left is not None else "",
+            "left": _in_words(left),
             "took": seconds_between(run.created_at, run.finished_at),
             "stages": [
-                (stage, "" if stage.seconds is None else durations.in_words(stage.seconds))
+                (stage, *map(_in_words, (stage.seconds, stage.left)))
                 for stage in stage_list.of(run)
             ],
             "pause": _pause(run),
@@ -244,7 +244,9 @@ class RunAdmin(ApprovalsMixin, RequestedMixin, ObjectActionsMixin, ModelAdmin):
 
     @display(description="outcome", ordering="outcome")
     def outcome_badge(self, run: Run) -> str:
-        return pictures.badge(run.outcome)
+        """Return the outcome; a run that ended without one, because it failed or was canceled, has "–"."""
+        is_without = run.outcome == Run.Outcome.PENDING and not run.is_open
+        return "–" if is_without else pictures.badge(run.outcome)
 
     @display(description="reason")
     def what_for(self, run: Run) -> str:
@@ -282,6 +284,10 @@ class RunAdmin(ApprovalsMixin, RequestedMixin, ObjectActionsMixin, ModelAdmin):
     @action(description="Cancel", icon="cancel", permissions=["change"])
     def cancel(self, request: HttpRequest, queryset: QuerySet) -> None:
         self.change_each(request, queryset, runs.cancel)
+
+
+def _in_words(seconds: float | None) -> str:
+    return "" if seconds is None else durations.in_words(seconds)
 
 
 def _pause(run: Run) -> str:

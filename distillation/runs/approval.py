@@ -54,7 +54,7 @@ def can_decide(run: Run) -> bool:
 
 
 def new_prompts(run: Run) -> int:
-    """Return the number of active prompt variants that the run's release covers, and the one it may replace does not."""
+    """Return the number of active prompt variants that the run's release covers and the one it may replace does not."""
     if run.release is None or run.replaces is None:
         return 0
     return coverage.beyond(run.replaces).filter(coverage.condition(run.release)).count()

@@ -98,6 +98,10 @@ class PromptVariantAdmin(
         """Return a sentence on when the next student will be made, or "" if unknown."""
         return ""
 
+    def after_import(self, request: HttpRequest) -> str:
+        """Return what to do after an import that changed the catalogue, as HTML, or "" if nothing."""
+        return ""
+
     def get_queryset(self, request: HttpRequest) -> QuerySet[PromptVariant]:
         overview = overview_of(request)
         latest = Image.objects.filter(job__variant=OuterRef("pk"))
@@ -321,7 +325,7 @@ class PromptVariantAdmin(
             link = format_html(
                 '<a href="{}?change={}" class="underline">Show them</a>', place, change.pk
             )
-            said = format_html("{} {}", said, link)
+            said = format_html("{} {} {}", said, link, self.after_import(request))
         messages.success(request, said)
 
     def has_import_permission(self, request: HttpRequest) -> bool:

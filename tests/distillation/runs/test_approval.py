@@ -192,7 +192,7 @@ def test_the_mail_links_the_new_prompts_beside_the_teacher():
     run = candidate(replaces=make_release(name="active", covered_variants=["red-vase"]))
     for slug in ("red-vase", "blue-bowl", "green-mug"):
         make_variant(slug=slug)
-    subject, text = announcements.message(run)
+    _, text = announcements.message(run)
     query = f"first={run.teacher.name}&second=made&new=active"
     assert (
         f"The 2 new prompts beside the teacher: /admin/generation/release/compare/?{query}" in text

@@ -285,9 +285,24 @@ def test_a_file_of_a_european_spreadsheet_is_imported_and_its_changes_are_listed
     assert "a café vase" in words(answer)
     done = admin.post(url("process_import"), answer.context["confirm_form"].initial, follow=True)
     assert "Imported: 1 new, 0 changed, 0 unchanged. Show them" in words(done)
+    assert "Distil now" not in words(done)
     (change,) = re.findall(r"\?change=(\d+)", done.content.decode())
     assert listed(admin, change=change) == ["a-cafe-vase"]
     assert listed(admin, change="987654") == []
+
+
+def test_after_an_import_a_run_can_be_started(admin):
+    make_release(name="teacher-1", kind="teacher")
+    make_release(name="student-1", parent="teacher-1", covered_variants=["other", "a-red-vase"])
+    make_variant(slug="other")
+    for text, is_offered in (("a red vase", False), ("a blue vase", True)):
+        answer = upload(admin, f"text\r\n{text}\r\n".encode())
+        initial = answer.context["confirm_form"].initial
+        done = admin.post(url("process_import"), initial, follow=True)
+        link = reverse("admin:distillation_run_add")
+        assert (
+            f'href="{link}" class="underline">Distil now</a>' in done.content.decode()
+        ) == is_offered
 
 
 def test_a_template_can_be_downloaded(admin):
