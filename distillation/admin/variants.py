@@ -16,15 +16,20 @@ from unfold.decorators import action
 from distillation.admin import next_run
 from distillation.admin.next_run import Runs
 from distillation.detectors import registry as detectors
+from distillation.evaluation.seeds import seeds_of
 from distillation.models import Example
+from distillation.release_comparison import pictures as compared
+from distillation.runs import approval
 from generation.admin.variant_actions import rows
+from generation.admin.variant_page import Further
 from generation.admin.variants import PromptVariantAdmin
 from generation.catalogue import editing
-from generation.models import PromptVariant, Release
+from generation.models import Embedding, PromptVariant, Release
 from generation.releases import coverage
 from generation.releases import lifecycle as releases
 
 MAX_EXAMPLES = 24
+SHOWN_SEEDS = 2  # of evaluations, beside those of jobs
 admin.site.unregister(PromptVariant)
 
 
@@ -59,6 +64,40 @@ class VariantWithRunsAdmin(PromptVariantAdmin):
         if student is not None and not coverage.beyond(student).exists():
             return ""
         return next_run.offer(request, self.waiting(request))
+
+    def further_pictures(self, request: HttpRequest, variant: Any) -> Further:
+        """Return the pictures of evaluations, of the seeds that all evaluations share."""
+        if not request.user.has_perm("generation.view_release"):
+            return {}
+        rows = Embedding.objects.filter(
+            variant=variant, revision=variant.revision, data__isnull=False
+        )
+        hashes = dict(rows.values_list("encoder_fingerprint", "sha256"))
+        (seeds,) = seeds_of([variant.slug], each=SHOWN_SEEDS)
+        known = Release.objects.filter(encoder_fingerprint__in=hashes)
+        found: dict[Release, dict[int, str]] = {}
+        for release in known.exclude(status=Release.Status.REJECTED).defer("manifest"):
+            embedding = hashes[release.encoder_fingerprint][:24]
+            urls = {
+                seed: reverse(
+                    "admin:generation_release_compared", args=[release.pk, embedding, seed]
+                )
+                for seed in seeds
+                if compared.find(release, embedding, seed) is not None
+            }
+            if urls:
+                found[release] = urls
+        return found
+
+    def further_compared(self, variant: PromptVariant) -> list[str]:
+        """Return the candidates that wait for a person's decision and cover the variant."""
+        row = PromptVariant.objects.filter(pk=variant.pk)
+        waiting = (run.release for run in approval.waiting())
+        return [
+            release.name
+            for release in waiting
+            if release is not None and row.filter(coverage.condition(release)).exists()
+        ]
 
     def blocks(self, request: HttpRequest, obj: Any) -> list[dict[str, Any]]:
         if not request.user.has_perm("distillation.view_example"):

@@ -38,6 +38,7 @@ from generation.admin.variant_forms import (
     overview_of,
 )
 from generation.admin.variant_import import PreviewedFile, PreviewResource
+from generation.admin.variant_page import Further
 from generation.catalogue import import_export, unknown_words
 from generation.catalogue import variants as catalogue
 from generation.catalogue.file_formats import LIMITS, CatalogueCSV, CatalogueJSON
@@ -166,8 +167,18 @@ class PromptVariantAdmin(
     def panel(self, request: HttpRequest, obj: Any) -> dict[str, Any]:
         may_see = request.user.has_perm("generation.view_job")
         overview = overview_of(request)
-        details = variant_page.of(obj, overview, waits=self.waits(request, obj), may_see=may_see)
+        details = variant_page.of(
+            obj,
+            overview,
+            waits=self.waits(request, obj),
+            may_see=may_see,
+            further=self.further_pictures(request, obj) if may_see else {},
+        )
         return {"details": details | {"blocks": self.blocks(request, obj)}}
+
+    def further_pictures(self, request: HttpRequest, variant: Any) -> Further:
+        """Return the URLs of pictures without a job."""
+        return {}
 
     def blocks(self, request: HttpRequest, obj: Any) -> list[dict[str, Any]]:
         """Return further sections of the page, each with title and content."""
