@@ -21,9 +21,9 @@ from distillation.design.space import Space
 from distillation.evaluation import noninferiority, pictures, scoring
 from distillation.evaluation.noninferiority import Margins
 from distillation.evaluation.pictures import Album
-from distillation.evaluation.prompts import SEEDS_EACH, Seeds, seeds_of
 from distillation.evaluation.report import sheets
 from distillation.evaluation.scoring import Judges
+from distillation.evaluation.seeds import SEEDS_EACH, Seeds, seeds_of
 from distillation.pipeline import recipes
 from distillation.pipeline.acceptance import PICTURES, RELEASE
 from distillation.pipeline.inputs import Digests, Inputs, Loaded

@@ -9,7 +9,7 @@ from itertools import pairwise
 from distillation.evaluation.gate_recipe import GateRecipe
 from distillation.evaluation.latency import SpeedRecipe
 from distillation.evaluation.noninferiority import Margins
-from distillation.evaluation.prompts import SEEDS_EACH
+from distillation.evaluation.seeds import SEEDS_EACH
 from distillation.pipeline.summaries import SUMMARIES
 from distillation.trainers import rollout
 from distillation.trainers.decoder import DecoderRecipe

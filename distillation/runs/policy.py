@@ -224,8 +224,11 @@ def allowed(policy: str) -> Run.Policy:
 
 
 # --- starting -------------------------------------------------------------------------------------
-def consider() -> Decision:
-    """Decide and start a run if needed; the decision is stored either way. Idempotent."""
+def consider(*, created_by: Any = None) -> Decision:
+    """Decide and start a run if needed; the decision is stored either way. Idempotent.
+
+    created_by: account of the person who wants the decision; None for the schedule.
+    """
     facts = gather()
     limits = Limits(
         settings.REDISTIL_NEW_VARIANTS,
@@ -237,7 +240,8 @@ def consider() -> Decision:
     run = None
     if is_start:
         try:
-            run = start(trigger=Run.Trigger.SCHEDULE, reasons=reasons, is_warm=None)
+            trigger = Run.Trigger.SCHEDULE if created_by is None else Run.Trigger.PERSON
+            run = start(trigger=trigger, reasons=reasons, is_warm=None, created_by=created_by)
         except (RunOpen, DistillationRefused) as error:  # a concurrent beat; an unfit recipe
             is_start, reasons = False, [error.detail]
     decision = Decision.objects.create(

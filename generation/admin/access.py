@@ -5,9 +5,11 @@ from typing import Any
 from django import forms
 from django.conf import settings
 from django.contrib import admin, messages
+from django.contrib.admin.utils import unquote
 from django.contrib.auth.admin import GroupAdmin as DjangoGroupAdmin
 from django.contrib.auth.admin import UserAdmin as DjangoUserAdmin
 from django.contrib.auth.models import Group, User
+from django.db import transaction
 from django.db.models import QuerySet
 from django.http import HttpRequest, HttpResponse
 from django.template.response import TemplateResponse
@@ -17,9 +19,10 @@ from unfold.decorators import action, display
 from unfold.forms import AdminPasswordChangeForm, UserChangeForm, UserCreationForm
 from unfold.widgets import UnfoldAdminCheckboxSelectMultipleWidget
 
-from generation.access import keys, quotas
+from generation.access import audit, keys, quotas
 from generation.admin import pictures
 from generation.admin.actions import ObjectActionsMixin, ReadOnlyMixin
+from generation.admin.audit import AuditedFormMixin
 from generation.admin.initial import ReadableInitialMixin
 from generation.errors import KeyRefused
 from generation.models import APIKey, OwnerLimits
@@ -238,7 +241,9 @@ admin.site.unregister(Group)
 
 
 @admin.register(User)
-class UserAdmin(DjangoUserAdmin, ModelAdmin):
+class UserAdmin(AuditedFormMixin, DjangoUserAdmin, ModelAdmin):
+    noun = "user"
+    secret = ("password", "password1", "password2", "usable_password")
     form = UserChangeForm
     add_form = UserCreationForm
     change_password_form = AdminPasswordChangeForm
@@ -246,6 +251,15 @@ class UserAdmin(DjangoUserAdmin, ModelAdmin):
 
     def get_inlines(self, request: HttpRequest, obj: Any) -> Any:
         return () if obj is None else super().get_inlines(request, obj)
+
+    @transaction.atomic
+    def user_change_password(self, request: HttpRequest, id: str, form_url: str = "") -> Any:
+        before = self.get_object(request, unquote(id))
+        answer = super().user_change_password(request, id, form_url)
+        after = self.get_object(request, unquote(id))
+        if before is not None and after is not None and after.password != before.password:
+            audit.record("user_password_changed", after)
+        return answer
 
     def save_formset(self, request: HttpRequest, form: Any, formset: Any, change: bool) -> None:
         super().save_formset(request, form, formset, change)
@@ -256,5 +270,5 @@ class UserAdmin(DjangoUserAdmin, ModelAdmin):
 
 
 @admin.register(Group)
-class GroupAdmin(DjangoGroupAdmin, ModelAdmin):
-    pass
+class GroupAdmin(AuditedFormMixin, DjangoGroupAdmin, ModelAdmin):
+    noun = "group"

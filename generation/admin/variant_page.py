@@ -1,6 +1,7 @@
 """Context of a prompt variant's page: pictures by seed and release, quality and faults by release, jobs."""
 
 from collections import defaultdict
+from collections.abc import Mapping
 from typing import Any
 
 from django.db.models import Case, Count, F, Func, OuterRef, Q, Subquery, TextField, Value, When
@@ -21,7 +22,13 @@ IN_COLUMNS = 5  # releases with a column of pictures
 MAX_JOBS = 8
 
 
-def of(variant: Any, overview: Overview, *, waits: str, may_see: bool) -> dict[str, Any]:
+# URLs of pictures without a job, by release and seed.
+Further = Mapping[Release, Mapping[int, str]]
+
+
+def of(
+    variant: Any, overview: Overview, *, waits: str, may_see: bool, further: Further
+) -> dict[str, Any]:
     """Return the context of an annotated variant's page. may_see: whether the user may see jobs and pictures."""
     releases = _releases(variant)
     faults = _faults(variant) if may_see else {}
@@ -38,7 +45,7 @@ def of(variant: Any, overview: Overview, *, waits: str, may_see: bool) -> dict[s
         "releases": [_row(release, variant, faults) for release in releases],
         "may_see": may_see,
     }
-    return found | (_pictures(variant) | _jobs(variant) if may_see else {})
+    return found | (_pictures(variant, further) | _jobs(variant) if may_see else {})
 
 
 # --- by release -----------------------------------------------------------------------------------
@@ -97,7 +104,7 @@ def _faults(variant: PromptVariant) -> dict[int, str]:
 
 
 # --- pictures -------------------------------------------------------------------------------------
-def _pictures(variant: PromptVariant) -> dict[str, Any]:
+def _pictures(variant: PromptVariant, further: Further) -> dict[str, Any]:
     """Return pictures of the current text for the seeds that most releases share. Columns: teacher, student, others."""
     images = (
         Image.objects.filter(job__variant=variant, job__embedding__revision=variant.revision)
@@ -105,14 +112,18 @@ def _pictures(variant: PromptVariant) -> dict[str, Any]:
         .defer("job__release__manifest")
         .order_by("-job__created_at", "index")[:MAX_IMAGES]
     )
-    by_seed: dict[int, dict[int, Image]] = defaultdict(dict)
+    by_seed: dict[int, dict[int, dict[str, Any]]] = defaultdict(dict)
     releases: dict[int, Release] = {}
     for image in images:
         release = image.job.release
         # The chosen try may have another seed than the first one.
         if image.tries == 1:
-            by_seed[image.seed].setdefault(release.pk, image)
+            by_seed[image.seed].setdefault(release.pk, _cell(image))
             releases.setdefault(release.pk, release)
+    for release, urls in further.items():
+        releases.setdefault(release.pk, release)
+        for seed, url in urls.items():
+            by_seed[seed].setdefault(release.pk, {"image": url, "release": release.name})
     columns = sorted(releases.values(), key=_in_order)[:IN_COLUMNS]
     shown = {release.pk for release in columns}
     seeds = sorted(by_seed, key=lambda seed: (-len(shown & by_seed[seed].keys()), seed))
@@ -126,7 +137,7 @@ def _pictures(variant: PromptVariant) -> dict[str, Any]:
             for release in columns
         ],
         "seeds": [
-            (seed, [_cell(by_seed[seed].get(release.pk)) for release in columns])
+            (seed, [by_seed[seed].get(release.pk) for release in columns])
             for seed in seeds[:MAX_SEEDS]
         ],
     }
@@ -139,9 +150,7 @@ def _in_order(release: Release) -> tuple[bool, bool, float]:
     return not is_active, not is_teacher, -release.registered_at.timestamp()
 
 
-def _cell(image: Image | None) -> dict[str, Any] | None:
-    if image is None:
-        return None
+def _cell(image: Image) -> dict[str, Any]:
     return {
         "image": pictures.link(image.pk, "full"),
         "job": reverse("admin:generation_job_change", args=[image.job_id]),

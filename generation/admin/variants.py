@@ -39,6 +39,7 @@ from generation.admin.variant_forms import (
     overview_of,
 )
 from generation.admin.variant_import import PreviewedFile, PreviewResource
+from generation.admin.variant_page import Further
 from generation.catalogue import import_export, unknown_words
 from generation.catalogue import variants as catalogue
 from generation.catalogue.file_formats import LIMITS, CatalogueCSV, CatalogueJSON
@@ -99,6 +100,10 @@ class PromptVariantAdmin(
 
     def next_run(self, request: HttpRequest) -> str:
         """Return a sentence on when the next student will be made, or "" if unknown."""
+        return ""
+
+    def after_import(self, request: HttpRequest) -> str:
+        """Return what to do after an import that changed the catalogue, as HTML, or "" if nothing."""
         return ""
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[PromptVariant]:
@@ -169,8 +174,18 @@ class PromptVariantAdmin(
     def panel(self, request: HttpRequest, obj: Any) -> dict[str, Any]:
         may_see = request.user.has_perm("generation.view_job")
         overview = overview_of(request)
-        details = variant_page.of(obj, overview, waits=self.waits(request, obj), may_see=may_see)
+        details = variant_page.of(
+            obj,
+            overview,
+            waits=self.waits(request, obj),
+            may_see=may_see,
+            further=self.further_pictures(request, obj) if may_see else {},
+        )
         return {"details": details | {"blocks": self.blocks(request, obj)}}
+
+    def further_pictures(self, request: HttpRequest, variant: Any) -> Further:
+        """Return the URLs of pictures without a job."""
+        return {}
 
     def blocks(self, request: HttpRequest, obj: Any) -> list[dict[str, Any]]:
         """Return further sections of the page, each with title and content."""
@@ -344,7 +359,7 @@ class PromptVariantAdmin(
             link = format_html(
                 '<a href="{}?change={}" class="underline">Show them</a>', place, change.pk
             )
-            said = format_html("{} {}", said, link)
+            said = format_html("{} {} {}", said, link, self.after_import(request))
         messages.success(request, said)
 
     def has_import_permission(self, request: HttpRequest) -> bool:

@@ -198,6 +198,22 @@ def test_pictures_of_releases_that_are_measured_again_stay():
     assert left == {f"{name}-{KEY}" for name in ("teacher-x", "serves", "run-1")}
 
 
+def test_pictures_of_an_open_decision_stay():
+    teacher = make_release(name="teacher-x", kind="teacher", status="retired")
+    active = make_release(name="was-active", status="retired")
+    run = ended(40, teacher=teacher, replaces=active, outcome="candidate",
+                release=make_release(name="run-40", status="candidate"))  # fmt: skip
+    [ended(number) for number in (1, 2, 3)]
+    for name in ("teacher-x", "was-active", "run-40"):
+        write_stage(f"pictures/{name}-{KEY}", {"1.png": b"PNG"})
+    age(folders.root() / "pictures", 31)
+    cleaning.clean()
+    assert len(list((folders.root() / "pictures").iterdir())) == 3
+    Release.objects.filter(pk=run.release_id).update(status="rejected")
+    cleaning.clean()
+    assert list((folders.root() / "pictures").iterdir()) == []
+
+
 # --- pairs ----------------------------------------------------------------------------------------
 @pytest.fixture
 def made(teacher, detector, settings, tmp_path, stages) -> Run:
