@@ -180,7 +180,10 @@ runpy.run_module("distillation.starter", run_name="__main__", alter_sys=False)
 
 @pytest.mark.parametrize(
     ("number", "status", "said"),
-    [(signal.SIGINT, 130, "continues from here"), (signal.SIGTERM, 143, "")],
+    [
+        (signal.SIGINT, 130, "continues from here"),
+        pytest.param(signal.SIGTERM, 143, "", marks=pytest.mark.slow),
+    ],
 )
 def test_a_signal_ends_the_process_in_order(tmp_path, number, status, said):
     process = subprocess.Popen(

@@ -304,6 +304,7 @@ def test_an_unreachable_object_store_is_a_temporary_error(bucket, settings):
 
 
 @pytest.mark.django_db(transaction=True)
+@pytest.mark.slow
 def test_a_web_process_configured_with_an_object_store_redirects_clients_to_it(
     bucket, object_store_url: str, tmp_path: Path
 ):
