@@ -16,6 +16,7 @@ from distillation.trainers import catalogue
 from distillation.trainers.catalogue import Catalogue
 from distillation.trainers.dmd2.recipe import MatchingRecipe
 from distillation.trainers.labels import LabelsRecipe
+from distillation.trainers.patches import PatchesRecipe
 from distillation.training.errors import TrainingError
 from generation.engine import importing
 from generation.engine import release as releases
@@ -25,6 +26,11 @@ from tests.distillation.toys import SMALL
 
 ONE_STEP, SD15 = RECIPES["starter-1step"], RECIPES["sd15-tiny-1step"]
 SMALLER = replace(ONE_STEP, image_size=64)  # of the tiny release
+PATCHED = replace(
+    ONE_STEP,
+    decoder=replace(ONE_STEP.decoder, patches=PatchesRecipe()),
+    joint=replace(ONE_STEP.joint, patches=PatchesRecipe()),
+)
 
 
 @pytest.fixture
@@ -92,14 +98,26 @@ def test_a_new_decoder_is_trained_before_the_training_of_a_release_continues(inp
     assert list(renewed) == ["pairs", "start", "decoder", *list(kept)[2:]]
 
 
-def test_only_matching_with_heads_depends_on_the_accepted_pictures(inputs):
-    plain = replace(SD15, matching=MatchingRecipe(adversarial=None))
-    before = keys(SD15, inputs), keys(plain, inputs)
+@pytest.mark.parametrize(
+    ("recipe", "reads"),
+    [
+        (SD15, {"matching"}),
+        (replace(SD15, matching=MatchingRecipe(adversarial=None)), set()),
+        (PATCHED, {"decoder", "joint"}),
+        (replace(PATCHED, decoder=replace(PATCHED.decoder, patches=None)), {"joint"}),
+    ],
+    ids=["heads", "neither", "patches", "patches of joint"],
+)
+def test_only_stages_with_a_discriminator_depend_on_the_accepted_pictures(inputs, recipe, reads):
+    def own() -> dict[str, str]:
+        """Return the keys without those of the stages that each stage needs."""
+        table = Chain(recipe, inputs, name="toy").table()
+        return {stage.name: stages.key_of(stage.recipe) for stage in table}
+
+    before = own()
     (inputs.catalogue / catalogue.EXAMPLES).write_text("[{}]")
-    after = keys(SD15, inputs), keys(plain, inputs)
-    assert before[1] == after[1]
-    changed = {name for name, key in before[0].items() if after[0][name] != key}
-    assert {"pairs", "structure", "regression"}.isdisjoint(changed) and "matching" in changed
+    after = own()
+    assert {name for name, key in before.items() if after[name] != key} == reads
 
 
 def test_with_fresh_seeds_the_active_release_is_measured_in_each_run(inputs, tmp_path):
