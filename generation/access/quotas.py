@@ -193,9 +193,10 @@ def _from_jobs(one: Limited, kind: Any, *, since: date) -> list[Any]:
     own = {"owner": one.owner_id} | ({"api_key": one.pk} if isinstance(one, APIKey) else {})
     jobs = Job.objects.filter(created_at__gte=datetime.combine(since, time.min, UTC), **own)
     by_day = jobs.order_by().values(day=TruncDate("created_at", tzinfo=UTC))
-    counted = by_day.annotate(images=Sum("n"), seconds=Sum("device_seconds"))
+    counted = by_day.annotate(requested=Sum("n"), seconds=Sum("device_seconds"))
     return [
-        kind(day=row["day"], images=row["images"], device_seconds=row["seconds"]) for row in counted
+        kind(day=row["day"], images=row["requested"], device_seconds=row["seconds"])
+        for row in counted
     ]
 
 
