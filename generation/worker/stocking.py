@@ -17,9 +17,8 @@ from generation.worker.generating import Generator
 log = structlog.get_logger(__name__)
 
 PAUSE_SECONDS = 60.0
-LOOK_SECONDS = (
-    60.0  # between two searches for missing variant images, which read the whole catalogue
-)
+# Between two searches for missing variant images, which read the whole catalogue.
+LOOK_SECONDS = 60.0
 
 
 class Stocking:
