@@ -294,10 +294,13 @@ def test_a_longer_history_costs_no_more_queries(variants):
     person = Person()
 
     def queries() -> int:
-        person.get("/")  # what is cached for a second
-        with CaptureQueriesContext(connection) as captured:
-            assert person.get("/").status_code == 200
-        return len(captured)
+        """Return the fewest queries of several requests: the second one finds what is cached for a second."""
+        counts = []
+        for _ in range(4):
+            with CaptureQueriesContext(connection) as captured:
+                assert person.get("/").status_code == 200
+            counts.append(len(captured))
+        return min(counts)
 
     make_job(owner=person.user, variant=variants[0], status="running")
     make_job(owner=person.user, variant=variants[0], status="succeeded")
