@@ -80,7 +80,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 def pytest_collection_finish() -> None:
     gc.freeze()  # garbage collections skip the modules and the collected tests
-    gc.set_threshold(20_000, 10, 10)  # Django and torch create many objects that soon go without one
+    gc.set_threshold(
+        20_000, 10, 10
+    )  # Django and torch create many objects that soon go without one
     gc.enable()
 
 
