@@ -80,10 +80,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 def pytest_collection_finish() -> None:
     gc.freeze()  # garbage collections skip the modules and the collected tests
+    gc.set_threshold(20_000, 10, 10)  # most objects of Django and torch go without a collection
     gc.enable()
 
 
-@pytest.hookimpl
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
     """Do not import a file whose tests are all slow if these are not selected: some import large clients."""
     if "not slow" not in config.option.markexpr or collection_path.suffix != ".py":
