@@ -17,6 +17,7 @@ import torch
 from accelerate import PartialState
 from torch import Tensor, distributed
 
+from distillation.training import allocator
 from distillation.training.errors import RecipeRefused, TrainingError
 
 # Variables in which a launcher, torch's or MPI's, gives the number of the process.
@@ -38,6 +39,8 @@ def _state() -> PartialState:
     is_cpu = (
         not torch.cuda.is_available() or started.get("ACCELERATE_USE_CPU", "").lower() == "true"
     )
+    if is_cpu:
+        allocator.keep_freed_memory()
     state = PartialState(cpu=is_cpu, timeout=PATIENCE)
     atexit.register(_leave)
     return state

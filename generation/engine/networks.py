@@ -27,7 +27,7 @@ def load_unet(folder: Path, device: Device) -> UNet2DConditionModel | FoldedUNet
     """
     config = read_config(folder)
     if config["_class_name"] != FOLDED_UNET:
-        return _placed(load_stock(UNet2DConditionModel, folder, device.dtype), device)
+        return placed(load_stock(UNet2DConditionModel, folder, device.dtype), device)
     tensors = read_quantised(folder / WEIGHTS, device)
     return FoldedUNet(config, tensors).requires_grad_(False).eval()
 
@@ -36,12 +36,12 @@ def load_vae(folder: Path, device: Device) -> AutoencoderKL | AutoencoderTiny:
     """Load a frozen VAE. Raises the same as `load_unet`."""
     config = read_config(folder)
     if config["_class_name"] not in (TINY_VAE, SHUFFLED_VAE):
-        return _placed(load_stock(AutoencoderKL, folder, _vae_dtype(device, config)), device)
+        return placed(load_stock(AutoencoderKL, folder, _vae_dtype(device, config)), device)
     with torch.device("meta"):
         vae = tiny_vae(config)
     vae.encoder = nn.Identity()  # not needed for generation
     vae.load_state_dict(read_quantised(folder / WEIGHTS, device), assign=True)
-    return _placed(vae, device)
+    return placed(vae, device)
 
 
 def tiny_vae(config: Mapping[str, Any]) -> AutoencoderTiny:
@@ -109,7 +109,8 @@ def _weight_files(folder: Path) -> list[Path]:
     ]
 
 
-def _placed(network: Any, device: Device) -> Any:
+def placed(network: Any, device: Device) -> Any:
+    """Return the network on the device, frozen, in evaluation mode, in the layout that its convolutions read."""
     network.requires_grad_(False).eval()
     # channels_last: the layout that convolutions on CPUs and tensor cores read directly.
     layout = torch.preserve_format if device.place.type == "mps" else torch.channels_last
