@@ -37,8 +37,11 @@ from distillation.trainers import (
 from distillation.trainers.catalogue import Catalogue
 from distillation.trainers.dmd2 import discriminator
 from distillation.trainers.dmd2 import trainer as dmd2
+from distillation.trainers.dmd2.discriminator import AdversarialRecipe
+from distillation.trainers.dmd2.recipe import MatchingRecipe
 from distillation.trainers.inputs import TuningInputs
 from distillation.trainers.labels import Labels
+from distillation.trainers.patches import PatchesRecipe
 from distillation.trainers.teacher import Teacher
 from distillation.training import networks, processes
 from distillation.training.errors import RecipeRefused
@@ -175,7 +178,10 @@ class Chain:
         if recipe.is_warm:
             found.append(Stage(START, Keyed((), (digests.student,)), (), self._start))
         if recipe.decoder is not None:
-            found.append(Stage("decoder", recipe.decoder, ("pairs",), self._decoder))
+            examples = self._examples(recipe.decoder)
+            by = Keyed(recipe.decoder, examples) if examples else recipe.decoder
+            train_it = partial(self._decoder, recipe.decoder)
+            found.append(Stage("decoder", by, ("pairs",), train_it))
         if not recipe.is_warm:
             keyed = Keyed((recipe.student, recipe.structure), self._further_teachers())
             found.append(Stage("structure", keyed, ("pairs",), self._structure))
@@ -200,7 +206,7 @@ class Chain:
         needs = tuple(dict.fromkeys(("pairs", self._decoder_stage(before), first, before)))
         labels = self.recipe.labels if name == "joint" else None
         counted = (part, self.recipe.timesteps, *(() if labels is None else (labels,)))
-        keyed = Keyed(counted, self._examples(name))
+        keyed = Keyed(counted, self._examples(part))
         return Stage(name, keyed, needs, partial(self._tune, name, part, train, before))
 
     def _accepting(self) -> tuple[Stage, ...]:
@@ -231,11 +237,9 @@ class Chain:
             return "joint"
         return START if self.recipe.decoder is None else "decoder"
 
-    def _examples(self, stage: str) -> tuple[str, ...]:
-        """Return the digest of the accepted pictures if the stage reads them, else nothing."""
-        matching = self.recipe.matching
-        reads = stage == "matching" and matching is not None and matching.adversarial is not None
-        return self._digests.examples if reads else ()
+    def _examples(self, part: Any) -> tuple[str, ...]:
+        """Return the digest of the accepted pictures if a stage with this recipe reads them, else nothing."""
+        return self._digests.examples if _reads_examples(part) else ()
 
     def _further_teachers(self) -> tuple[str, ...]:
         """Return the digests of the teachers that a method of the structure stage adds."""
@@ -304,8 +308,9 @@ class Chain:
         networks.save(unet, context.folder / "unet")
         networks.save(unpacking.decoder(release / "vae"), context.folder / "vae")
 
-    def _decoder(self, context: Context) -> None:
-        decoder.train(context.recipe, self._loaded.for_stage(context, only_accepted=False))
+    def _decoder(self, recipe: decoder.DecoderRecipe, context: Context) -> None:
+        inputs = self._loaded.for_stage(context, only_accepted=False)
+        decoder.train(recipe, replace(inputs, real_images=self._real_images(recipe)))
 
     def _structure(self, context: Context) -> None:
         student_recipe, recipe = context.recipe.recipe
@@ -327,15 +332,9 @@ class Chain:
             decoder=loaded.decoder(context.needs[self._decoder_stage(before)]),
             timesteps=self.recipe.timesteps,
         )
-        matching = self.recipe.matching
-        if name == "matching" and matching is not None:
-            inputs = replace(
-                inputs,
-                structure=(
-                    loaded.unet(context.needs["structure"]) if matching.needs_structure else None
-                ),
-                real_images=self._real_images() if matching.adversarial is not None else None,
-            )
+        inputs = replace(inputs, real_images=self._real_images(part))
+        if isinstance(part, MatchingRecipe) and part.needs_structure:
+            inputs = replace(inputs, structure=loaded.unet(context.needs["structure"]))
         if name == "joint":
             inputs = replace(inputs, labels=self._labels())
         train(part, inputs)
@@ -346,10 +345,14 @@ class Chain:
             return None
         return Labels(self.recipe.labels, detector)
 
-    def _real_images(self) -> real_images.RealImages | None:
-        return real_images.read(
-            self.inputs.catalogue, teacher=self.teacher, catalogue=self.catalogue
-        )
+    def _real_images(self, part: Any) -> real_images.RealImages | None:
+        """Return the accepted pictures as the stage with this recipe needs them."""
+        if not _reads_examples(part):
+            return None
+        folder, catalogue = self.inputs.catalogue, self.catalogue
+        if isinstance(part, MatchingRecipe):
+            return real_images.read_latents(folder, teacher=self.teacher, catalogue=catalogue)
+        return real_images.read_pictures(folder, catalogue=catalogue)
 
     def _bundle(self, last: str, context: Context) -> None:
         """Write the release without an evaluation. last: the stage whose student is written."""
@@ -384,3 +387,10 @@ class Chain:
             releases.write(folder, replace(releases.read(folder), evaluation=summary))
 
         atomic.make_folder(context.folder / RELEASE, make)
+
+
+def _reads_examples(part: Any) -> bool:
+    """Return whether a stage with this recipe trains a discriminator by accepted pictures."""
+    name = "adversarial" if isinstance(part, MatchingRecipe) else "patches"
+    found: AdversarialRecipe | PatchesRecipe | None = getattr(part, name, None)
+    return found is not None and found.field_share > 0

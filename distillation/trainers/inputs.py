@@ -22,6 +22,8 @@ from distillation.training.task import Progress, Task
 class StageInputs:
     """pairs: of the training split, only accepted ones except for the stage `decoder`. folder: the stage's own, with
     its checkpoint. samples: for the sample sheet, which is drawn repeatedly to show the progress; None = no sheet.
+    real_images: accepted ones, real samples of the stage's discriminator in addition to the teacher's: latents for the
+    stage `matching`, pictures for `decoder` and `joint`.
     """
 
     teacher: Teacher
@@ -30,21 +32,21 @@ class StageInputs:
     folder: Path
     progress_bar: bool = True
     samples: Samples | None = None
+    real_images: RealImages | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
 class TuningInputs(StageInputs):
     """student, decoder: fp32, from earlier stages. timesteps: of the student's passes, descending.
 
-    structure: the student of the structure stage, if a fake score starts from it. real_images: accepted ones, real
-    samples of the discriminator in addition to the teacher's. labels: of the stage joint; None = no such term.
+    structure: the student of the structure stage, if a fake score starts from it. labels: of the stage joint; None = no
+    such term.
     """
 
     student: UNet2DConditionModel
     decoder: AutoencoderTiny
     timesteps: tuple[int, ...]
     structure: UNet2DConditionModel | None = None
-    real_images: RealImages | None = None
     labels: Labels | None = None
 
 

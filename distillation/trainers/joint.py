@@ -66,7 +66,9 @@ class JointTask(FewStepTask):
         trained = nn.ModuleDict({"student": self.student, "decoder": decoder})
         trained.to(inputs.teacher.device).train().requires_grad_(True)
         self.add_by(recipe, "both", trained, weight_decay=recipe.weight_decay)
-        self._loss = PictureLoss(recipe, self, device=inputs.teacher.device)
+        self._loss = PictureLoss(
+            recipe, self, device=inputs.teacher.device, real_images=inputs.real_images
+        )
 
     @property
     def averaged(self) -> UNet2DConditionModel:
@@ -89,7 +91,7 @@ class JointTask(FewStepTask):
         with self._teacher.autocast():
             drawn = decoded(self._decoder, output).float()
         targets = self._targets.of(rows.tolist())
-        loss, errors = self._loss(index, drawn, targets, generator)
+        loss, errors = self._loss(index, drawn, targets, examples.prompts(rows), generator)
         errors["latents"] = pseudo_huber(output, examples.targets(rows))
         loss = loss + recipe.latents_weight * errors["latents"]
         if self._labels is not None:

@@ -23,7 +23,8 @@ class PatchesRecipe:
     """weight: of the adversarial loss of the decoder. crop: side in pixels of the discriminator's crop of each picture.
 
     start_step: first step of the discriminator. warmup_steps: steps in which it is trained before its loss is added to
-    the decoder's. r1_weight: of E‖∇D‖² at the real pictures, by noise of standard deviation r1_noise.
+    the decoder's. r1_weight: of E‖∇D‖² at the real pictures, by noise of standard deviation r1_noise. field_share:
+    share of the real pictures that are accepted ones, for prompt variants that have any; the others are the teacher's.
     """
 
     weight: float = 0.005
@@ -34,11 +35,13 @@ class PatchesRecipe:
     warmup_steps: int = 200
     r1_weight: float = 5e-4
     r1_noise: float = 0.005
+    field_share: float = 0.5
 
     def __post_init__(self) -> None:
         checks.at_least_1(self, "crop", "width")
         checks.positive(self, "weight", "learning_rate", "r1_noise")
         checks.not_negative(self, "r1_weight", "start_step", "warmup_steps")
+        checks.share(self, "field_share")
 
 
 class Discriminator(nn.Module):

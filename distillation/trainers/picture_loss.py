@@ -11,6 +11,7 @@ from torch import Generator, Tensor, nn
 from distillation.losses.pairs import pseudo_huber
 from distillation.losses.texture import texture_error
 from distillation.trainers.patches import Patches, PatchesRecipe
+from distillation.trainers.real_images import RealImages
 from distillation.training import checks
 from distillation.training.task import Trained, TrainingRecipe
 
@@ -40,8 +41,17 @@ class PictureLossRecipe(TrainingRecipe):
 class PictureLoss:
     """The loss in the steps of a training; the discriminator is one of the task's networks."""
 
-    def __init__(self, recipe: PictureLossRecipe, task: Trained, *, device: torch.device) -> None:
+    def __init__(
+        self,
+        recipe: PictureLossRecipe,
+        task: Trained,
+        *,
+        device: torch.device,
+        real_images: RealImages | None = None,
+    ) -> None:
+        """real_images: accepted pictures, for the discriminator."""
         self._recipe = recipe
+        self._real_images = real_images
         self._patches = (
             Patches(recipe.patches, task, seed=recipe.seed, device=device)
             if recipe.patches is not None
@@ -49,9 +59,12 @@ class PictureLoss:
         )
 
     def __call__(
-        self, index: int, output: Tensor, target: Tensor, generator: Generator
+        self, index: int, output: Tensor, target: Tensor, prompts: Tensor, generator: Generator
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Return the loss of step `index`, and its parts by name. output, target: fp32 [B, 3, H, W] in [−1, 1]."""
+        """Return the loss of step `index`, and its parts by name.
+
+        output, target: fp32 [B, 3, H, W] in [−1, 1]; prompts: int64 [B], rows of the catalogue.
+        """
         recipe = self._recipe
         errors = picture_errors(output, target, huber_c=recipe.huber_c, scales=recipe.scales)
         loss = errors["pixels"] + recipe.detail_weight * errors["detail"]
@@ -59,11 +72,21 @@ class PictureLoss:
             errors["texture"] = texture_error(output, target)
             loss = loss + recipe.texture_weight * errors["texture"]
         if self._patches is not None:
-            error = self._patches.error(index, output, target, generator)
+            real = self._real(target, prompts, generator)
+            error = self._patches.error(index, output, real, generator)
             if error is not None:
                 errors["adversarial"] = error
                 loss = loss + self._patches.recipe.weight * error
         return loss, errors
+
+    def _real(self, target: Tensor, prompts: Tensor, generator: Generator) -> Tensor:
+        """Return the discriminator's real pictures: the targets, some replaced by accepted ones of the same prompts."""
+        patches = self._recipe.patches
+        if self._real_images is None or patches is None:
+            return target
+        return self._real_images.mixed_into(
+            target, prompts, share=patches.field_share, generator=generator
+        )
 
     def learn(self, index: int, generator: Generator) -> dict[str, float]:
         """Update the discriminator by the pictures of this step and return its loss; empty without an update."""

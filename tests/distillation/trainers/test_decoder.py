@@ -119,18 +119,16 @@ def test_an_interrupted_training_ends_with_the_same_weights(
     teacher: Teacher, pairs: Pairs, tmp_path: Path
 ) -> None:
     recipe = replace(TOY, steps=2, warmup=0)
-    toys.assert_resumes(
-        lambda: DecoderTask(recipe, teacher=teacher, latents=pairs.latents), recipe, tmp_path
-    )
+    toys.assert_resumes(lambda: DecoderTask(recipe, teacher=teacher, pairs=pairs), recipe, tmp_path)
 
 
 def test_half_of_the_latents_have_noise(teacher: Teacher, pairs: Pairs) -> None:
     recipe = replace(TOY, latent_noise=0.5)
-    task = DecoderTask(recipe, teacher=teacher, latents=pairs.latents)
+    task = DecoderTask(recipe, teacher=teacher, pairs=pairs)
     clean, noisy = task._latents.chunk(2)
     assert torch.equal(clean, pairs.latents.float())
     assert (noisy - clean).std().item() == pytest.approx(0.5, rel=0.1)
-    without = DecoderTask(replace(TOY, latent_noise=0.0), teacher=teacher, latents=pairs.latents)
+    without = DecoderTask(replace(TOY, latent_noise=0.0), teacher=teacher, pairs=pairs)
     assert len(without._latents) == len(pairs)
 
 
@@ -195,8 +193,8 @@ def test_other_sizes_than_the_vaes_and_too_few_pairs_are_refused(
     with pytest.raises(
         RecipeRefused, match=r"decoder\.shuffle 1: .* has 8 pixels .* this decoder 4"
     ):
-        DecoderTask(replace(TOY, blocks=(1, 0, 0)), teacher=teacher, latents=pairs.latents)
+        DecoderTask(replace(TOY, blocks=(1, 0, 0)), teacher=teacher, pairs=pairs)
     with pytest.raises(RecipeRefused, match=r"decoder\.validated \(12\)"):
         decoders.train(replace(TOY, validated=12), inputs_of(teacher, pairs, tmp_path))
     with pytest.raises(RecipeRefused, match=r"decoder\.scales"):
-        DecoderTask(replace(TOY, scales=7), teacher=teacher, latents=pairs.latents)
+        DecoderTask(replace(TOY, scales=7), teacher=teacher, pairs=pairs)

@@ -8,12 +8,14 @@ import torch
 from distillation.trainers.decoder import DecoderRecipe
 from distillation.trainers.patches import NAME, PatchesRecipe
 from distillation.trainers.picture_loss import PictureLoss, picture_errors
+from distillation.trainers.real_images import RealImages
 from distillation.training.task import Trained
 
 torch.set_num_threads(1)
 
 PLAIN = DecoderRecipe(scales=2)
 CPU = torch.device("cpu")
+PROMPTS = torch.tensor([0, 1])
 
 
 def pictures(seed: int) -> torch.Tensor:
@@ -46,9 +48,9 @@ def test_a_coarse_error_that_no_pixel_shows_counts_at_the_coarse_scales() -> Non
 
 def test_texture_adds_its_weighted_error() -> None:
     ours, theirs = pictures(1) * 0.3, pictures(2)
-    plain, _ = PictureLoss(PLAIN, Trained(), device=CPU)(0, ours, theirs, generator())
+    plain, _ = PictureLoss(PLAIN, Trained(), device=CPU)(0, ours, theirs, PROMPTS, generator())
     recipe = replace(PLAIN, texture_weight=2.0)
-    loss, errors = PictureLoss(recipe, Trained(), device=CPU)(0, ours, theirs, generator())
+    loss, errors = PictureLoss(recipe, Trained(), device=CPU)(0, ours, theirs, PROMPTS, generator())
     assert errors["texture"] > 0
     assert loss.item() == pytest.approx((plain + 2 * errors["texture"]).item())
 
@@ -60,12 +62,35 @@ def test_the_discriminator_learns_first_and_counts_later() -> None:
     assert NAME in task.modules and NAME in task.optimizers
     is_counted, is_learning = [], []
     for index in range(4):
-        loss, errors = loss_of(index, pictures(1) * 0.3, pictures(2), generator())
+        loss, errors = loss_of(index, pictures(1) * 0.3, pictures(2), PROMPTS, generator())
         is_counted.append("adversarial" in errors)
         is_learning.append("discriminator" in loss_of.learn(index, generator()))
     assert is_learning == [False, True, True, True]
     assert is_counted == [False, False, False, True]
     plain, _ = PictureLoss(PLAIN, Trained(), device=CPU)(
-        3, pictures(1) * 0.3, pictures(2), generator()
+        3, pictures(1) * 0.3, pictures(2), PROMPTS, generator()
     )
     assert loss.item() == pytest.approx((plain + 0.5 * errors["adversarial"]).item())
+
+
+def test_the_discriminator_learns_from_accepted_pictures_of_the_prompts() -> None:
+    accepted = RealImages(
+        torch.full((1, 3, 32, 32), 255, dtype=torch.uint8),
+        which=torch.tensor([0]),
+        prompts=torch.tensor([1]),
+    )
+    theirs = pictures(2)
+
+    def crops(share: float) -> torch.Tensor:
+        patches = PatchesRecipe(crop=32, width=4, field_share=share)
+        loss_of = PictureLoss(
+            replace(PLAIN, patches=patches), Trained(), device=CPU, real_images=accepted
+        )
+        loss_of(0, pictures(1), theirs, PROMPTS, generator())
+        assert loss_of._patches is not None and loss_of._patches._crops is not None
+        return loss_of._patches._crops[1]
+
+    assert crops(0).equal(theirs)
+    mixed = crops(1)
+    assert (mixed[PROMPTS == 1] == 1).all()
+    assert mixed[PROMPTS != 1].equal(theirs[PROMPTS != 1])

@@ -32,23 +32,25 @@ def folder(tmp_path):
 
 def test_pictures_are_encoded_as_the_teachers_vae_does(folder):
     teacher = toys.teacher()
-    found = real_images.read(folder, teacher=teacher, catalogue=toys.catalogue())
-    assert found.prompts.tolist() == [0, 0, 2]
-    assert found.latents.shape[1:] == teacher.latent_shape and found.latents.dtype == torch.float16
-    assert found.latents[1].equal(found.latents[2])
+    found = real_images.read_latents(folder, teacher=teacher, catalogue=toys.catalogue())
+    assert found.prompts.tolist() == [0, 0, 2] and found.which.tolist() == [1, 0, 0]
+    latents = found.samples[found.which]
+    assert latents.shape[1:] == teacher.latent_shape and latents.dtype == torch.float16
     pixels = torch.tensor(list(picture(1, width=64, height=64).tobytes())).view(1, 64, 64, 3)
     wanted = image_to_latents(teacher.vae, pixels.permute(0, 3, 1, 2).float() / 127.5 - 1)
-    assert (found.latents[0] - wanted[0]).abs().max() < 0.01
-    assert latents_to_image(teacher.vae, found.latents.float()).shape == (3, 3, 64, 64)
+    assert (latents[0] - wanted[0]).abs().max() < 0.01
+    assert latents_to_image(teacher.vae, latents.float()).shape == (3, 3, 64, 64)
 
 
 def test_a_snapshot_without_pictures_has_no_real_images(tmp_path):
-    assert real_images.read(tmp_path, teacher=toys.teacher(), catalogue=toys.catalogue()) is None
+    assert real_images.read_pictures(tmp_path, catalogue=toys.catalogue()) is None
 
 
 def test_a_share_of_the_targets_is_replaced_by_real_images_of_the_same_prompt():
     images = RealImages(
-        torch.tensor([10.0, 20.0, 30.0]).half().view(3, 1, 1, 1), torch.tensor([0, 0, 2])
+        torch.tensor([30.0, 10.0, 20.0]).half().view(3, 1, 1, 1),
+        which=torch.tensor([1, 2, 0]),
+        prompts=torch.tensor([0, 0, 2]),
     )
     prompts = torch.tensor([0, 1, 2]).repeat(400)
     targets = torch.zeros(len(prompts), 1, 1, 1)
@@ -66,10 +68,21 @@ def test_a_share_of_the_targets_is_replaced_by_real_images_of_the_same_prompt():
     assert set(mixed(1)[prompts == 2].tolist()) == {30.0}
 
 
+def test_pictures_replace_the_teachers_pictures(folder):
+    found = real_images.read_pictures(folder, catalogue=toys.catalogue())
+    assert found.samples.dtype == torch.uint8
+    mixed = found.mixed_into(
+        torch.zeros(2, 3, 64, 64), torch.tensor([2, 1]), share=1.0, generator=torch.Generator()
+    )
+    wanted = torch.tensor(list(picture(2, width=64, height=64).tobytes())).view(64, 64, 3)
+    assert ((mixed[0] + 1) * 127.5).round().byte().equal(wanted.permute(2, 0, 1).byte())
+    assert not mixed[1].any()  # the second variant has none
+
+
 def test_only_the_heads_learn_from_real_images(folder):
     adversarial = replace(ADVERSARIAL, learn_after=0, field_share=1.0)
     recipe = replace(RECIPE, adversarial=adversarial)
-    images = real_images.read(folder, teacher=toys.teacher(), catalogue=toys.catalogue())
+    images = real_images.read_latents(folder, teacher=toys.teacher(), catalogue=toys.catalogue())
     with_images, without = task_of(recipe, real_images=images), task_of(recipe)
     for task in (with_images, without):
         steps(task, [0])
