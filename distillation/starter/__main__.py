@@ -95,6 +95,11 @@ def _parser() -> argparse.ArgumentParser:
         "render photographs that are used in no training, as files for `distill --real`",
     )
     photographs.add_argument("folder", type=Path, help="folder for the PNG files")
+    photographs.add_argument(
+        "--training",
+        action="store_true",
+        help="those of the training instead, in a folder for each prompt, for `images add --each-folder`",
+    )
     _add_labels(
         command(
             "labels",
@@ -187,14 +192,27 @@ def _blind(options: argparse.Namespace) -> None:
 def _photographs(options: argparse.Namespace) -> None:
     from PIL import Image
 
-    rendered = _rendered(options, "test")
-    options.folder.mkdir(parents=True, exist_ok=True)
+    rendered = _of_training(options) if options.training else _rendered(options, "test")
     for seed, combination, image in zip(
         rendered.seeds, rendered.combinations, rendered.images, strict=True
     ):
-        name = "-".join((*astuple(combination), str(seed)))
-        Image.fromarray(image.permute(1, 2, 0).numpy()).save(options.folder / f"{name}.png")
+        if options.training:
+            file = options.folder / combination.slug / f"{seed}.png"
+        else:
+            file = options.folder / f"{'-'.join((*astuple(combination), str(seed)))}.png"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image.permute(1, 2, 0).numpy()).save(file)
     print(f"{len(rendered)} photographs in {options.folder}.")
+
+
+def _of_training(options: argparse.Namespace) -> "Photographs":
+    """Return the photographs of the stage `scenes` for the prompts of the catalogue."""
+    from distillation.starter import captions, photographs, recipe
+
+    table = recipe.QUICK if options.quick else recipe.STAGES
+    found = photographs.read(stages.folder_of(table, options.data, "scenes"), "train")
+    known = set(captions.catalogue())
+    return found.take([row for row, own in enumerate(found.combinations) if own in known])
 
 
 def _labels(options: argparse.Namespace) -> None:

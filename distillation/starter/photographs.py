@@ -1,5 +1,6 @@
 """Photographs of a split, read from their shards."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -39,9 +40,16 @@ class Photographs:
 
     def part(self, first: int, count: int) -> "Photographs":
         """Return at most `count` photographs from index `first` on."""
-        rows = slice(first, first + count)
+        return self.take(range(first, min(first + count, len(self))))
+
+    def take(self, rows: Sequence[int]) -> "Photographs":
+        """Return the photographs of these rows."""
+        chosen = torch.tensor(rows, dtype=torch.long)
         return Photographs(
-            self.images[rows], self.masks[rows], self.combinations[rows], self.seeds[rows]
+            self.images[chosen],
+            self.masks[chosen],
+            tuple(self.combinations[row] for row in rows),
+            tuple(self.seeds[row] for row in rows),
         )
 
 

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from django.core.management.base import CommandError
-from django.db import connection
+from django.db import connection, transaction
 from django.db.models import Count, Q
 from django.template.defaultfilters import pluralize
 from tqdm import tqdm
@@ -44,6 +44,11 @@ class Command(DistillationCommand):
         which.add_argument(
             "--variants-tag", metavar="TAG", help="all active variants with this tag"
         )
+        which.add_argument(
+            "--each-folder",
+            action="store_true",
+            help="URL has one folder for each variant, named by its slug: add each as a source NAME-SLUG",
+        )
         add.add_argument(
             "--tags",
             metavar="BIT,…",
@@ -62,6 +67,9 @@ class Command(DistillationCommand):
         getattr(self, options["command"])(options)
 
     def add(self, options: dict[str, Any]) -> None:
+        if options["each_folder"]:
+            self.add_each(options)
+            return
         source = examples.add(
             options["name"],
             options["url"],
@@ -70,6 +78,26 @@ class Command(DistillationCommand):
         )
         self.stdout.write(
             f"Added {source.name}. Read it with: manage.py images ingest {source.name}"
+        )
+
+    def add_each(self, options: dict[str, Any]) -> None:
+        """Add a source for each folder in the source's folder; none if one of them is no variant's."""
+        whole = examples.folder_of(options["url"])
+        slugs = sorted(path.name for path in whole.iterdir() if path.is_dir())
+        if not slugs:
+            raise CommandError(
+                f"{whole} contains no folder. Make one for each variant, named by its slug."
+            )
+        with transaction.atomic():
+            for variant in _with_slugs(slugs):
+                examples.add(
+                    f"{options['name']}-{variant.slug}",
+                    f"{options['url'].rstrip('/')}/{variant.slug}",
+                    tags=_names(options["tags"]),
+                    variants=[variant],
+                )
+        self.stdout.write(
+            f"Added {len(slugs)} source{pluralize(len(slugs))}. Read them with: manage.py images ingest"
         )
 
     def list(self, _options: dict[str, Any]) -> None:
@@ -143,7 +171,10 @@ def _variants(options: dict[str, Any]) -> Sequence[PromptVariant]:
         if not tagged:
             raise CommandError(f"No active prompt variant has the tag {options['variants_tag']}.")
         return list(tagged)
-    slugs = _names(options["variants"])
+    return _with_slugs(_names(options["variants"]))
+
+
+def _with_slugs(slugs: Sequence[str]) -> Sequence[PromptVariant]:
     found = {variant.slug: variant for variant in PromptVariant.objects.filter(slug__in=slugs)}
     if unknown := [slug for slug in slugs if slug not in found]:
         raise CommandError(f"There is no prompt variant {', '.join(unknown)}.")

@@ -55,6 +55,30 @@ def test_a_source_is_added_read_and_judged(folder, detector):
     assert "judged 0" in images("judge", "--detector", version.name)
 
 
+def test_each_folder_becomes_the_source_of_the_variant_of_its_name(folder):
+    red, blue = make_variant(slug="red-vase"), make_variant(slug="blue-vase")
+    for slug in ("red-vase", "blue-vase"):
+        (folder / slug).mkdir()
+        (folder / slug / "one.png").write_bytes(png(len(slug)))
+    assert "Added 2 sources" in images("add", "shop", "vases", "--each-folder")
+    assert {source.name: list(source.variants.all()) for source in ImageSource.objects.all()} == {
+        "shop-red-vase": [red],
+        "shop-blue-vase": [blue],
+    }
+    assert "shop-red-vase: 1 file, 1 taken" in images("ingest", "shop-red-vase")
+
+
+def test_with_a_folder_that_no_variant_has_none_is_added(folder):
+    make_variant(slug="red-vase")
+    with pytest.raises(CommandError, match="contains no folder"):
+        images("add", "shop", "vases", "--each-folder")
+    for slug in ("red-vase", "sofa"):
+        (folder / slug).mkdir()
+    with pytest.raises(CommandError, match="no prompt variant sofa"):
+        images("add", "shop", "vases", "--each-folder")
+    assert not ImageSource.objects.exists()
+
+
 def test_variants_are_named_by_a_tag(folder):
     one, two = make_variant(tags=["vases"]), make_variant(tags=["vases"])
     make_variant(tags=["vases"], status="archived")

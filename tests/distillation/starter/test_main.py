@@ -11,9 +11,10 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from distillation.resumable import stages
 from distillation.resumable.stages import Context, Stage
 from distillation.starter import __main__ as command
-from distillation.starter import recipe, rendering
+from distillation.starter import captions, recipe, rendering
 from distillation.training.errors import TrainingDiverged
 from tests.distillation.starter import toys
 
@@ -86,6 +87,21 @@ def test_photographs_used_in_no_training_are_written_as_files(tmp_path, capsys):
         assert tuple(words) == dataclasses.astuple(shot.combination)
         with Image.open(path) as image:
             assert image.size == (128, 128) and image.getextrema() != ((0, 0),) * 3
+
+
+def test_photographs_of_the_training_are_written_in_a_folder_for_each_prompt(tmp_path, capsys):
+    folder = stages.folder_of(recipe.QUICK, tmp_path, "scenes")
+    toys.paint(folder, {"train": recipe.QUICK_RECIPES.scenes.train})
+    made = tmp_path / "real"
+    assert run("photographs", made, "--training", "--quick", "--data", tmp_path) == 0
+    files = sorted(made.glob("*/*.png"))
+    assert files and f"{len(files)} photographs" in capsys.readouterr().out
+    slugs = {combination.slug for combination in captions.catalogue()}
+    assert {path.parent.name for path in files} <= slugs
+    shots = {
+        shot.seed: shot for shot in rendering.shots("train", recipe.QUICK_RECIPES.scenes.train)
+    }
+    assert all(shots[int(path.stem)].combination.slug == path.parent.name for path in files)
 
 
 def test_status_shows_the_state_of_each_stage(tmp_path, published, capsys):
