@@ -16,6 +16,7 @@ from distillation.trainers import catalogue
 from distillation.trainers.catalogue import Catalogue
 from distillation.trainers.dmd2.recipe import MatchingRecipe
 from distillation.trainers.labels import LabelsRecipe
+from distillation.trainers.patches import PatchesRecipe
 from distillation.training.errors import TrainingError
 from generation.engine import importing
 from generation.engine import release as releases
@@ -25,6 +26,11 @@ from tests.distillation.toys import SMALL
 
 ONE_STEP, SD15 = RECIPES["starter-1step"], RECIPES["sd15-tiny-1step"]
 SMALLER = replace(ONE_STEP, image_size=64)  # of the tiny release
+PATCHED = replace(
+    ONE_STEP,
+    decoder=replace(ONE_STEP.decoder, patches=PatchesRecipe()),
+    joint=replace(ONE_STEP.joint, patches=PatchesRecipe()),
+)
 
 
 @pytest.fixture
@@ -97,8 +103,8 @@ def test_a_new_decoder_is_trained_before_the_training_of_a_release_continues(inp
     [
         (SD15, {"matching"}),
         (replace(SD15, matching=MatchingRecipe(adversarial=None)), set()),
-        (ONE_STEP, {"decoder", "joint"}),
-        (replace(ONE_STEP, decoder=replace(ONE_STEP.decoder, patches=None)), {"joint"}),
+        (PATCHED, {"decoder", "joint"}),
+        (replace(PATCHED, decoder=replace(PATCHED.decoder, patches=None)), {"joint"}),
     ],
     ids=["heads", "neither", "patches", "patches of joint"],
 )
