@@ -160,7 +160,7 @@ class LightStep(QueueStep):
     queue = light.QUEUE
 
     def begin(self) -> None:
-        light.begin()
+        light.begin(slots=self.slots)
 
 
 class WebhooksStep(QueueStep):

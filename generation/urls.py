@@ -43,6 +43,11 @@ urlpatterns = [
     path("v1/me", me.Me.as_view(), name="me"),
     path("v1/variants", variants.VariantList.as_view(), name="variants"),
     path("v1/variants/<slug:slug>", variants.VariantDetail.as_view(), name="variant"),
+    path(
+        "v1/variants/images/<uuid:image_id>/thumbnail",
+        images.VariantImageFile.as_view(),
+        name="variant-image",
+    ),
     path("v1/jobs", jobs.JobList.as_view(), name="jobs"),
     path("v1/jobs/<uuid:job_id>", jobs.JobDetail.as_view(), name="job"),
     path("v1/jobs/<uuid:job_id>/events", events.JobEvents.as_view(), name="job-events"),

@@ -3,6 +3,7 @@
 import gc
 import logging
 import os
+import re
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +16,7 @@ from django.test import TransactionTestCase
 from xdist.scheduler import LoadFileScheduling
 
 import generation.engine  # noqa: F401  before torch: it sets how long OpenMP may spin
+from tests.template import Template
 from tests.web import Web
 
 
@@ -38,6 +40,11 @@ settings.PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher", *H
 settings.CELERY_BROKER_URL = settings.REDIS_URL.replace("unix://", "redis+socket://", 1)
 
 
+# A stack, and a converted release.
+TOGETHER = ("tests/acceptance/", "tests/generation/engine/runtimes/")
+ALL_SLOW = re.compile(r"^pytestmark = .*\bpytest\.mark\.slow\b", re.MULTILINE)
+
+
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--device", default="cpu", help="where tensors live in engine tests: cpu, cuda"
@@ -45,11 +52,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 class ByFile(LoadFileScheduling):
-    """Distribute whole files. All acceptance tests go to one process, which starts their stack."""
+    """Distribute whole files, and whole folders whose files share what takes long to make."""
 
     def _split_scope(self, nodeid: str) -> str:
-        if nodeid.startswith("tests/acceptance/"):
-            return "tests/acceptance"
+        for folder in TOGETHER:
+            if nodeid.startswith(folder):
+                return folder
         return super()._split_scope(nodeid)
 
 
@@ -71,7 +79,16 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def pytest_collection_finish() -> None:
+    gc.freeze()  # garbage collections skip the modules and the collected tests
+    gc.set_threshold(20_000, 10, 10)  # most objects of Django and torch go without a collection
     gc.enable()
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Do not import a file whose tests are all slow if these are not selected: some import large clients."""
+    if "not slow" not in config.option.markexpr or collection_path.suffix != ".py":
+        return None
+    return True if ALL_SLOW.search(collection_path.read_text("utf-8")) else None
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -199,8 +216,32 @@ def quick_flush() -> None:
 
 
 @pytest.fixture(scope="session")
-def django_db_setup(django_db_setup, django_db_blocker):
+def template(request, tmp_path_factory, django_db_blocker) -> Iterator[Template | None]:
+    """The migrated database that the processes of one run copy; None if there is only one process."""
+    run = getattr(request.config, "workerinput", {}).get("testrunuid")
+    if run is None:
+        yield None
+        return
+    with django_db_blocker.unblock():
+        template = Template(run, tmp_path_factory.getbasetemp().parent)
+    yield template
+    with django_db_blocker.unblock():
+        template.drop()
+
+
+@pytest.fixture(scope="session")
+def django_db_modify_db_settings(django_db_modify_db_settings, template, django_db_blocker):
+    if template:
+        with django_db_blocker.unblock():
+            template.take()
+
+
+@pytest.fixture(scope="session")
+def django_db_setup(django_db_setup, template, django_db_blocker):
     """Drop the test database at the end even while a thread or a killed process of a test still has a session."""
+    if template:
+        with django_db_blocker.unblock():
+            template.give()
     yield
     with django_db_blocker.unblock(), connection.cursor() as cursor:
         cursor.execute(

@@ -30,6 +30,7 @@ from generation.models import (
     PromptVariant,
     Quality,
     Release,
+    VariantImage,
     WebhookEndpoint,
     Worker,
 )
@@ -98,6 +99,7 @@ def make_variant(
     status: str = PromptVariant.Status.ACTIVE,
     notes: str = "",
     revision: int = 1,
+    quality_floor: float | None = None,
 ) -> PromptVariant:
     """Create a catalogue row without `generation.catalogue.variants`: nothing is validated and nothing is encoded."""
     if slug is None:
@@ -112,6 +114,7 @@ def make_variant(
         status=status,
         notes=notes,
         revision=revision,
+        quality_floor=quality_floor,
     )
 
 
@@ -293,6 +296,17 @@ def make_image(
     )
 
 
+def make_variant_image(
+    *, variant: PromptVariant, release: Release | None = None, color: str = "teal"
+) -> VariantImage:
+    """Create the image of a variant that is shown to everybody, with a real file of one colour in the storage."""
+    file = storage.save(_encode(Picture.new("RGB", (64, 64), color), "webp"), "webp")
+    release = release or make_release()
+    return VariantImage.objects.create(
+        variant=variant, release=release, revision=variant.revision, file=file.name
+    )
+
+
 def _encode(picture: Picture.Image, output_format: str) -> bytes:
     buffer = io.BytesIO()
     picture.save(buffer, output_format.upper())
@@ -306,6 +320,7 @@ def make_worker(
     silent_seconds: float = 0,
     release: Release | None = None,
     loaded: Sequence[Release] = (),
+    devices: Sequence[str] = (),
 ) -> Worker:
     """Create the row of a worker whose last heartbeat was `silent_seconds` ago."""
     return Worker.objects.create(
@@ -314,6 +329,7 @@ def make_worker(
         hostname="host",
         pid=1,
         device="cpu",
+        devices=list(devices),
         release=release,
         loaded=[one.pk for one in loaded],
         heartbeat_at=timezone.now() - timedelta(seconds=silent_seconds),

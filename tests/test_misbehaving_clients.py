@@ -175,16 +175,22 @@ PATHS = ("/login", "/", "/v1/jobs", "/admin/login/", "/static/x", LARGE)
 SIZES = (1, 1000, 1_100_000, MAX_BYTES, MAX_BYTES + 1, 5_000_000)
 
 
+def form(path: str, size: int, sent: int) -> bytes:
+    """Return the beginning of a request with a form of `size` bytes, of which `sent` follow."""
+    head = f"POST {path} HTTP/1.1\r\nHost: localhost\r\nCookie: csrftoken={'a' * 32}\r\n"
+    head += "Content-Type: application/x-www-form-urlencoded\r\n"
+    return f"{head}Content-Length: {size}\r\n\r\n".encode() + b"a" * sent
+
+
 def half_sent() -> Iterator[bytes]:
     """Yield requests that are cut off in each phase."""
     whole = b"POST /login HTTP/1.1\r\nHost: localhost\r\nContent-Length: 10\r\n\r\n"
     yield from (whole[:length] for length in (1, 5, 20, 40, len(whole) - 2, len(whole) - 1))
     for size, path in itertools.product(SIZES, PATHS):
-        head = f"POST {path} HTTP/1.1\r\nHost: localhost\r\nCookie: csrftoken={'a' * 32}\r\n"
-        head += "Content-Type: application/x-www-form-urlencoded\r\n"
-        head += f"Content-Length: {size}\r\n\r\n"
         for sent in {0, size // 2, size - 1}:
-            yield head.encode() + b"a" * min(sent, 300_000)
+            yield form(path, size, min(sent, 300_000))
+    # More than a MiB sent, from more connections than threads: the check of the CSRF token reads the form.
+    yield from [form("/login", 2_000_000, 1_100_000)] * MORE_THAN_THREADS
     yield b"POST /login HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nabc"
 
 

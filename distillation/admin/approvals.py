@@ -15,6 +15,7 @@ from distillation.evaluation.gate_limits import MAX_SEEDS
 from distillation.models import Run
 from distillation.reports import explanation
 from distillation.runs import approval
+from generation.admin.actions import Number, whole_number
 from generation.errors import GenerationError
 from generation.releases import lifecycle as releases
 from generation.releases import reassignment
@@ -68,18 +69,18 @@ def _serve(request: HttpRequest, run: Run) -> tuple[Run, str]:
 
 
 def _canary(request: HttpRequest, run: Run) -> tuple[Run, str]:
-    percent = _number(request, "percent")
+    percent = whole_number(request, "percent")
     release = approval.begin_canary(run, percent=percent)
     return run, f"{release.name} serves {percent} % of the jobs."
 
 
 def _measure(request: HttpRequest, run: Run) -> tuple[Run, str]:
-    started = approval.measure_again(run, seeds=_number(request, "seeds"), by=request.user)
+    started = approval.measure_again(run, seeds=whole_number(request, "seeds"), by=request.user)
     return started, f"{started.name} measures {run.name} again."
 
 
 def _train_on(request: HttpRequest, run: Run) -> tuple[Run, str]:
-    started = approval.train_on(run, steps=_number(request, "steps"), by=request.user)
+    started = approval.train_on(run, steps=whole_number(request, "steps"), by=request.user)
     return started, f"{started.name} continues the training of {run.name}."
 
 
@@ -102,13 +103,6 @@ def _reason(request: HttpRequest) -> str:
     if len(reason) > MAX_REASON:
         raise DistillationRefused(f"A reason has at most {MAX_REASON} characters.")
     return reason
-
-
-def _number(request: HttpRequest, field: str) -> int:
-    given = request.POST.get(field, "")
-    if not (given.isascii() and given.isdecimal() and len(given) < 10):
-        raise DistillationRefused(f"{field}: give a whole number, not {given[:20]!r}.")
-    return int(given)
 
 
 # --- on the page ----------------------------------------------------------------------------------
@@ -142,10 +136,7 @@ def offered(request: HttpRequest, run: Run) -> list[dict[str, Any]]:
                     "icon": "science",
                     "text": f"A share of the jobs uses {release.name}, and its failures are compared with those of "
                     f"{active.name}. It is withdrawn if it is measurably worse.",
-                    "number": {
-                        "name": "percent", "label": "Share of the jobs, %", "least": 1, "most": 99,
-                        "value": settings.CANARY_PERCENT,
-                    },
+                    "number": Number("percent", "Share of the jobs, %", 1, 99, settings.CANARY_PERCENT),
                 }
             )  # fmt: skip
     if approval.can_measure_again(run):
@@ -157,10 +148,13 @@ def offered(request: HttpRequest, run: Run) -> list[dict[str, Any]]:
                 "text": f"A new run with the same recipe evaluates with more fresh seeds. It reuses the training of "
                 f"{run.name} if that is still on disk and the catalogue has not changed; otherwise it trains again. "
                 f"{release.name} is not changed: discard it when the new release is served.",
-                "number": {
-                    "name": "seeds", "label": "Seeds of each variant", "least": 1, "most": MAX_SEEDS,
-                    "value": explanation.explain(run.gate or {}).seeds,
-                },
+                "number": Number(
+                    "seeds",
+                    "Seeds of each variant",
+                    1,
+                    MAX_SEEDS,
+                    explanation.explain(run.gate or {}).seeds or 1,
+                ),
             }
         )  # fmt: skip
     if approval.can_train_on(run):
@@ -171,10 +165,7 @@ def offered(request: HttpRequest, run: Run) -> list[dict[str, Any]]:
                 "icon": "model_training",
                 "text": f"A new run continues the training of {release.name}, with the present catalogue. Its release "
                 "comes back here.",
-                "number": {
-                    "name": "steps", "label": "Steps", "least": 1, "most": approval.MAX_STEPS,
-                    "value": approval.steps_of(run),
-                },
+                "number": Number("steps", "Steps", 1, approval.MAX_STEPS, approval.steps_of(run)),
             }
         )  # fmt: skip
     if approval.can_decide(run):

@@ -42,8 +42,12 @@ class ComparisonMixin:
         return [*own, *super().get_urls()]  # type: ignore[misc]
 
     def compare_view(self, request: HttpRequest) -> HttpResponse:
-        """Compare the releases ?first=NAME&second=NAME; a POST submits jobs for the missing pictures."""
+        """Compare the releases ?first=NAME&second=NAME; a POST submits jobs for the missing pictures.
+
+        &new=NAME: only the prompts that this release does not cover.
+        """
         first, second = _chosen(request)
+        new = _not_covered_by(request)
         context = self.admin_site.each_context(request) | {
             "title": "Two releases side by side",
             "opts": self.opts,
@@ -54,24 +58,30 @@ class ComparisonMixin:
         if first is None or second is None or first == second:
             return TemplateResponse(request, "distillation/admin/compare.html", context)
         if request.method == "POST":
-            return self._make(request, first, second)
+            return self._make(request, first, second, new)
         fits = first.encoder_fingerprint == second.encoder_fingerprint
-        found = side_by_side.pairs(first, second) if fits else []
+        found = side_by_side.pairs(first, second, not_covered_by=new) if fits else []
         page = Paginator(found, ON_A_PAGE).get_page(request.GET.get("page"))
         context |= {
             "fits": fits,
             "may_make": fits and request.user.has_perm(MAKES),
             "pairs": page,
             "rows": [(pair, _words(pair), *_links(first, second, pair)) for pair in page],
-            "blind_url": reverse("admin:generation_release_blind") + _query(first, second),
-            "previous": _query(first, second, page=page.previous_page_number()) if page.has_previous() else "",
-            "following": _query(first, second, page=page.next_page_number()) if page.has_next() else "",
+            "new": new,
+            "all_url": _query(first, second),
+            "blind_url": reverse("admin:generation_release_blind") + _query(first, second, new),
+            "previous": _query(first, second, new, page=page.previous_page_number()) if page.has_previous() else "",
+            "following": _query(first, second, new, page=page.next_page_number()) if page.has_next() else "",
         }  # fmt: skip
         return TemplateResponse(request, "distillation/admin/compare.html", context)
 
     def blind_view(self, request: HttpRequest) -> HttpResponse:
-        """Show pairs of ?first=NAME&second=NAME in hidden order; with answers, show which release they prefer."""
+        """Show pairs of ?first=NAME&second=NAME in hidden order; with answers, show which release they prefer.
+
+        &new=NAME: see `compare_view`.
+        """
         first, second = _chosen(request)
+        new = _not_covered_by(request)
         context = self.admin_site.each_context(request) | {
             "title": "Two releases, compared blindly",
             "opts": self.opts,
@@ -80,11 +90,12 @@ class ComparisonMixin:
         }
         if first is not None and second is not None and first != second:
             fits = first.encoder_fingerprint == second.encoder_fingerprint
-            trials = blind.trials(first, second) if fits else []
-            query = _query(first, second)
+            trials = blind.trials(first, second, not_covered_by=new) if fits else []
+            query = _query(first, second, new)
             is_answered = "answered" in request.GET
             context |= {
                 "fits": fits,
+                "new": new,
                 "rows": [_hidden(first, second, trial) for trial in trials],
                 "tally": blind.tally(trials, request.GET.dict()) if is_answered else None,
                 "open_url": reverse("admin:generation_release_compare") + query,
@@ -92,11 +103,13 @@ class ComparisonMixin:
             }
         return TemplateResponse(request, "distillation/admin/blind.html", context)
 
-    def _make(self, request: HttpRequest, first: Release, second: Release) -> HttpResponse:
+    def _make(
+        self, request: HttpRequest, first: Release, second: Release, new: Release | None
+    ) -> HttpResponse:
         if not request.user.has_perm(MAKES):
             raise PermissionDenied
         try:
-            count = pictures.make(first, second, by=request.user)
+            count = pictures.make(first, second, by=request.user, not_covered_by=new)
         except GenerationError as error:
             messages.error(request, error.detail)
         else:
@@ -104,7 +117,8 @@ class ComparisonMixin:
                 request,
                 f"{count} job{pluralize(count, ' makes,s make')} the pictures. Reload the page in a moment.",
             )
-        return redirect(reverse("admin:generation_release_compare") + _query(first, second, page=1))
+        query = _query(first, second, new, page=1)
+        return redirect(reverse("admin:generation_release_compare") + query)
 
     def compared_view(
         self, request: HttpRequest, release_id: int, embedding: str, seed: int
@@ -134,8 +148,15 @@ def _chosen(request: HttpRequest) -> tuple[Release | None, Release | None]:
     return active, others.order_by("-registered_at").first()
 
 
-def _query(first: Release, second: Release, **more: int) -> str:
-    return f"?{urlencode({'first': first.name, 'second': second.name, **more})}"
+def _not_covered_by(request: HttpRequest) -> Release | None:
+    """Return the release whose uncovered prompts the query selects; None for all prompts. Raises Http404."""
+    name = request.GET.get("new")
+    return get_object_or_404(Release, name=name) if name else None
+
+
+def _query(first: Release, second: Release, new: Release | None = None, **more: int) -> str:
+    names = {"first": first.name, "second": second.name} | ({"new": new.name} if new else {})
+    return f"?{urlencode(names | more)}"
 
 
 def _hidden(first: Release, second: Release, trial: Trial) -> dict[str, Any]:

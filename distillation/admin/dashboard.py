@@ -1,26 +1,35 @@
 """Additions of distillation to the admin's start page."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 from django.http import HttpRequest
 from django.urls import reverse
 
+from distillation.admin import next_run
 from distillation.models import Example, Run
 from distillation.runs import approval
-from generation.admin import dashboard
+from generation.admin import attention, dashboard
 from generation.admin.attention import Item, Level, count, page
 
 
 def summary(request: HttpRequest, context: dict[str, Any]) -> dict[str, Any]:
     """Return the context of the start page: unfold's DASHBOARD_CALLBACK."""
     context = dashboard.summary(request, context)
-    found = [*context["attention"], *_items(request)]
+    found = [*(_with_offer(request, item) for item in context["attention"]), *_items(request)]
     context["attention"] = sorted(found, key=lambda item: item.level)
     context["is_staffed"] = bool(found or context["cards"])
     if request.user.has_perm("distillation.view_run"):
         context["cards"] += _run()
     return context
+
+
+def _with_offer(request: HttpRequest, item: Item) -> Item:
+    """Return the item; that of prompts without a student says how to start a run now."""
+    if item.url != page("promptvariant", attention.NOT_COVERED):
+        return item
+    return replace(item, advice=next_run.offer(request, next_run.Runs()) or item.advice)
 
 
 def _items(request: HttpRequest) -> Iterator[Item]:

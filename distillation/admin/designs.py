@@ -98,6 +98,7 @@ class DesignForm(forms.ModelForm):
                 hours=data["hours"],
                 recipe=None if own else {"recipe": data["recipe"]},
                 tags=[tag.strip() for tag in data["tags"].split(",") if tag.strip()],
+                is_for_workers=True,
             )
         except LimitRefused as error:
             self.add_error(error.field, error.reason)

@@ -16,7 +16,7 @@ from unfold.widgets import (
 )
 
 from distillation.models import Run
-from distillation.pipeline.summaries import FITS, SUMMARIES
+from distillation.pipeline.summaries import FITS, REFERENCES, SUMMARIES
 from distillation.reports import durations
 from distillation.reports.durations import Measured
 from distillation.runs import plans, recipe_descriptions
@@ -138,8 +138,11 @@ def _time(name: str, measured: dict[tuple[str, bool], Measured]) -> str:
         if is_warm and FITS[name].again_steps is None:
             continue
         found = measured.get((name, is_warm))
+        known = REFERENCES.get((name, is_warm))
         if found is not None:
             of = "1 run" if found.runs == 1 else f"{found.runs} runs"
             parts.append(f"{durations.in_words(found.seconds)} {how} ({of})")
+        elif known is not None:
+            parts.append(f"{known.minutes} minutes {how} on {known.on} (not measured here yet)")
     time = f"Time: {', '.join(parts)}." if parts else "Time: not measured here yet."
     return time if FITS[name].again_steps else f"It cannot continue a student. {time}"

@@ -171,12 +171,12 @@ class RunAdmin(ApprovalsMixin, RequestedMixin, ObjectActionsMixin, ModelAdmin):
         return {
             "run": run,
             "badge": pictures.badge(run.status),
-            "outcome": pictures.badge(run.outcome),
+            "outcome": self.outcome_badge(run),
             "worked": durations.in_words(seconds) if run.token else "",
-            "left": durations.in_words(left) if left is not None else "",
+            "left": _in_words(left),
             "took": seconds_between(run.created_at, run.finished_at),
             "stages": [
-                (stage, "" if stage.seconds is None else durations.in_words(stage.seconds))
+                (stage, *map(_in_words, (stage.seconds, stage.left)))
                 for stage in stage_list.of(run)
             ],
             "pause": _pause(run),
@@ -198,6 +198,7 @@ class RunAdmin(ApprovalsMixin, RequestedMixin, ObjectActionsMixin, ModelAdmin):
         }
         sheet = next((name for name in FILES[:2] if name in links), None)
         is_measured = obj.release is not None and evaluations.of(obj.release) is not None
+        new = approval.new_prompts(obj)
         return self._progress(obj) | {
             "now": self._now(obj) | {"url": reverse("admin:distillation_run_now", args=[obj.pk])},
             "sheet": {"url": links[sheet], "caption": evaluations.CAPTIONS[sheet]}
@@ -213,6 +214,8 @@ class RunAdmin(ApprovalsMixin, RequestedMixin, ObjectActionsMixin, ModelAdmin):
             "prompts_said": prompt_changes.sentences(obj.prompts),
             "compare_url": approval.compare_url(obj),
             "blind_url": approval.compare_url(obj, blind=True),
+            "new_title": approval.new_prompts_title(new),
+            "new_url": approval.compare_url(obj, new=True) if new else "",
             "explained": explanation.explain(obj.gate) if obj.gate else None,
             "approvals": approvals.offered(request, obj),
             "waits": approval.waiting().filter(pk=obj.pk).exists(),
@@ -241,7 +244,9 @@ class RunAdmin(ApprovalsMixin, RequestedMixin, ObjectActionsMixin, ModelAdmin):
 
     @display(description="outcome", ordering="outcome")
     def outcome_badge(self, run: Run) -> str:
-        return pictures.badge(run.outcome)
+        """Return the outcome; a run that ended without one, because it failed or was canceled, has "–"."""
+        is_without = run.outcome == Run.Outcome.PENDING and not run.is_open
+        return "–" if is_without else pictures.badge(run.outcome)
 
     @display(description="reason")
     def what_for(self, run: Run) -> str:
@@ -279,6 +284,10 @@ class RunAdmin(ApprovalsMixin, RequestedMixin, ObjectActionsMixin, ModelAdmin):
     @action(description="Cancel", icon="cancel", permissions=["change"])
     def cancel(self, request: HttpRequest, queryset: QuerySet) -> None:
         self.change_each(request, queryset, runs.cancel)
+
+
+def _in_words(seconds: float | None) -> str:
+    return "" if seconds is None else durations.in_words(seconds)
 
 
 def _pause(run: Run) -> str:

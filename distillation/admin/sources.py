@@ -22,6 +22,7 @@ from distillation.examples import uploads
 from distillation.models import ImageSource
 from generation.admin import pictures
 from generation.admin.actions import ObjectActionsMixin
+from generation.admin.audit import AuditedFormMixin
 from generation.admin.initial import ReadableInitialMixin
 from generation.catalogue import text_rules
 from generation.errors import GenerationError
@@ -101,7 +102,8 @@ class SourceForm(forms.ModelForm):
 
 
 @admin.register(ImageSource)
-class ImageSourceAdmin(ReadableInitialMixin, ObjectActionsMixin, ModelAdmin):
+class ImageSourceAdmin(AuditedFormMixin, ReadableInitialMixin, ObjectActionsMixin, ModelAdmin):
+    noun = "image_source"
     form = SourceForm
     list_display = ("named", "state", "taken", "accepted", "refused", "read")
     search_fields = ("name", "url", "tags")

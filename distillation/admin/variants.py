@@ -3,7 +3,6 @@
 Replaces the page of `generation`, which has no access to runs.
 """
 
-from functools import cached_property
 from typing import Any
 
 from django.contrib import admin, messages
@@ -11,47 +10,27 @@ from django.db.models import QuerySet
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import redirect
 from django.urls import reverse
-from django.utils.formats import date_format
 from django.utils.html import format_html, format_html_join
-from django_celery_beat.models import PeriodicTask
 from unfold.decorators import action
 
-from distillation.admin.schedule import due_at
+from distillation.admin import next_run
+from distillation.admin.next_run import Runs
 from distillation.detectors import registry as detectors
-from distillation.models import Example, Run
+from distillation.evaluation.seeds import seeds_of
+from distillation.models import Example
+from distillation.release_comparison import pictures as compared
+from distillation.runs import approval
 from generation.admin.variant_actions import rows
+from generation.admin.variant_page import Further
 from generation.admin.variants import PromptVariantAdmin
 from generation.catalogue import editing
-from generation.models import PromptVariant
+from generation.models import Embedding, PromptVariant, Release
+from generation.releases import coverage
+from generation.releases import lifecycle as releases
 
-SCHEDULED = "distillation.consider"  # task that may begin a run
 MAX_EXAMPLES = 24
+SHOWN_SEEDS = 2  # of evaluations, beside those of jobs
 admin.site.unregister(PromptVariant)
-
-
-class Runs:
-    """The open run and the time of the next scheduled decision, each read once for a page."""
-
-    @cached_property
-    def open(self) -> Run | None:
-        return Run.objects.filter(status__in=Run.OPEN).order_by("-created_at").first()
-
-    @cached_property
-    def next_decision(self) -> str:
-        """Return as text when the schedule decides next whether to start a run; "" if no decision is due."""
-        task = PeriodicTask.objects.filter(task=SCHEDULED, enabled=True).first()
-        due = None if task is None else due_at(task)
-        return "" if due is None else date_format(due, "DATETIME_FORMAT")
-
-    def of(self, variant: PromptVariant) -> str:
-        """Return a sentence on the run after which a student may cover the variant."""
-        run = self.open
-        # The catalogue is read when the first slice begins.
-        if run is not None and (run.started_at is None or variant.updated_at < run.started_at):
-            return f"In the run {run.name} ({run.status}, {run.percent:.0f} %)."
-        if self.next_decision:
-            return f"The next run may begin {self.next_decision}."
-        return "No run is scheduled."
 
 
 @admin.register(PromptVariant)
@@ -79,6 +58,46 @@ class VariantWithRunsAdmin(PromptVariantAdmin):
         return (
             "No run is scheduled: enable the periodic task consider-redistillation, or start one."
         )
+
+    def after_import(self, request: HttpRequest) -> str:
+        student = releases.active(Release.Kind.STUDENT)
+        if student is not None and not coverage.beyond(student).exists():
+            return ""
+        return next_run.offer(request, self.waiting(request))
+
+    def further_pictures(self, request: HttpRequest, variant: Any) -> Further:
+        """Return the pictures of evaluations, of the seeds that all evaluations share."""
+        if not request.user.has_perm("generation.view_release"):
+            return {}
+        rows = Embedding.objects.filter(
+            variant=variant, revision=variant.revision, data__isnull=False
+        )
+        hashes = dict(rows.values_list("encoder_fingerprint", "sha256"))
+        (seeds,) = seeds_of([variant.slug], each=SHOWN_SEEDS)
+        known = Release.objects.filter(encoder_fingerprint__in=hashes)
+        found: dict[Release, dict[int, str]] = {}
+        for release in known.exclude(status=Release.Status.REJECTED).defer("manifest"):
+            embedding = hashes[release.encoder_fingerprint][:24]
+            urls = {
+                seed: reverse(
+                    "admin:generation_release_compared", args=[release.pk, embedding, seed]
+                )
+                for seed in seeds
+                if compared.find(release, embedding, seed) is not None
+            }
+            if urls:
+                found[release] = urls
+        return found
+
+    def further_compared(self, variant: PromptVariant) -> list[str]:
+        """Return the candidates that wait for a person's decision and cover the variant."""
+        row = PromptVariant.objects.filter(pk=variant.pk)
+        waiting = (run.release for run in approval.waiting())
+        return [
+            release.name
+            for release in waiting
+            if release is not None and row.filter(coverage.condition(release)).exists()
+        ]
 
     def blocks(self, request: HttpRequest, obj: Any) -> list[dict[str, Any]]:
         if not request.user.has_perm("distillation.view_example"):

@@ -69,7 +69,7 @@ class DesignList(ListView):
         asked = DesignRequestSerializer(data=request.data)
         asked.is_valid(raise_exception=True)
         try:
-            brief = briefs.of(**asked.validated_data, person=request.user)
+            brief = briefs.of(**asked.validated_data, is_for_workers=True, person=request.user)
         except LimitRefused as error:
             raise ValidationError({error.field: error.reason}) from error
         design = designs.create(brief, is_for_workers=True, created_by=request.user)

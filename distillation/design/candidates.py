@@ -41,7 +41,8 @@ class Judged:
 
     share: of the recipe's training done so far; quality: right pictures, student ÷ teacher; low, high: ends of its
     one-sided 95 % intervals; distance: mean, of its pictures to the teacher's; pictures: number judged; seconds:
-    duration of the rung; folder: of the student's release, relative to the root.
+    duration of the rung; folder: of the student's release, relative to the root; right: number of right pictures of
+    each prompt that states something, of `each` pictures; empty in designs of older code.
     """
 
     rung: int
@@ -53,6 +54,8 @@ class Judged:
     pictures: int
     seconds: float
     folder: str
+    right: tuple[int, ...] = ()
+    each: int = 0
 
     @property
     def score(self) -> float:
@@ -94,7 +97,9 @@ class Candidate:
             number,
             dict(values["params"]),
             None if costs is None else Costs(**costs),
-            tuple(Judged(**rung) for rung in values["rungs"]),
+            tuple(
+                Judged(**rung | {"right": tuple(rung.get("right", ()))}) for rung in values["rungs"]
+            ),
             values["refused"],
         )
 

@@ -8,10 +8,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from markupsafe import Markup, escape
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 
-from distillation.design import front, halving, table
+from distillation.design import front, halving, table, verdict
 from distillation.design.candidates import Candidate, Costs, Judged
 from distillation.design.descriptions import merged
 from distillation.design.files import CSV, FACTS, MARKDOWN, PNG, RECIPE, REPORT, SVG, sheet
@@ -66,8 +67,7 @@ def write(
     folder.mkdir(parents=True, exist_ok=True)
     choice = front.choose(candidates, request.limits, request.wish)
     best = front.front(candidates)
-    if best:
-        _plot(folder, candidates, best, choice, request.limits, reference)
+    drawing = _plot(folder, candidates, best, choice, request.limits, reference) if best else ""
     if choice.number is not None:
         [chosen] = [one for one in candidates if one.number == choice.number]
         recipe = merged(description, space.changes(chosen.params))
@@ -79,7 +79,7 @@ def write(
         "choice": choice,
         "request": _request(request),
         "recipe_file": str(folder / RECIPE),
-        "plot": bool(best),
+        "drawing": drawing,
         "heads": HEADS,
         "candidates": [
             _row(one, is_on_front=one in best) for one in candidates if one.costs is not None
@@ -149,13 +149,17 @@ def _compared(reference: Reference | None, candidates: Sequence[Candidate], choi
     chosen = next((one for one in candidates if one.number == choice.number), None)
     if chosen is None or chosen.costs is None or chosen.last is None:
         return own
-    parts = [f"{costs.size / chosen.costs.size:.2f} times smaller"]
-    if costs.time and chosen.costs.time:
-        parts.append(f"{costs.time / chosen.costs.time:.2f} times faster")
-    points = 100 * (chosen.last.quality - judged.quality)
+    found = verdict.of((chosen.costs, chosen.last), (costs, judged))
+    factors = [f"{found.smaller:.2f} times smaller"]
+    if found.faster is not None:
+        factors.append(f"{found.faster:.2f} times faster")
+    points = ""
+    if found.points is not None:
+        value, low, high = found.points
+        points = f"; its share of right pictures differs by {value:+.1f} points ({low:+.1f} to {high:+.1f})"
     return (
-        f"{own} The choice is {' and '.join(parts)}, and {points:+.1f} points in quality after "
-        f"{100 * chosen.last.share:.0f} % of its training."
+        f"{own} After {100 * chosen.last.share:.0f} % of its training the choice is {' and '.join(factors)}{points}. "
+        f"{found.sentence}"
     )
 
 
@@ -215,8 +219,8 @@ def _plot(
     choice: Choice,
     limits: Limits,
     reference: Reference | None,
-) -> None:
-    """Draw size and time against quality. In the SVG each point links to its sheet."""
+) -> Markup:
+    """Draw size and time against quality. Return the SVG, in which each point has a title and links to its sheet."""
     figure, axes = plt.subplots(1, 2, figsize=(10, 4.2), layout="constrained", sharey=True)
     judged = [one for one in candidates if one.last is not None and one.costs is not None]
     for panel, name, scale, unit in zip(
@@ -237,6 +241,22 @@ def _plot(
     axes[0].set(ylabel="quality: right pictures, student ÷ teacher")
     figure.savefig(folder / SVG)
     plots.save(figure, folder / PNG)
+    drawing = (folder / SVG).read_text("utf-8")
+    for one in judged:
+        for name in ("size", "time"):
+            group = f'<g id="{_group(one, name)}">'
+            drawing = drawing.replace(group, f"{group}<title>{escape(_title(one))}</title>")
+    atomic.write_file(folder / SVG, drawing)
+    return Markup(drawing[drawing.index("<svg") :])  # without the prologue of a file
+
+
+def _group(candidate: Candidate, name: str) -> str:
+    return f"candidate-{candidate.number}-{name}"
+
+
+def _title(candidate: Candidate) -> str:
+    """Return what is shown where one points at a candidate."""
+    return "; ".join(f"{head}: {cell}" for head, cell in table.cells(candidate).items())
 
 
 def _panel(
@@ -261,6 +281,7 @@ def _panel(
             zorder=3,
         )
         point.set_urls([sheet(one.number)])
+        point.set_gid(_group(one, name))
         axes.annotate(
             str(one.number), (value / scale, last.quality), xytext=(4, 3),
             textcoords="offset points", fontsize=7,

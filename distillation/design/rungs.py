@@ -12,6 +12,8 @@ from math import ceil
 from pathlib import Path
 from typing import Any, TypeVar
 
+from torch import Tensor
+
 from distillation.design import space as spaces
 from distillation.design.candidates import Candidate, Judged
 from distillation.design.halving import SHARES
@@ -19,9 +21,9 @@ from distillation.design.space import Space
 from distillation.evaluation import noninferiority, pictures, scoring
 from distillation.evaluation.noninferiority import Margins
 from distillation.evaluation.pictures import Album
-from distillation.evaluation.prompts import SEEDS_EACH, Seeds, seeds_of
 from distillation.evaluation.report import sheets
 from distillation.evaluation.scoring import Judges
+from distillation.evaluation.seeds import SEEDS_EACH, Seeds, seeds_of
 from distillation.pipeline import recipes
 from distillation.pipeline.acceptance import PICTURES, RELEASE
 from distillation.pipeline.inputs import Digests, Inputs, Loaded
@@ -109,6 +111,8 @@ class Ladder:
             pictures=len(prompts) * len(seeds[0]),
             seconds=0.0,
             folder=str(release.relative_to(self.root)) if release.is_relative_to(self.root) else "",
+            right=() if right is None else _counts(right[0]),
+            each=len(seeds[0]),
         )
 
     def seeds(self, rung: int) -> Seeds:
@@ -204,6 +208,11 @@ def _steps(part: Timed, steps: int) -> Timed:
     if hasattr(part, "pictures"):
         fields["pictures"] = min(part.pictures, MAX_PICTURES)
     return replace(part, **fields)
+
+
+def _counts(right: Tensor) -> tuple[int, ...]:
+    """Return the number of right pictures of each prompt that states something. right: 0, 1 or NaN, [P, S]."""
+    return tuple(int(row.sum()) for row in right if bool(row.isfinite().all()))
 
 
 def _slug(title: str) -> str:

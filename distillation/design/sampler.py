@@ -21,16 +21,24 @@ from distillation.design.space import ORDERED, Space
 
 # Of size, time and the score of the first rung.
 DIRECTIONS = (StudyDirection.MINIMIZE, StudyDirection.MINIMIZE, StudyDirection.MAXIMIZE)
-RANDOM = 8  # candidates drawn at random before TPE's model is used
+RANDOM = 8  # candidates drawn at random before TPE's model is used, if the time allows many more
 TRIES = 20  # proposals of the model before one of the remaining combinations is drawn uniformly
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 
 
 def choose(
-    space: Space, candidates: Sequence[Candidate], limits: Limits, *, seed: int
+    space: Space,
+    candidates: Sequence[Candidate],
+    limits: Limits,
+    *,
+    seed: int,
+    startup: int = RANDOM,
 ) -> Params | None:
-    """Return the next candidate's parameters; None if none are left. The first candidate is the recipe itself."""
+    """Return the next candidate's parameters; None if none are left. The first candidate is the recipe itself.
+
+    startup: number of measured candidates before TPE's model is used.
+    """
     taken = {_key(candidate.params) for candidate in candidates}
     first = space.first()
     if _key(first) not in taken and space.fits(first):
@@ -39,7 +47,7 @@ def choose(
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ExperimentalWarning)  # of `multivariate`
         sampler = optuna.samplers.TPESampler(
-            seed=seed + len(candidates), multivariate=True, n_startup_trials=RANDOM
+            seed=seed + len(candidates), multivariate=True, n_startup_trials=startup
         )
     study = optuna.create_study(directions=DIRECTIONS, sampler=sampler)
     study.add_trials(

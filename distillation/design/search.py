@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
+from math import inf
 from pathlib import Path
 from statistics import median
 from typing import Protocol
@@ -187,8 +188,22 @@ class Search:
     def _add(self) -> Candidate | None:
         request, space = self.request, self.ladder.space
         return self.journal.add(
-            lambda known: sampler.choose(space, known, request.limits, seed=request.seed)
+            lambda known: sampler.choose(
+                space, known, request.limits, seed=request.seed, startup=self._startup(known)
+            )
         )
+
+    def _startup(self, candidates: Sequence[Candidate]) -> int:
+        """Return how many candidates to draw at random: a third of those that fit into the time, at the measured rate.
+
+        In two hours of slow cores about six fit, and the model must propose most of them.
+        """
+        request, seconds = self.request, self._estimate(candidates, 0)
+        fit = float(request.candidates or inf)
+        if seconds:
+            left = EXPLORING * request.hours * 3600 - self.clock.spent()
+            fit = min(fit, len(candidates) + left / seconds)
+        return max(1, int(min(fit / 3, sampler.RANDOM)))
 
     def _estimate(self, candidates: Sequence[Candidate], rung: int) -> float:
         """Return the estimated seconds of the rung, from the median of earlier trainings; 0 before the first."""

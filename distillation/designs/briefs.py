@@ -11,6 +11,7 @@ from django.conf import settings
 from distillation.design import limits as limiting
 from distillation.design.descriptions import merged
 from distillation.design.limits import BEST, MAX_HOURS, Limits
+from distillation.designs import devices
 from distillation.errors import DistillationRefused
 from distillation.runs import fits, policy, recipe_descriptions
 from generation.catalogue import variants as prompts
@@ -61,16 +62,20 @@ def of(
     tags: Sequence[str] = (),
     most_candidates: int = 0,
     judges: Sequence[str] = (),
+    is_for_workers: bool = False,
     person: Any = None,
 ) -> Brief:
     """Return the brief.
 
     recipe: a description, None = the server's; changes: merged into it; teacher, student: names of releases, "" = the
-    active ones; person: whose permission to change the gate is checked, None = no check.
+    active ones; is_for_workers: whether a live worker must have the device; person: whose permission to change the
+    gate is checked, None = no check.
 
     Raises LimitRefused, DistillationRefused, GateForbidden and ReleaseNotAvailable.
     """
     limits, device = limiting.parse(size=size, time=time, memory=memory, quality=quality)
+    if is_for_workers:
+        devices.check_reported(device)
     if not 0 < hours <= MAX_HOURS:
         raise limiting.LimitRefused("hours", f"above 0 and up to {MAX_HOURS:g}, not {hours:g}.")
     description = (

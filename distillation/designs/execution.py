@@ -8,7 +8,7 @@ import structlog
 from django.conf import settings
 
 from distillation import folders
-from distillation.design import costs, files, report, rungs
+from distillation.design import costs, files, front, report, rungs
 from distillation.design.candidates import Candidate
 from distillation.design.front import Choice
 from distillation.design.limits import Limits
@@ -29,7 +29,7 @@ from distillation.training.errors import TrainingError
 from generation.engine import release as manifests
 from generation.engine.errors import EngineError
 from generation.errors import GenerationError
-from generation.infra import heartbeat
+from generation.infra import heartbeat, stalls
 from generation.releases import lifecycle as releases
 
 log = structlog.get_logger(__name__)
@@ -83,6 +83,7 @@ class Watch:
         return self.is_over() or self._spent >= self._design.hours * 3600
 
     def _note(self) -> None:
+        stalls.progressed()
         now = time.monotonic()
         if folders.free_gib() < settings.DISTILLATION_FREE_GIB:
             raise DistillationRefused(
@@ -221,9 +222,10 @@ def _check_comparable(design: Design, ladder: Ladder) -> None:
 def _reference(
     design: Design, ladder: Ladder, request: SearchRequest, candidates: list[Candidate]
 ) -> Reference | None:
-    """Return the student to compare with, measured on the same device and the seeds of the highest rung reached."""
-    rung = max((one.last.rung for one in candidates if one.last is not None), default=None)
-    if design.student is None or rung is None:
+    """Return the student to compare with, measured on the same device and the seeds of the choice's last rung."""
+    number = front.choose(candidates, request.limits, request.wish).number
+    last = next((one.last for one in candidates if one.number == number), None)
+    if design.student is None or last is None:
         return None
     folder = releases.folder(design.student)
     measured: dict[str, Any] = {
@@ -235,5 +237,5 @@ def _reference(
     return Reference(
         design.student.name,
         costs.of_release(folder, **measured),
-        ladder.judge_release(folder, rung, title=design.student.name),
+        ladder.judge_release(folder, last.rung, title=design.student.name),
     )

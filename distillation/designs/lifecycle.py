@@ -9,6 +9,7 @@ Several processes may work on one design: which one works on a candidate is deci
 """
 
 import json
+from collections.abc import Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -18,10 +19,10 @@ from django.conf import settings
 from django.db import transaction
 from django.db.models import QuerySet
 from django.db.models.functions import Now
-from django.utils import timezone
 
 from distillation import folders, notifications
 from distillation.design.files import RECIPE
+from distillation.designs import devices
 from distillation.designs.briefs import Brief
 from distillation.errors import DesignFinished
 from distillation.models import Design
@@ -94,15 +95,20 @@ def _move(rows: QuerySet[Design], *, to: Status, **fields: Any) -> int:
     """Change the status; the only place that does. `rows` is filtered on the old status; check the count."""
     fields["lease_expires_at"] = _lease_end() if to == Status.RUNNING else None
     if to not in Design.OPEN:
-        fields.setdefault("finished_at", timezone.now())
+        fields.setdefault("finished_at", Now())
     return rows.update(status=to, **fields)
 
 
-def claim(worker_name: str) -> Design | None:
-    """Claim the oldest queued design. None if there is none."""
+def waiting(on: Sequence[str]) -> QuerySet[Design]:
+    """Return the queued designs that a machine with these devices can measure, oldest first."""
+    rows = Design.objects.filter(status=Status.QUEUED, device__in=devices.measured_on(on))
+    return rows.order_by("created_at", "pk")
+
+
+def claim(worker_name: str, *, on: Sequence[str]) -> Design | None:
+    """Claim the oldest queued design for one of these devices. None if there is none."""
     with transaction.atomic():
-        queued = Design.objects.filter(status=Status.QUEUED).order_by("created_at", "pk")
-        design = queued.select_for_update(skip_locked=True).first()
+        design = waiting(on).select_for_update(skip_locked=True).first()
         if design is None:
             return None
         _move(Design.objects.filter(pk=design.pk), to=Status.RUNNING, worker_name=worker_name)

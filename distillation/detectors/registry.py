@@ -16,6 +16,7 @@ from distillation.detector.errors import DetectorUnusable
 from distillation.detector.version import Version
 from distillation.errors import DetectorRefused
 from distillation.models import Detector
+from generation.access import audit
 from generation.engine import temporary_folders
 from generation.releases import lifecycle as releases
 
@@ -48,6 +49,7 @@ def register(source: Path | str) -> Detector:
                 manifest=manifest,
                 manifest_sha256=_digest(manifest),
             )
+            audit.record("detector_registered", detector.name)
     except IntegrityError:  # a concurrent registration
         _refuse_known(version.name)
         raise
@@ -170,11 +172,13 @@ def activate(detector: Detector) -> Detector:
         following = rows[detector.pk]
         if following.status == Status.ACTIVE:
             return following
-        for row in rows.values():
-            if row.status == Status.ACTIVE:
-                _move(row, Status.RETIRED)
+        replaced = [row for row in rows.values() if row.status == Status.ACTIVE]
+        for row in replaced:
+            _move(row, Status.RETIRED)
         following.activated_at = timezone.now()
         _move(following, Status.ACTIVE)
+        facts = {"replaced": replaced[0].name} if replaced else {}
+        audit.record("detector_activated", following.name, **facts)
     return following
 
 

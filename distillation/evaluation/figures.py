@@ -8,9 +8,10 @@ from torch import Tensor
 from distillation.evaluation import attributes, blind_spots, latency, means, noninferiority, results
 from distillation.evaluation.latency import Speed
 from distillation.evaluation.noninferiority import Verdict
-from distillation.evaluation.prompts import Prompts, Seeds
+from distillation.evaluation.prompts import Prompts
 from distillation.evaluation.results import Both, Core, PromptResult, Side
 from distillation.evaluation.scoring import Judges, Scores
+from distillation.evaluation.seeds import Seeds
 from distillation.image_metrics import texture
 from distillation.image_metrics.distances import Distance, Interval, distance, paired_distance
 from generation.engine.release import ENCODER_FOLDERS, Manifest

@@ -5,19 +5,20 @@ those of `noninferiority`; checks without an interval compare single numbers.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 
 import torch
 from torch import Tensor
 
 from distillation.evaluation import blind_spots, noninferiority
-from distillation.evaluation.gate_limits import QUALITY
+from distillation.evaluation.gate_limits import BETTER, QUALITY
 from distillation.evaluation.gate_recipe import GateRecipe
 from distillation.evaluation.measured import Measured
 from distillation.evaluation.noninferiority import (
     INCONCLUSIVE,
     NON_INFERIOR,
     NOT_MEASURED,
+    TAIL,
     Decisive,
     Margins,
     Verdict,
@@ -105,19 +106,26 @@ def decide(
     show what their prompts say, the gate is not passed, and a person must look at them.
     """
     found = _against("teacher", margins, candidate, teacher)
+    ways: list[str] = []
     is_judged = any(measure == "attributes_right" for measure, _ in found)
     if active is not None:
         shared = tuple(slug for slug in candidate.slugs if slug in set(active.slugs))
         if shared:
-            found += _against(
-                "active", recipe.to_active, candidate.take(shared), active.take(shared)
-            )
+            ours, theirs = candidate.take(shared), active.take(shared)
+            found += _against("active", recipe.to_active, ours, theirs)
+            ways += _better(recipe.to_active, ours, theirs)
+        if new := len(candidate.slugs) - len(shared):
+            ways.append("1 more prompt" if new == 1 else f"{new} more prompts")
     checks = [check for _, check in found]
     checks += _unjudged(margins, candidate, is_judged=is_judged)
     if recipe.variant is not None and candidate.right is not None:
         checks.append(_of_variants(recipe.variant, again))
     if active_costs is not None:
-        checks += _costs(recipe, costs, active_costs)
+        to_active = _costs(recipe, costs, active_costs)
+        checks += to_active
+        ways += _cheaper(recipe.better, to_active)
+    if recipe.better is not None and active is not None:
+        checks.append(_of_ways(ways))
     checks += _absolute(recipe, costs)
     blind_to = blind_spots.of(measure for measure, _ in found)
     return Gate(all(check.passed for check in checks), tuple(checks), blind_to)
@@ -127,18 +135,64 @@ def _against(
     name: str, margins: Margins, candidate: Measured, other: Measured
 ) -> list[tuple[str, Check]]:
     """Return the checks against one release, with their measures."""
+    return [
+        (verdict.measure, _check(f"{verdict.measure} to {name}", verdict, candidate.seeds))
+        for verdict in _judged(margins, candidate, other)
+    ]
+
+
+def _judged(
+    margins: Margins, candidate: Measured, other: Measured, *, tail: float = TAIL
+) -> list[Verdict]:
     found = noninferiority.judge(
         margins,
         right=_pair(candidate.right, other.right),
         spread=(candidate.spread, other.spread),
         clip_score=_pair(candidate.clip_score, other.clip_score),
         gradient=_pair(candidate.gradient, other.gradient),
+        tail=tail,
     )
+    return [verdict for verdict in found if verdict.outcome != NOT_MEASURED]
+
+
+def _better(margins: Margins, candidate: Measured, active: Measured) -> list[str]:
+    """Return the measures that are better with certainty, each with its value and the end of its interval.
+
+    The tail is divided by the number of measures: otherwise one of five would be better by chance in every fifth gate.
+    """
+    tail = TAIL / max(1, sum(margin is not None for margin in astuple(margins)))
     return [
-        (verdict.measure, _check(f"{verdict.measure} to {name}", verdict, candidate.seeds))
-        for verdict in found
-        if verdict.outcome != NOT_MEASURED
+        f"{verdict.measure} {_value(verdict, verdict.estimate)} (at least {_value(verdict, verdict.low)})"
+        for verdict in _judged(margins, candidate, active, tail=tail)
+        if verdict.prompts >= noninferiority.MIN_PROMPTS
+        and verdict.low is not None
+        and verdict.low > (1 if verdict.is_ratio else 0)
     ]
+
+
+def _value(verdict: Verdict, value: float | None) -> str:
+    return f"× {value:.3f}" if verdict.is_ratio else f"{value:+.3f}"
+
+
+def _cheaper(limit: float | None, to_active: list[Check]) -> list[str]:
+    """Return the costs that are at most this multiple of the active release's. to_active: their checks."""
+    return [
+        f"{check.name.split()[0]} × {check.found:.2f}"
+        for check in to_active
+        if limit is not None and check.found is not None and check.found <= limit
+    ]
+
+
+def _of_ways(ways: list[str]) -> Check:
+    """Return the check that the candidate is better somewhere. It is never a certain failure: a person decides."""
+    return Check(
+        BETTER,
+        bool(ways),
+        1.0,
+        float(len(ways)),
+        detail=f"Better by {', '.join(ways)}." if ways else "It is no better anywhere.",
+        decided=bool(ways),
+    )
 
 
 def _check(name: str, verdict: Verdict, seeds: int | None) -> Check:

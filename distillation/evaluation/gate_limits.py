@@ -2,3 +2,4 @@
 
 MAX_SEEDS = 256  # of a prompt: more are neither advised nor measured again
 QUALITY = "quality"  # the check that fails if a judge is missing
+BETTER = "better than the active release"  # the check that it is better somewhere

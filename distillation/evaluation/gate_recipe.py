@@ -13,6 +13,9 @@ class GateRecipe:
     variant: the least change of the share of right pictures of any one variant, against the active release if that
     covers it, otherwise against the teacher. Variants that lose more are measured again with `second_look` new seeds,
     and only these count: among hundreds of variants some lose by chance.
+    better: the candidate must be better than the active release somewhere: by a measure of `to_active` with certainty,
+    by prompts that only the candidate covers, or by seconds or bytes of at most this multiple of the active
+    release's; None = it need not.
     slower, larger: the limits of seconds per picture and bytes, as multiples of the active release's.
     most_seconds, most_bytes, most_memory: absolute limits of seconds per picture on this machine, bytes on disk and
     resident bytes; None = no limit. Growth within the relative limits adds up over releases; these bound it.
@@ -26,6 +29,7 @@ class GateRecipe:
     )
     variant: float | None = -0.6
     second_look: int = 12
+    better: float | None = 0.9
     slower: float = 1.5
     larger: float = 1.5
     most_seconds: float | None = None
@@ -37,6 +41,8 @@ class GateRecipe:
             raise ValueError(f"variant: a loss from -1 to below 0, not {self.variant}.")
         if self.second_look < 1:
             raise ValueError(f"second_look: at least 1 seed, not {self.second_look}.")
+        if self.better is not None and not 0 < self.better < 1:
+            raise ValueError(f"better: above 0 and below 1, not {self.better}.")
         for name in ("slower", "larger"):
             if not getattr(self, name) >= 1:
                 raise ValueError(f"{name}: at least 1, not {getattr(self, name)}.")

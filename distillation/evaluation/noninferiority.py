@@ -119,18 +119,19 @@ def judge(
     spread: tuple[Tensor, Tensor] | None = None,
     clip_score: tuple[Tensor, Tensor] | None = None,
     gradient: tuple[Tensor, Tensor] | None = None,
+    tail: float = TAIL,
 ) -> tuple[Verdict, ...]:
     """Return a verdict for each margin that is not None, the worst first. Pairs are of student and teacher.
 
     right: all attributes are right, 0 or 1, [P, S]; not a number where a prompt states nothing. spread: the mean
-    distance within each prompt, [P]. clip_score, gradient [P, S].
+    distance within each prompt, [P]. clip_score, gradient [P, S]. tail: the share beyond each end of the intervals.
     """
     verdicts = []
 
     def test(measure: str, is_ratio: bool, statistic: Statistic, columns: list[Tensor]) -> None:
         margin = getattr(margins, measure)
         if margin is not None:
-            verdicts.append(_verdict(measure, is_ratio, margin, statistic, columns))
+            verdicts.append(_verdict(measure, is_ratio, margin, statistic, columns, tail))
 
     test("attributes_right", True, _ratio, _means(right))
     test("worst_prompts", False, _worst, _halves(right))
@@ -193,6 +194,7 @@ def _verdict(
     margin: float,
     statistic: Statistic,
     columns: list[Tensor],
+    tail: float = TAIL,
 ) -> Verdict:
     if columns:
         whole = torch.stack([column.isfinite() for column in columns]).all(0)
@@ -210,7 +212,7 @@ def _verdict(
         drawn.append(statistic([column[rows] for column in columns]))
     values = torch.cat(drawn)
     values = values[values.isfinite()]  # a resample may contain no right picture of the teacher
-    low, high = values.quantile(torch.tensor([TAIL, 1 - TAIL], dtype=values.dtype)).tolist()
+    low, high = values.quantile(torch.tensor([tail, 1 - tail], dtype=values.dtype)).tolist()
     return Verdict(
         measure, is_ratio, margin, estimate, low, high, prompts, outcome(low, high, margin, prompts)
     )

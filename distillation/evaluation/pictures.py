@@ -13,7 +13,8 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from distillation.detector import pixels
-from distillation.evaluation.prompts import Prompts, Seeds
+from distillation.evaluation.prompts import Prompts
+from distillation.evaluation.seeds import Seeds
 from distillation.resumable import atomic
 from distillation.resumable.progress import Bar
 from generation.engine import device as devices

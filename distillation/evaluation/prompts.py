@@ -1,6 +1,5 @@
-"""The prompts and seeds of an evaluation."""
+"""The prompts of an evaluation."""
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -8,9 +7,6 @@ from torch import Tensor
 
 from generation.engine.prompts.embeddings import pack
 from generation.engine.request import StoredEmbedding
-
-Seeds = tuple[tuple[int, ...], ...]  # [prompts][seeds of each]
-SEEDS_EACH = 512  # reserved for each prompt; all of them below 2**40, which trainings do not use
 
 
 @dataclass(frozen=True)
@@ -57,21 +53,3 @@ class Prompts:
         """Return the prompts of these slugs, in their order. Raises KeyError."""
         places = {slug: row for row, slug in enumerate(self.slugs)}
         return self.take([places[slug] for slug in slugs])
-
-
-def seeds_of(slugs: Sequence[str], *, each: int, skip: int = 0, run: str = "") -> Seeds:
-    """Return the seeds of each prompt. They depend on its slug alone, so that a second evaluation reuses the pictures.
-
-    skip: number of seeds left to other evaluations. run: a name; then the seeds depend on it as well, so that they are
-    new for each run, and the same when it is resumed.
-    """
-    if each < 1 or skip < 0 or each + skip > SEEDS_EACH:
-        raise ValueError(f"{each} seeds each after {skip}: give at least 1, {SEEDS_EACH} in all.")
-    names = [f"{slug} {run}" for slug in slugs] if run else slugs  # a slug contains no space
-    firsts = [SEEDS_EACH * _number(name) + skip for name in names]
-    return tuple(tuple(range(first, first + each)) for first in firsts)
-
-
-def _number(name: str) -> int:
-    """Return a hash of 31 bits."""
-    return int.from_bytes(hashlib.sha256(name.encode()).digest()[:4], "big") >> 1

@@ -21,11 +21,12 @@ from distillation.evaluation import (
 from distillation.evaluation.latency import Speed, SpeedRecipe
 from distillation.evaluation.noninferiority import Margins
 from distillation.evaluation.pictures import Album
-from distillation.evaluation.prompts import Prompts, Seeds
+from distillation.evaluation.prompts import Prompts
 from distillation.evaluation.real_pictures import ToReal
 from distillation.evaluation.report import writer as report
 from distillation.evaluation.results import Evaluation
 from distillation.evaluation.scoring import Judges
+from distillation.evaluation.seeds import Seeds
 from distillation.resumable import atomic
 
 

@@ -27,6 +27,7 @@ from distillation.examples.sources import File, FileTooLarge, Place, PlaceUnusab
 from distillation.models import Example, ImageSource
 from generation.errors import GenerationError
 from generation.images import references, storage
+from generation.infra import stalls
 from generation.models import Release
 from generation.releases import lifecycle as releases
 
@@ -124,6 +125,7 @@ class _Lease:
         self.has_ended = False  # it stays so: a partial listing must not count as a complete one
 
     def __call__(self) -> bool:
+        stalls.progressed()
         if time.monotonic() - self._renewed > RENEW_SECONDS:
             self._renewed = time.monotonic()
             self._row.update(lease_expires_at=Now() + LEASE)

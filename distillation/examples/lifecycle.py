@@ -19,6 +19,7 @@ from distillation import notifications
 from distillation.errors import DistillationRefused
 from distillation.examples import sources as places
 from distillation.models import Detector, Example, ImageSource, Verdict
+from generation.access import audit
 from generation.catalogue import text_rules
 from generation.errors import PromptInvalid
 from generation.models import PromptVariant
@@ -78,6 +79,7 @@ def add(
             raise DistillationRefused(f"A source named {name} already exists. Give another name.")
         source = ImageSource.objects.create(name=name, url=url, tags=text_rules.tidy_tags(tags))
         source.variants.set(variants)
+        audit.record("image_source_added", name, url=url, tags=", ".join(source.tags))
         log.info("image_source_added", source=name, url=url)
         request_ingestion(ImageSource.objects.filter(pk=source.pk))
     return source

@@ -21,6 +21,7 @@ from distillation.examples import lifecycle as examples
 from distillation.models import Detector, Example, ImageSource, Verdict
 from generation.errors import StorageFailed
 from generation.images import storage
+from generation.infra import stalls
 from generation.models import Release
 from generation.releases import lifecycle as releases
 
@@ -66,6 +67,7 @@ def judge(
                 return judged
             judged += _judge(judge_of_pictures, detector, batch, present, absent)
             done += len(batch)
+            stalls.progressed()
             on_progress(done, total)
     log.info("examples_judged", detector=detector.name, count=judged)
     return judged

@@ -18,7 +18,7 @@ from torch import Tensor
 from distillation.design import rungs
 from distillation.evaluation import pictures
 from distillation.evaluation.pictures import Album
-from distillation.evaluation.prompts import seeds_of
+from distillation.evaluation.seeds import seeds_of
 from distillation.method_comparison.calibration import Calibration
 from distillation.method_comparison.settings import label
 from distillation.pipeline.acceptance import RELEASE

@@ -13,9 +13,10 @@ from distillation.evaluation import run as evaluations
 from distillation.evaluation.gate import Costs
 from distillation.evaluation.gate_recipe import GateRecipe
 from distillation.evaluation.pictures import Album
-from distillation.evaluation.prompts import Prompts, seeds_of
+from distillation.evaluation.prompts import Prompts
 from distillation.evaluation.report import sheets
 from distillation.evaluation.results import Evaluation
+from distillation.evaluation.seeds import seeds_of
 from distillation.pipeline.inputs import Inputs, new_rows
 from distillation.pipeline.recipes import Recipe
 from distillation.resumable import atomic

@@ -9,7 +9,7 @@ from itertools import pairwise
 from distillation.evaluation.gate_recipe import GateRecipe
 from distillation.evaluation.latency import SpeedRecipe
 from distillation.evaluation.noninferiority import Margins
-from distillation.evaluation.prompts import SEEDS_EACH
+from distillation.evaluation.seeds import SEEDS_EACH
 from distillation.pipeline.summaries import SUMMARIES
 from distillation.trainers import rollout
 from distillation.trainers.decoder import DecoderRecipe
@@ -219,7 +219,8 @@ REHEARSAL = replace(
     again=JointRecipe(steps=20, warmup=2, batch=8, watch_every=10, watched=16),
     quantise=QuantiseRecipe(steps=4, warmup=0, batch=8, measured=8),
     evaluation=EvaluationRecipe(seeds_per_variant=1, fresh_seeds=1, speed=None),
-    gate=replace(_GATE, variant=None),  # nearly all variants would be measured again
+    # Nearly all variants would be measured again, and twenty steps make nothing better.
+    gate=replace(_GATE, variant=None, better=None),
     most_variants=24,
 )
 TWO_STEP = replace(

@@ -39,6 +39,21 @@ class Fit:
     most_variants: int | None = None
 
 
+@dataclass(frozen=True)
+class Reference:
+    """Measured minutes of a run on another machine. on: the machine and the catalogue."""
+
+    minutes: int
+    on: str
+
+
+# By (recipe, whether the run continues a student). The first is that of docs/experiments.md of 2026-11-25 and the 24
+# minutes of fresh seeds, which it did not have (docs/redistillation.md); the second is that of docs/performance.md.
+REFERENCES: dict[tuple[str, bool], Reference] = {
+    ("starter-1step", True): Reference(100, "two cores of an AMD EPYC for 276 prompts"),
+    ("starter-1step", False): Reference(120, "two cores for 256 prompts"),
+}
+
 _TEN_PASSES = Fit(256, tuple(range(999, 0, -100)), None)
 FITS: dict[str, Fit] = {
     "starter-1step": Fit(256, (999,), 1500),

@@ -38,17 +38,21 @@ class Tally:
         return min(1.0, 2 * sum(comb(count, k) for k in range(most, count + 1)) / 2**count)
 
 
-def trials(first: Release, second: Release) -> list[Trial]:
+def trials(
+    first: Release, second: Release, *, not_covered_by: Release | None = None
+) -> list[Trial]:
     """Return up to SHOWN pairs, whose selection, order and sides follow from a hash: the same at every call.
 
-    Pairs that changed most are not preferred, because that would bias the sample.
+    Pairs that changed most are not preferred, because that would bias the sample. not_covered_by: see
+    `side_by_side.pairs`.
     """
 
     def drawn(pair: Pair) -> bytes:
         text = f"{first.name} {second.name} {pair.embedding} {pair.seed}"
         return hashlib.sha256(text.encode()).digest()
 
-    chosen = sorted(side_by_side.pairs(first, second), key=drawn)[:SHOWN]
+    found = side_by_side.pairs(first, second, not_covered_by=not_covered_by)
+    chosen = sorted(found, key=drawn)[:SHOWN]
     return [Trial(pair, is_swapped=bool(drawn(pair)[-1] & 1)) for pair in chosen]
 
 

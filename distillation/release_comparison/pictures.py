@@ -65,15 +65,15 @@ def find(release: Release, embedding: str, seed: int) -> Picture | None:
     return None if image is None else Picture(stored=image.master)
 
 
-def make(first: Release, second: Release, *, by: Any) -> int:
+def make(first: Release, second: Release, *, by: Any, not_covered_by: Release | None = None) -> int:
     """Submit the jobs of pictures that are missing, for some prompts that both cover. Return the number of jobs.
 
-    Raises a GenerationError if the first job is refused.
+    not_covered_by: only prompts that this release does not cover. Raises a GenerationError if the first job is refused.
     """
-    variants = PromptVariant.objects.filter(
-        coverage.condition(first), coverage.condition(second), status=PromptVariant.Status.ACTIVE
-    ).order_by("slug")
-    slugs = list(variants.values_list("slug", flat=True))
+    active = PromptVariant.objects.filter(status=PromptVariant.Status.ACTIVE)
+    variants = active if not_covered_by is None else coverage.beyond(not_covered_by)
+    both = variants.filter(coverage.condition(first), coverage.condition(second))
+    slugs = list(both.order_by("slug").values_list("slug", flat=True))
     # Evenly over a sorted catalogue, else they would all begin with the same word.
     count = min(len(slugs), MADE_AT_ONCE)
     chosen = [slugs[row * len(slugs) // count] for row in range(count)]

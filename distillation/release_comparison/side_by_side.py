@@ -5,6 +5,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
+from django.db.models import F
 from PIL import Image as Pictures
 from PIL import ImageChops, ImageStat
 
@@ -13,7 +14,7 @@ from distillation.release_comparison import pictures
 from distillation.release_comparison.pictures import Picture
 from generation.errors import StorageFailed
 from generation.models import Embedding, Release
-from generation.releases import quality
+from generation.releases import coverage, quality
 
 SIDE = 32  # pixels per side of the pictures whose distance is measured
 MEASURED = 600  # pairs whose distance is measured
@@ -40,17 +41,18 @@ class Pair:
         return None if first is None or second is None else second - first
 
 
-def pairs(first: Release, second: Release) -> list[Pair]:
+def pairs(first: Release, second: Release, *, not_covered_by: Release | None = None) -> list[Pair]:
     """Return a pair for each prompt of which both have a picture with the same seed, largest change first.
 
     The change is that of the share of right pictures where both were judged, then the distance of the pictures.
+    not_covered_by: only active prompt variants whose current text this release does not cover.
     """
     of_first, of_second = pictures.of_release(first), pictures.of_release(second)
     common = sorted(of_first.keys() & of_second.keys(), key=lambda key: (key[0], key[1]))
     lowest: dict[str, tuple[str, int]] = {}
     for key in common:
         lowest.setdefault(key[0], key)
-    prompts = _prompts(first, lowest)
+    prompts = _prompts(first, lowest, not_covered_by)
     texts = [text for _, text, _ in prompts.values()]
     shares = [quality.of(release, texts) for release in (first, second)]
     found = []
@@ -70,12 +72,17 @@ def _order(pair: Pair) -> tuple[float, float, str]:
     return (-abs(pair.change or 0.0), -(pair.distance or 0.0), pair.slug)
 
 
-def _prompts(first: Release, hashes: Iterable[str]) -> Mapping[str, tuple[str, str, str]]:
+def _prompts(
+    first: Release, hashes: Iterable[str], not_covered_by: Release | None
+) -> Mapping[str, tuple[str, str, str]]:
     """Return slug, normalised text and text by the beginning of the embedding's hash."""
     wanted = set(hashes)
     rows = Embedding.objects.filter(
         encoder_fingerprint=first.encoder_fingerprint, data__isnull=False
     )
+    if not_covered_by is not None:
+        new = coverage.beyond(not_covered_by)
+        rows = rows.filter(variant__in=new, revision=F("variant__revision"))
     fields = ("sha256", "variant__slug", "variant__normalized_text", "text")
     return {
         sha[:24]: (slug, normalized, text)

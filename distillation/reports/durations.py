@@ -4,14 +4,16 @@ It is the time of slices, without pauses and waits for a worker.
 """
 
 import statistics
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import Any
 
 from django.db.models import DurationField, ExpressionWrapper, F, Sum
 from django.db.models.functions import Coalesce, Now
 
 from distillation.models import Run, Slice
+from distillation.pipeline.summaries import REFERENCES, Reference
 
 LATEST = 5  # runs of a recipe whose time is averaged
 MIN_PERCENT = 2.0  # progress of a run before the rest is estimated by its own pace
@@ -57,11 +59,41 @@ def measured() -> dict[tuple[str, bool], Measured]:
     return found
 
 
+def expected(
+    recipe: Mapping[str, Any], *, is_warm: bool, tags: Sequence[str] = ()
+) -> Measured | None:
+    """Return the time of earlier runs of the recipe; None for a recipe with changes or a part of the catalogue."""
+    is_whole = set(recipe) == {"recipe"} and not tags
+    return measured().get((recipe["recipe"], is_warm)) if is_whole else None
+
+
+def reference(
+    recipe: Mapping[str, Any], *, is_warm: bool, tags: Sequence[str] = ()
+) -> Reference | None:
+    """Return the time of the recipe on another machine. Arguments: see `expected`."""
+    is_whole = set(recipe) == {"recipe"} and not tags
+    return REFERENCES.get((recipe["recipe"], is_warm)) if is_whole else None
+
+
+def in_advance(recipe: Mapping[str, Any], *, is_warm: bool) -> str:
+    """Return how long a run will take, measured here or on another machine; "" if unknown."""
+    if (found := expected(recipe, is_warm=is_warm)) is not None:
+        return f"about {in_words(found.seconds)}"
+    known = reference(recipe, is_warm=is_warm)
+    return "" if known is None else f"{known.minutes} minutes on {known.on}"
+
+
 def left(run: Run, seconds: float) -> float | None:
-    """Return the estimated seconds of work that an open run still needs; None at its beginning."""
-    if not run.is_open or run.percent < MIN_PERCENT:
+    """Return the estimated seconds of work that an open run still needs, None if unknown; first by earlier runs.
+
+    seconds: of work so far.
+    """
+    if not run.is_open:
         return None
-    return seconds * (100 - run.percent) / run.percent
+    if run.percent >= MIN_PERCENT:
+        return seconds * (100 - run.percent) / run.percent
+    earlier = expected(run.recipe, is_warm=run.begins_with_id is not None, tags=run.tags)
+    return earlier.seconds - seconds if earlier and earlier.seconds > seconds else None
 
 
 def in_words(seconds: float) -> str:

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from django.template.loader import render_to_string
+
 from distillation import folders
 from distillation.models import Run
 from distillation.resumable import atomic
@@ -18,6 +20,7 @@ FIGURES, ACTIVE = "evaluation.json", "active.json"
 REPORT, COMPARED = "report.html", "compared.webp"
 PLOTS = ("attributes.png", "diversity.png", "clip.png", "speed.png")
 SHEETS = ("sheet.webp", "worst.webp")
+PROMPTS = '<h2 id="prompts">'  # heading of the last section of a report
 # By stage: files and their names in the report.
 KEPT: Mapping[str, Mapping[str, str]] = {
     "evaluation": {name: name for name in (FIGURES, REPORT, *SHEETS, *PLOTS)},
@@ -55,6 +58,21 @@ def keep_of(run: Run) -> bool:
     if (folders.report(run.name) / FIGURES).is_file():
         return True
     return keep(run.name, {name: folders.stage(run, name) for name in KEPT})
+
+
+def add_prompts(release: str, prompts: Mapping[str, Any]) -> None:
+    """Write the changes by prompt (`prompt_changes.of`) into the kept report, once; nothing if no report is kept."""
+    path = folders.report(release) / REPORT
+    if not path.is_file():
+        return
+    page = path.read_text("utf-8")
+    shown = render_to_string("distillation/admin/prompts.html", {"prompts": prompts}).strip()
+    end = page.rfind("</body>")
+    end = len(page) if end < 0 else end
+    start = page.rfind(PROMPTS, 0, end)
+    heading = f"{PROMPTS}Prompts before and after</h2>"
+    section = f"{heading}\n{shown or '<p>No prompt changes its release.</p>'}\n"
+    atomic.write_file(path, page[: end if start < 0 else start] + section + page[end:])
 
 
 # --- reading --------------------------------------------------------------------------------------

@@ -7,7 +7,7 @@ from typing import Any
 from django.template.defaultfilters import pluralize
 
 from distillation.design import limits
-from distillation.evaluation.gate_limits import QUALITY
+from distillation.evaluation.gate_limits import BETTER, QUALITY
 
 MEASURES = {  # by the measure in a check's name: what its value is
     "attributes_right": "the share of pictures with everything right",
@@ -24,6 +24,7 @@ RATIOS = ("attributes_right", "diversity", "sharpness", *COSTS)  # others are di
 OTHERS = {"teacher": "the teacher", "active": "the active release"}
 ABSOLUTE = " at most"  # end of the names of checks against an absolute limit
 PARTS = ("found", "low", "limit")  # values of a check
+NO_BETTER = "It is no worse than the active release, and not better anywhere"
 NAMED = 2  # failed checks in a sentence
 
 
@@ -71,6 +72,8 @@ def value_of(check: Mapping[str, Any], part: str) -> str:
     measure, _ = _measure(check)
     if check[part] is None:
         return "–"
+    if check["name"] == BETTER:
+        return f"{check[part]:.0f}"
     if check["name"].endswith(ABSOLUTE) and measure in COSTS:
         return limits.shown("time" if measure == "seconds" else "size", check[part])
     return f"{check[part]:.3f}"
@@ -82,6 +85,11 @@ def table(checks: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _undecided(failed: Sequence[Mapping[str, Any]]) -> Explanation:
+    if [check["name"] for check in failed] == [BETTER]:
+        return Explanation(
+            f"{NO_BETTER}.",
+            "Discard it, or serve it if the pictures below convince you; until then it stays a candidate.",
+        )
     if any(check["name"] == QUALITY for check in failed):
         others = [check for check in failed if check["name"] != QUALITY]
         more = f" Besides: {_listed(others)}." if others else ""
@@ -125,6 +133,8 @@ def _in_words(check: Mapping[str, Any]) -> str:
     if check["name"].endswith(ABSOLUTE) and measure in COSTS:
         found, most = (value_of(check, part) for part in ("found", "limit"))
         return f"{MEASURES[measure]} is {found}, and at most {most} is allowed"
+    if check["name"] == BETTER:
+        return "it is not better than the active release anywhere"
     if measure not in MEASURES or other not in OTHERS or check["found"] is None:
         if check["name"] == "each variant" and check["detail"]:
             return f"single prompts got worse: {check['detail'].rstrip('.')}"

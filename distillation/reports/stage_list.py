@@ -31,12 +31,16 @@ WORDS = {
     "gate": "Decision whether it is good enough",
     "release": "Completion of the release",
 }
+EARLIER = 5  # runs; the folders of most are deleted
 FINISHED, CURRENT, STOPPED, WAITING = "finished", "running", "stopped", "waiting"
 
 
 @dataclass(frozen=True)
 class StageState:
-    """share: of the run's time, percent; percent: progress of the stage; seconds: spent in it, None = none yet."""
+    """share: of the run's time, percent; percent: progress of the stage; seconds: spent in it, None = none yet.
+
+    left: seconds that an open run still needs for it, by earlier runs of the same recipe; None = finished, or unknown.
+    """
 
     name: str
     words: str
@@ -44,6 +48,7 @@ class StageState:
     state: str
     percent: float
     seconds: float | None
+    left: float | None = None
 
 
 def shares(names: Collection[str]) -> Mapping[str, float]:
@@ -60,13 +65,32 @@ def of(run: Run) -> list[StageState]:
     done = {name for name in names if is_over or _is_done(run, name)}
     spent = sum(weights[name] for name in done)
     found = []
+    earlier = _earlier(run) if run.is_open else {}
     for name in names:
         at = CURRENT if run.is_open else STOPPED
         state = FINISHED if name in done else at if name == run.stage else WAITING
         part = (run.percent / 100 * whole - spent) / weights[name] if state == at else 0.0
         percent = 100.0 if name in done else 100 * min(1.0, max(0.0, part))
         share = 100 * weights[name] / whole
-        found.append(StageState(name, WORDS[name], share, state, percent, _seconds(run, name)))
+        expected = None if name in done else earlier.get(name)
+        left = None if expected is None else expected * (1 - percent / 100)
+        seconds = _seconds(run, name)
+        found.append(StageState(name, WORDS[name], share, state, percent, seconds, left))
+    return found
+
+
+def _earlier(run: Run) -> dict[str, float]:
+    """Return the seconds of each stage in the latest earlier run like this one whose folder still exists."""
+    alike = Run.objects.filter(
+        status=Run.Status.SUCCEEDED,
+        recipe=run.recipe,
+        tags=run.tags,
+        begins_with__isnull=run.begins_with_id is None,
+    )
+    found: dict[str, float] = {}
+    for before in alike.order_by("-finished_at")[:EARLIER]:
+        times = {name: _seconds(before, name) for name in run.folders}
+        found = {name: value for name, value in times.items() if value is not None} | found
     return found
 
 

@@ -38,11 +38,17 @@ def message(run: Run) -> tuple[str, str]:
     """Return subject and text of the mail."""
     found = explanation.explain(run.gate) if run.gate else None
     page = reverse("admin:distillation_run_change", args=[run.pk])
+    new = approval.new_prompts(run)
     lines = [
         f"The run {run.name} has ended. Its release waits for a person, and serves no job until then.",
         "",
         *([found.found, found.advice, ""] if found else []),
         *([changed, ""] if (changed := prompt_changes.sentences(run.prompts)) else []),
+        *(
+            [f"{approval.new_prompts_title(new)}: {approval.compare_url(run, new=True)}"]
+            if new
+            else []
+        ),
         f"Compare it blindly, side by side: {approval.compare_url(run, blind=True)}",
         f"Decide in the admin, under Runs: {page}",
     ]

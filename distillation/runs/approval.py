@@ -17,7 +17,7 @@ from distillation.reports import explanation
 from distillation.runs import lifecycle as runs
 from distillation.runs import policy
 from generation.models import Release
-from generation.releases import activation
+from generation.releases import activation, coverage
 from generation.releases import lifecycle as releases
 
 log = structlog.get_logger(__name__)
@@ -53,12 +53,34 @@ def can_decide(run: Run) -> bool:
     )
 
 
-def compare_url(run: Run, *, blind: bool = False) -> str:
+def new_prompts(run: Run) -> int:
+    """Return the number of active prompt variants that the run's release covers and the one it may replace does not."""
+    if run.release is None or run.replaces is None:
+        return 0
+    return coverage.beyond(run.replaces).filter(coverage.condition(run.release)).count()
+
+
+def new_prompts_title(count: int) -> str:
+    """Return the text of a link to the comparison of this number of new prompts with the teacher."""
+    return (
+        f"The {count} new prompts beside the teacher"
+        if count > 1
+        else "The new prompt beside the teacher"
+    )
+
+
+def compare_url(run: Run, *, blind: bool = False, new: bool = False) -> str:
     """Return the path of the admin's page that compares its release with the active one it may replace, else with the
-    teacher; "" if it made no release."""
-    if run.release is None:
+    teacher; "" if it made no release.
+
+    new: the path of the comparison with the teacher for the prompts of `new_prompts`; "" if there is no active one.
+    """
+    if run.release is None or (new and run.replaces is None):
         return ""
-    names = {"first": (run.replaces or run.teacher).name, "second": run.release.name}
+    before = run.replaces or run.teacher
+    names = {"first": before.name, "second": run.release.name}
+    if new:
+        names |= {"first": run.teacher.name, "new": before.name}
     page = "admin:generation_release_blind" if blind else "admin:generation_release_compare"
     return f"{reverse(page)}?{urlencode(names)}"
 

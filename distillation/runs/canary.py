@@ -11,13 +11,13 @@ import structlog
 from django.conf import settings
 from django.db import transaction
 from django.db.models import Count, Q
-from django.utils import timezone
 
 from distillation.models import Run
 from distillation.reports import durations
 from distillation.runs import policy
 from generation.engine.proportions import Share, difference
 from generation.errors import GenerationError
+from generation.infra import database
 from generation.models import Image, Job, Release
 from generation.releases import lifecycle as releases
 
@@ -112,7 +112,7 @@ def standing(release: Release, *, now: datetime | None = None) -> Standing | Non
     missing = max(0, max(settings.CANARY_JOBS, MIN_COUNT) - ours.ended)
     if not ours.ended or not missing:
         return Standing(active, ours, theirs, sentence, "")
-    seconds = ((now or timezone.now()) - begun).total_seconds() * missing / ours.ended
+    seconds = ((now or database.now()) - begun).total_seconds() * missing / ours.ended
     left = f"At this rate it has enough jobs in about {durations.in_words(seconds)}."
     return Standing(active, ours, theirs, sentence, left)
 

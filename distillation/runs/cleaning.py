@@ -20,6 +20,7 @@ from pathlib import Path
 import structlog
 from django.conf import settings
 from django.db import transaction
+from django.db.models import QuerySet
 
 from distillation import folders
 from distillation.detector.errors import DetectorUnusable
@@ -30,6 +31,7 @@ from distillation.runs import approval, recipe_descriptions
 from distillation.training.errors import TrainingError
 from generation.engine.errors import EngineError
 from generation.errors import GenerationError
+from generation.infra import stalls
 from generation.models import Release
 from generation.releases import lifecycle as releases
 
@@ -62,61 +64,102 @@ def clean(*, kept_runs: int = KEPT_RUNS, is_dry: bool = False) -> list[Removed]:
     if not is_dry:
         for run in Run.objects.exclude(status__in=Run.OPEN):
             evaluations.keep_of(run)  # runs from before reports were kept
-    found, aside = [], []
-    with transaction.atomic():
-        # Locked while folders are renamed: a slice writes its needs before it looks for existing stages.
-        wanted = [*Run.objects.select_for_update().filter(status__in=Run.OPEN), *_latest(kept_runs)]
-        # People look at the pictures of releases that wait for a decision.
-        looked_at = [*wanted, *approval.waiting()]
-        spare = [*_stages(wanted, now), *_pictures(looked_at, now), *_designs(now)]
-        for path, why in spare:
-            with _held(path) as is_free:
-                if not is_free:
-                    continue
-                found.append(Removed(_place(path), _size(path), why))
-                if not is_dry:
-                    aside.append(path.rename(path.with_name(f".removing-{path.name}")))
-    for path in aside:
-        _delete(path)
-    found += _pairs(wanted, now, is_dry=is_dry)
+    wanted = _wanted(kept_runs, Run.objects.all())
+    needs = _Needs.of(wanted)
+    # Reading whole folders may take minutes: not in the transaction, which locks the open runs.
+    spare = [
+        (path, Removed(_place(path), _size(path), why))
+        for path, why in (*_stages(needs, now), *_pictures(needs, now), *_designs(now))
+    ]
+    if not is_dry:
+        spare = _set_aside(spare, kept_runs)
+        for path, _ in spare:
+            _delete(path)
+    found = [removed for _, removed in spare] + _pairs(wanted, now, is_dry=is_dry)
     if not is_dry:
         freed = sum(removed.size_bytes for removed in found)
         log.info("distillation_cleaned", removed=len(found), freed_bytes=freed)
     return found
 
 
-def _latest(count: int) -> list[Run]:
+def _set_aside(spare: Sequence[tuple[Path, Removed]], kept_runs: int) -> list[tuple[Path, Removed]]:
+    """Rename the folders that are still not needed, so that no process uses them any more. Return the new paths."""
+    aside = []
+    with transaction.atomic():
+        # Locked while folders are renamed: a slice writes its needs before it looks for existing stages.
+        needs = _Needs.of(_wanted(kept_runs, Run.objects.select_for_update()))
+        unneeded = _unneeded_stages(needs)
+        kept = set(unneeded) if any(map(_is_being_built, unneeded)) else set()
+        for path, removed in spare:
+            if path in kept or needs.have(path):
+                continue
+            with _held(path) as is_free:
+                if is_free:
+                    aside.append((path.rename(path.with_name(f".removing-{path.name}")), removed))
+    return aside
+
+
+def _wanted(kept_runs: int, runs: QuerySet[Run]) -> list[Run]:
+    """Return the open runs among `runs`, and the latest ones that have ended."""
     ended = Run.objects.filter(status__in=(Run.Status.SUCCEEDED, Run.Status.FAILED))
-    return list(ended.order_by("-finished_at")[:count]) if count else []
+    return [*runs.filter(status__in=Run.OPEN), *ended.order_by("-finished_at")[:kept_runs]]
+
+
+@dataclass(frozen=True)
+class _Needs:
+    """Needed data. stages: names of folders; pictures: names of releases whose pictures are needed."""
+
+    stages: set[str]
+    pictures: set[str]
+
+    @classmethod
+    def of(cls, wanted: Sequence[Run]) -> "_Needs":
+        designs = Design.objects.filter(status__in=Design.OPEN)
+        pictures = set(Release.objects.filter(releases.IN_SERVICE).values_list("name", flat=True))
+        # People look at the pictures of releases that wait for a decision.
+        for run in (*wanted, *approval.waiting()):
+            rows = (run.teacher, run.begins_with, run.replaces, run.release)
+            pictures |= {run.name, *(row.name for row in rows if row is not None)}
+        stages = _named_by(wanted) | set(designs.values_list("catalogue", flat=True))
+        return cls(stages, pictures)
+
+    def have(self, path: Path) -> bool:
+        """Return whether the folder of a stage or of pictures is needed."""
+        match = NAME.fullmatch(path.name)
+        return path.name in self.stages or (match is not None and match["of"] in self.pictures)
 
 
 # --- folders of stages and snapshots --------------------------------------------------------------
-def _stages(wanted: Sequence[Run], now: float) -> list[tuple[Path, str]]:
+def _stages(needs: _Needs, now: float) -> list[tuple[Path, str]]:
     """Return folders to delete with the reason, including leftovers of killed processes."""
     root = folders.root()
-    designs = Design.objects.filter(status__in=Design.OPEN)
-    needed = _named_by(wanted) | set(designs.values_list("catalogue", flat=True))
     known = _named_by(Run.objects.all())
     found = [
         (path, "left by a killed process")
         for path in root.glob(".*")
         if _age(path, now) > SETTLED_DAYS * DAY
     ]
-    spare = [
-        path
-        for path in sorted(root.iterdir())
-        if path.name not in needed and _is_stage(path) and not _holds_release(path)
-    ]
-    for path in spare:
-        with _held(path) as is_free:
-            if not is_free:  # a manual build, which may depend on any other stage
-                return found
+    spare = _unneeded_stages(needs)
+    if any(map(_is_being_built, spare)):
+        return found
     for path in spare:
         if path.name in known:
             found.append((path, "no run needs it"))
         elif _age(path, now) > UNUSED_DAYS * DAY:
             found.append((path, f"not used for {UNUSED_DAYS:g} days"))
     return found
+
+
+def _unneeded_stages(needs: _Needs) -> list[Path]:
+    """Return the folders of stages that no run needs and that hold no release, whatever their age."""
+    places = [releases.folder(release).resolve() for release in Release.objects.all()]
+    return [
+        path
+        for path in sorted(folders.root().iterdir())
+        if path.name not in needs.stages
+        and _is_stage(path)
+        and not any(place.is_relative_to(path.resolve()) for place in places)
+    ]
 
 
 def _named_by(runs: Iterable[Run]) -> set[str]:
@@ -128,31 +171,27 @@ def _is_stage(path: Path) -> bool:
     return is_named and path.is_dir() and any((path / mark).exists() for mark in MARKS)
 
 
-def _holds_release(path: Path) -> bool:
-    """Return whether a release may be registered at this path."""
-    places = [releases.folder(release).resolve() for release in Release.objects.all()]
-    return any(place.is_relative_to(path.resolve()) for place in places)
-
-
 def _held(path: Path) -> AbstractContextManager[bool]:
     """Lock the stage's folder for the context, whose value is False if a process builds it."""
     lock = path / stages.LOCK
     return stages.locked(lock) if lock.is_file() else nullcontext(True)
 
 
+def _is_being_built(path: Path) -> bool:
+    """Return whether a process builds the stage: by hand, if no run needs it. It may depend on any other stage."""
+    with _held(path) as is_free:
+        return not is_free
+
+
 # --- pictures -------------------------------------------------------------------------------------
-def _pictures(wanted: Sequence[Run], now: float) -> list[tuple[Path, str]]:
+def _pictures(needs: _Needs, now: float) -> list[tuple[Path, str]]:
     """Return folders of releases' images that no evaluation will need again, with the reason."""
-    needed = set(Release.objects.filter(releases.IN_SERVICE).values_list("name", flat=True))
-    for run in wanted:
-        rows = (run.teacher, run.begins_with, run.replaces, run.release)
-        needed |= {run.name, *(row.name for row in rows if row is not None)}
     known = set(Run.objects.values_list("name", flat=True))
     known |= set(Release.objects.values_list("name", flat=True))
     found = []
     for path in sorted((folders.root() / "pictures").glob("*")):
         match = NAME.fullmatch(path.name)
-        if match is None or match["of"] in needed:
+        if match is None or match["of"] in needs.pictures:
             continue
         days = SETTLED_DAYS if match["of"] in known else UNUSED_DAYS
         if _age(path, now) > days * DAY:
@@ -250,6 +289,7 @@ def _size(path: Path) -> int:
 
 def _within(path: Path) -> Iterator[os.stat_result]:
     """Yield the stat results of the file or folder and of all its content."""
+    stalls.progressed()
     for inner in (path, *path.rglob("*")):
         with suppress(FileNotFoundError):  # moved by a running build
             yield inner.lstat()

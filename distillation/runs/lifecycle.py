@@ -19,13 +19,13 @@ import structlog
 from django.conf import settings
 from django.db import IntegrityError, transaction
 from django.db.models import F, Q, QuerySet
-from django.db.models.functions import Now
-from django.utils import timezone
+from django.db.models.functions import Coalesce, Now
 
 from distillation import notifications
 from distillation.errors import RunFinished, RunOpen
 from distillation.models import Run, Slice
 from generation.access import audit
+from generation.errors import DATABASE_UNAVAILABLE, StorageFailed
 from generation.models import Release
 
 log = structlog.get_logger(__name__)
@@ -33,9 +33,11 @@ log = structlog.get_logger(__name__)
 Status = Run.Status
 # Error codes. REFUSED: the next slice would fail in the same way. BUSY: another process builds one of the stages.
 REFUSED, BUSY = "refused", "stage_busy"
+# Codes of slices that do not count as failed: what ends them is elsewhere, and may take hours to repair.
+NOT_COUNTED = (BUSY, StorageFailed.code, DATABASE_UNAVAILABLE)
 # Pauses after failed slices, doubled at each failure: memory of a device or a storage may be short for minutes.
 PAUSE_SECONDS, MAX_PAUSE_SECONDS = 120.0, 3600.0
-BUSY_PAUSE_SECONDS = 300.0
+NOT_COUNTED_PAUSE_SECONDS = 300.0
 
 
 @dataclass(frozen=True)
@@ -60,7 +62,7 @@ def _move(runs: QuerySet[Run], *, to: Status, **fields: Any) -> int:
     if to != Status.RUNNING:
         fields["lease_expires_at"] = None
     if to not in Run.OPEN:
-        fields.setdefault("finished_at", timezone.now())
+        fields.setdefault("finished_at", Now())
     return runs.update(status=to, **fields)
 
 
@@ -129,7 +131,7 @@ def claim(worker_name: str) -> tuple[Run, Hold] | None:
             to=Status.RUNNING,
             token=F("token") + 1,
             worker_name=worker_name,
-            started_at=run.started_at or timezone.now(),
+            started_at=Coalesce(F("started_at"), Now()),
             not_before=None,
             lease_expires_at=_lease_end(),
         )
@@ -185,16 +187,15 @@ def renew(hold: Hold, **fields: Any) -> Hold | None:
 def give_back(hold: Hold, outcome: Slice.Outcome, *, detail: str = "", code: str = "") -> bool:
     """End a slice before the run has finished. Too many failed or lost slices in a row make the run fail.
 
-    The code BUSY never counts: the lock of a stage ends with the process that holds it. Return False if the hold is not
-    valid.
+    The codes NOT_COUNTED never count. Return False if the hold is not valid.
     """
-    is_busy = code == BUSY
-    is_failure = outcome in (Slice.Outcome.FAILED, Slice.Outcome.LOST) and not is_busy
+    is_counted = code not in NOT_COUNTED
+    is_failure = outcome in (Slice.Outcome.FAILED, Slice.Outcome.LOST) and is_counted
     with transaction.atomic():
         run = _held(hold).select_for_update().first()
         if run is None:
             return False
-        failures = run.failures if is_busy else run.failures + 1 if is_failure else 0
+        failures = run.failures + is_failure if is_failure or not is_counted else 0
         if is_failure and (failures >= settings.MAX_ATTEMPTS or code == REFUSED):
             _move(
                 _held(hold),
@@ -204,7 +205,7 @@ def give_back(hold: Hold, outcome: Slice.Outcome, *, detail: str = "", code: str
                 error_detail=detail,
             )
         else:
-            pause = _pause(outcome, failures, is_busy=is_busy)
+            pause = _pause(outcome, failures, is_counted=is_counted)
             not_before = None if pause is None else Now() + pause
             _move(_held(hold), to=Status.QUEUED, failures=failures, not_before=not_before)
             if pause is None:
@@ -214,12 +215,12 @@ def give_back(hold: Hold, outcome: Slice.Outcome, *, detail: str = "", code: str
     return True
 
 
-def _pause(outcome: Slice.Outcome, failures: int, *, is_busy: bool) -> timedelta | None:
+def _pause(outcome: Slice.Outcome, failures: int, *, is_counted: bool) -> timedelta | None:
     """Return the pause after a failed slice; None after others. A lost slice has already cost the length of a lease."""
     if outcome != Slice.Outcome.FAILED:
         return None
-    if is_busy:
-        return timedelta(seconds=BUSY_PAUSE_SECONDS)
+    if not is_counted:
+        return timedelta(seconds=NOT_COUNTED_PAUSE_SECONDS)
     doubled = PAUSE_SECONDS * 2 ** min(failures - 1, 20)
     return timedelta(seconds=min(doubled, MAX_PAUSE_SECONDS))
 
@@ -243,7 +244,7 @@ def _end_slice(run: Run, outcome: Slice.Outcome, detail: str = "") -> None:
         stage=run.stage,
         percent=run.percent,
         error_detail=detail,
-        ended_at=timezone.now(),
+        ended_at=Now(),
     )
 
 

@@ -54,7 +54,12 @@ class Plan:
     def time(self) -> str:
         """Return a sentence on the expected duration."""
         if self.measured is None:
-            return "No earlier run like it has been measured, so its duration is unknown."
+            start = self.start
+            is_warm = start.begins_with is not None
+            known = durations.reference(start.recipe, is_warm=is_warm, tags=start.tags)
+            if known is None:
+                return "No earlier run like it has been measured, so its duration is unknown."
+            return f"No earlier run like it has been measured here. It took {known.minutes} minutes on {known.on}."
         of = "1 earlier run" if self.measured.runs == 1 else f"{self.measured.runs} earlier runs"
         return f"About {durations.in_words(self.measured.seconds)} of work, measured in {of}."
 
@@ -85,8 +90,6 @@ def plan(
     if tags:
         usable = catalogue.usable(start.teacher.encoder_fingerprint)
         count = catalogue.tagged(usable, tags).count()
-    key = (start.recipe["recipe"], start.begins_with is not None)
-    has_changes = set(start.recipe) != {"recipe"} or bool(tags)
     most = start.recipe.get("most_variants", FITS[start.recipe["recipe"]].most_variants)
     return Plan(
         start,
@@ -94,7 +97,7 @@ def plan(
         min(count, most or count),
         fits.unfit(start.recipe, start.teacher, start.begins_with),
         tuple(obstacles),
-        None if has_changes else durations.measured().get(key),
+        durations.expected(start.recipe, is_warm=start.begins_with is not None, tags=tags),
     )
 
 

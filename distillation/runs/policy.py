@@ -22,6 +22,7 @@ from distillation.runs import lifecycle as runs
 from generation.catalogue import variants as catalogue
 from generation.engine.proportions import Share
 from generation.errors import InvalidRequest
+from generation.infra import database
 from generation.models import Image, PromptVariant, Release
 from generation.releases import lifecycle as releases
 
@@ -136,7 +137,7 @@ def _wanted(facts: Facts, limits: Limits) -> list[str]:
 
 # --- facts ----------------------------------------------------------------------------------------
 def gather() -> Facts:
-    now = timezone.now()
+    now = database.now()
     active = {release.kind: release for release in releases.serving()}
     teacher, student = active.get(Release.Kind.TEACHER), active.get(Release.Kind.STUDENT)
     variants = catalogue.usable(teacher.encoder_fingerprint if teacher else "")
@@ -223,8 +224,11 @@ def allowed(policy: str) -> Run.Policy:
 
 
 # --- starting -------------------------------------------------------------------------------------
-def consider() -> Decision:
-    """Decide and start a run if needed; the decision is stored either way. Idempotent."""
+def consider(*, created_by: Any = None) -> Decision:
+    """Decide and start a run if needed; the decision is stored either way. Idempotent.
+
+    created_by: account of the person who wants the decision; None for the schedule.
+    """
     facts = gather()
     limits = Limits(
         settings.REDISTIL_NEW_VARIANTS,
@@ -236,7 +240,8 @@ def consider() -> Decision:
     run = None
     if is_start:
         try:
-            run = start(trigger=Run.Trigger.SCHEDULE, reasons=reasons, is_warm=None)
+            trigger = Run.Trigger.SCHEDULE if created_by is None else Run.Trigger.PERSON
+            run = start(trigger=trigger, reasons=reasons, is_warm=None, created_by=created_by)
         except (RunOpen, DistillationRefused) as error:  # a concurrent beat; an unfit recipe
             is_start, reasons = False, [error.detail]
     decision = Decision.objects.create(

@@ -12,7 +12,7 @@ from django.db import transaction
 
 from distillation.models import Run
 from distillation.pipeline.acceptance import GATE, GATE_FILE, RELEASE
-from distillation.reports import explanation, prompt_changes, prompt_quality
+from distillation.reports import evaluations, explanation, prompt_changes, prompt_quality
 from distillation.runs import lifecycle as runs
 from distillation.runs import policy
 from distillation.runs.lifecycle import Hold
@@ -44,6 +44,7 @@ def conclude(run: Run, hold: Hold, made: Mapping[str, Path]) -> None:
         release = releases.register(made[RELEASE] / RELEASE)
     prompt_quality.record(made)
     gate["prompts"] = prompt_changes.of(release, is_specialist=bool(run.tags))
+    evaluations.add_prompts(run.name, gate["prompts"])
     kind = release.kind
     verdict = decide(run, release, list(Release.objects.filter(kind=kind)), gate=gate)
     if (

@@ -73,9 +73,11 @@ def _write_hard(slugs: Sequence[str], folder: Path) -> None:
     Shares would change with every judged picture, and the snapshot's name with them.
     """
     rows = Serving.now().annotated(PromptVariant.objects.filter(slug__in=slugs))
-    shares = rows.filter(default_release.hard()).values_list("slug", "student_share")
-    hardest = quality.limit() / 2
-    found = {slug: 2 if share < hardest else 1 for slug, share in shares.order_by("slug")}
+    hard = rows.filter(default_release.hard()).order_by("slug")
+    found = {
+        slug: 2 if share < quality.limit(floor) / 2 else 1
+        for slug, share, floor in hard.values_list("slug", "student_share", "floor")
+    }
     if found:
         atomic.write_file(folder / catalogues.HARD, json.dumps(found, indent=1) + "\n")
 

@@ -5,6 +5,7 @@ from collections.abc import Callable
 
 from django.conf import settings
 
+from generation.infra import stalls
 from generation.jobs import claiming
 from generation.models import Job
 
@@ -17,4 +18,5 @@ def give_way(is_over: Callable[[], bool]) -> None:
         running = Job.objects.filter(status=Job.Status.RUNNING)
         if not running.exists() and claiming.oldest() is None:
             return
+        stalls.progressed()  # the pause is not a stall, however long
         time.sleep(LOOK_SECONDS)

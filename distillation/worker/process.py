@@ -9,13 +9,14 @@ import structlog
 from django.conf import settings
 
 from distillation import notifications
+from distillation.designs import devices
 from distillation.designs import lifecycle as designs
 from distillation.examples import lifecycle as examples
-from distillation.models import Design
+from distillation.models import Slice
 from distillation.runs import lifecycle as runs
 from distillation.worker.lease import Holding
 from generation.errors import GenerationError
-from generation.infra import heartbeat
+from generation.infra import heartbeat, stalls
 from generation.infra.watchdog import Watchdog
 
 log = structlog.get_logger(__name__)
@@ -28,22 +29,32 @@ def begin() -> None:
     watchdog = Watchdog(
         is_work_waiting=is_work_waiting,
         send=notifications.wake,
+        task_seconds=stalls.long_bound(),
+        give_back=_give_back,
     )
 
     def tick() -> None:
-        holding.keep()
+        if not watchdog.has_stalled:  # otherwise another worker continues the run
+            holding.keep()
         watchdog.check()
 
-    heartbeat.begin("distillation", device=settings.DEVICE, tick=tick)
+    heartbeat.begin(devices.QUEUE, device=settings.DEVICE, devices=devices.present(), tick=tick)
+
+
+def _give_back(detail: str) -> None:
+    """Release the run because its slice makes no progress. Called in another thread."""
+    hold = holding.hold
+    if hold is not None:
+        runs.give_back(hold, Slice.Outcome.LOST, detail=detail)
 
 
 def is_work_waiting() -> bool:
-    """Return whether a run or a design waits for a worker."""
-    return runs.waiting().exists() or Design.objects.filter(status=Design.Status.QUEUED).exists()
+    """Return whether a run waits, or a design that this machine can measure."""
+    return runs.waiting().exists() or designs.waiting(devices.present()).exists()
 
 
 def run() -> None:
-    """Execute slices of the oldest waiting run, else of the oldest queued design; then send a message for the next."""
+    """Execute slices of the oldest waiting run, else of a design; then send a message for the next."""
     curate()  # first: it is short compared with a run, which may use the newly accepted images
     if heartbeat.stopping.is_set() or not is_work_waiting():
         return
@@ -66,7 +77,7 @@ def run() -> None:
 def _design() -> None:
     from distillation.designs import execution
 
-    claimed = designs.claim(settings.WORKER_NAME)
+    claimed = designs.claim(settings.WORKER_NAME, on=devices.present())
     if claimed is not None:
         execution.execute_slice(claimed)
         notifications.wake()

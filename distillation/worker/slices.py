@@ -5,6 +5,7 @@ waits, the same process continues with the next slice and keeps its networks.
 """
 
 import time
+from functools import partial
 
 import structlog
 from django.conf import settings
@@ -24,8 +25,10 @@ from distillation.runs import lifecycle as runs
 from distillation.training.errors import TrainingError
 from distillation.worker.lease import Holding
 from generation.engine.errors import EngineError
-from generation.errors import GenerationError
-from generation.infra import heartbeat
+from generation.errors import FileMissing, GenerationError
+from generation.infra import heartbeat, stalls
+from generation.jobs.failures import Failure
+from generation.worker.writing import patiently
 
 log = structlog.get_logger(__name__)
 
@@ -36,8 +39,9 @@ def execute(run: Run, holding: Holding) -> None:
     """Execute slices of a run and record the outcome in its rows. An error ends the slice, not the process."""
 
     def give_back(outcome: Slice.Outcome, detail: str = "", code: str = "") -> None:
-        if holding.hold is not None:
-            runs.give_back(holding.hold, outcome, detail=detail, code=code)
+        hold = holding.hold
+        if hold is not None:
+            patiently(partial(runs.give_back, hold, outcome, detail=detail, code=code))
 
     try:
         _build(run, holding)
@@ -50,11 +54,13 @@ def execute(run: Run, holding: Holding) -> None:
     except (TrainingError, StageError, DetectorUnusable) as error:
         give_back(Slice.Outcome.FAILED, str(error), runs.REFUSED)
     except (GenerationError, EngineError) as error:
-        code = error.code if error.retryable else runs.REFUSED
-        give_back(Slice.Outcome.FAILED, error.detail, code)
+        is_temporary = error.retryable and not isinstance(error, FileMissing)
+        give_back(Slice.Outcome.FAILED, error.detail, error.code if is_temporary else runs.REFUSED)
     except Exception as error:
-        log.exception("slice_crashed", run=run.name)
-        give_back(Slice.Outcome.FAILED, str(error)[:2000] or repr(error), "internal_error")
+        failure = Failure.of(error)
+        if not failure.is_infrastructure:
+            log.exception("slice_crashed", run=run.name)
+        give_back(Slice.Outcome.FAILED, failure.detail, failure.code)
 
 
 def _build(run: Run, holding: Holding) -> None:
@@ -124,6 +130,7 @@ class _Watch:
 
     def enter(self, status: Status) -> None:
         """Record that a stage begins or is already finished."""
+        stalls.progressed()
         if status.state == "finished":
             self._has_worked |= status.name not in self._finished
             self._finished.add(status.name)
@@ -136,6 +143,7 @@ class _Watch:
 
     def __call__(self, title: str, done: int, total: int) -> bool:
         """Return whether to stop. Called between two steps, as `distillation.resumable.progress.Watcher`."""
+        stalls.progressed()
         self._part = max(self._part, done / max(1, total))  # a stage may have several bars
         self._has_worked = True
         now = time.monotonic()

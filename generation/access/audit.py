@@ -1,4 +1,4 @@
-"""Audit log of changes to keys, releases, the catalogue, runs and periodic tasks, written in the same transaction.
+"""Audit log of changes to keys, users, releases, the catalogue, runs and their inputs, written in the same transaction.
 
 The actor is a context variable, set by `generation.api.middleware` in requests and by signals in Celery tasks. In any
 other process it is the operating system's user, who runs a command.

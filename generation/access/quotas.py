@@ -1,25 +1,26 @@
 """Quotas and limits: daily quotas and queued jobs per person and per key, queued jobs in total.
 
-Usage is a row per UTC day for each person or key with a quota. A conditional update in the transaction that inserts the
-job counts it, so concurrent requests never exceed the quota, and refused ones use nothing. No limits, no queries.
+Usage is a row per UTC day for each person or key with a quota; of the others it is read from the jobs. A conditional
+update in the transaction that inserts the job counts it, so concurrent requests never exceed the quota, and refused
+ones use nothing. No limits, no queries.
 """
 
 import math
 import random
 from collections.abc import Mapping
-from datetime import UTC, date, datetime, timedelta
+from datetime import UTC, date, datetime, time, timedelta
 from threading import Condition
 from typing import Any
 
 from cachetools import TTLCache, cached
 from django.conf import settings
-from django.db.models import F, Q, QuerySet
-from django.db.models.functions import Now
+from django.db.models import F, Q, QuerySet, Sum
+from django.db.models.functions import Now, TruncDate
 from django.template.defaultfilters import pluralize
-from django.utils import timezone
 
 from generation.access import audit
 from generation.errors import QueueFull, QuotaExceeded, RateLimited
+from generation.infra import database
 from generation.models import APIKey, Job, OwnerLimits, OwnerUsage, Usage
 
 MAX_RETRY_SECONDS = 120  # OpenAI's clients ignore longer waits
@@ -89,9 +90,13 @@ def spend(*, owners: Mapping[int, float], keys: Mapping[int, float]) -> None:
 Kind = type[Usage] | type[OwnerUsage]
 
 
+# The current UTC day by PostgreSQL's clock, for which usage is counted: hosts would count it on different days.
+TODAY = TruncDate(Now(), tzinfo=UTC)
+
+
 def today() -> date:
-    """Return the current UTC day, for which usage is counted."""
-    return timezone.now().astimezone(UTC).date()
+    """Return the current UTC day by PostgreSQL's clock."""
+    return database.now().astimezone(UTC).date()
 
 
 def _queued(one: Limited) -> QuerySet[Job]:
@@ -105,7 +110,11 @@ def _usage_of(one: Limited) -> Kind:
 
 def _row(kind: Kind, pk: int) -> dict[str, Any]:
     """Return the lookup of today's row of a key or a person."""
-    return {"api_key_id" if kind is Usage else "owner_id": pk, "day": today()}
+    return {_subject(kind): pk, "day": TODAY}
+
+
+def _subject(kind: Kind) -> str:
+    return "api_key_id" if kind is Usage else "owner_id"
 
 
 def _use(one: Limited, images: int) -> None:
@@ -137,7 +146,9 @@ def _add(
 def _exceeded(one: Limited, images: int) -> QuotaExceeded:
     kind = _usage_of(one)
     whose = "this key" if isinstance(one, APIKey) else "this account"
-    again = datetime.combine(today() + timedelta(days=1), datetime.min.time(), UTC)
+    now = database.now()
+    tomorrow = now.astimezone(UTC).date() + timedelta(days=1)
+    again = datetime.combine(tomorrow, datetime.min.time(), UTC)
     used = kind.objects.filter(**_row(kind, one.pk)).first() or kind()
     if one.images_per_day is not None and used.images + images > one.images_per_day:
         what = (
@@ -151,7 +162,7 @@ def _exceeded(one: Limited, images: int) -> QuotaExceeded:
             f"second{pluralize(one.device_seconds_per_day)} per day: "
             f"{used.device_seconds:.1f} were used today."
         )
-    seconds = math.ceil((again - timezone.now()).total_seconds())
+    seconds = math.ceil((again - now).total_seconds())
     minutes = math.ceil(seconds / 60)
     return QuotaExceeded(
         f"{what} The quota is renewed at {again:%Y-%m-%dT%H:%MZ}, in {minutes // 60} h {minutes % 60} min.",
@@ -162,15 +173,36 @@ def _exceeded(one: Limited, images: int) -> QuotaExceeded:
 # --- limits and usage -----------------------------------------------------------------------------
 def standing(one: Limited) -> dict[str, Any]:
     """Return the limits of a person or a key by name, and their usage."""
-    kind = _usage_of(one)
-    used = kind.objects.filter(**_row(kind, one.pk)).first() or kind()
-    counted = has_quota(one)
+    (used,) = usage(one, days=1)
     return {limit: getattr(one, limit) for limit in LIMITS} | {
         "requests_per_minute": one.requests_per_minute or None,  # 0: no limit
-        "images_today": used.images if counted else None,
-        "device_seconds_today": round(used.device_seconds, 3) if counted else None,
+        "images_today": used.images,
+        "device_seconds_today": round(used.device_seconds, 3),
         "queued_jobs": _queued(one).count(),
     }
+
+
+def usage(one: Limited, *, days: int) -> list[Usage] | list[OwnerUsage]:
+    """Return the usage of the last UTC days, today first: as counted for the quota, or else from the jobs."""
+    kind: Any = _usage_of(one)
+    shown = [today() - timedelta(days=ago) for ago in range(days)]
+    if has_quota(one):
+        rows = kind.objects.filter(**{_subject(kind): one.pk}, day__gte=shown[-1])
+        found = {row.day: row for row in rows}
+    else:
+        found = {row.day: row for row in _from_jobs(one, kind, since=shown[-1])}
+    return [found.get(day) or kind(day=day) for day in shown]
+
+
+def _from_jobs(one: Limited, kind: Any, *, since: date) -> list[Any]:
+    # The owner's jobs have an index by time, a key's have none.
+    own = {"owner": one.owner_id} | ({"api_key": one.pk} if isinstance(one, APIKey) else {})
+    jobs = Job.objects.filter(created_at__gte=datetime.combine(since, time.min, UTC), **own)
+    by_day = jobs.order_by().values(day=TruncDate("created_at", tzinfo=UTC))
+    counted = by_day.annotate(made=Sum("n"), seconds=Sum("device_seconds"))
+    return [
+        kind(day=row["day"], images=row["made"], device_seconds=row["seconds"]) for row in counted
+    ]
 
 
 def standing_of_person(key: APIKey) -> dict[str, Any]:

@@ -1,14 +1,15 @@
 """Admin of API keys, users and groups. A key's plain text is shown once, on the page that follows its creation."""
 
-from datetime import timedelta
 from typing import Any
 
 from django import forms
 from django.conf import settings
 from django.contrib import admin, messages
+from django.contrib.admin.utils import unquote
 from django.contrib.auth.admin import GroupAdmin as DjangoGroupAdmin
 from django.contrib.auth.admin import UserAdmin as DjangoUserAdmin
 from django.contrib.auth.models import Group, User
+from django.db import transaction
 from django.db.models import QuerySet
 from django.http import HttpRequest, HttpResponse
 from django.template.response import TemplateResponse
@@ -18,12 +19,13 @@ from unfold.decorators import action, display
 from unfold.forms import AdminPasswordChangeForm, UserChangeForm, UserCreationForm
 from unfold.widgets import UnfoldAdminCheckboxSelectMultipleWidget
 
-from generation.access import keys, quotas
+from generation.access import audit, keys, quotas
 from generation.admin import pictures
 from generation.admin.actions import ObjectActionsMixin, ReadOnlyMixin
+from generation.admin.audit import AuditedFormMixin
 from generation.admin.initial import ReadableInitialMixin
 from generation.errors import KeyRefused
-from generation.models import APIKey, OwnerLimits, Usage
+from generation.models import APIKey, OwnerLimits
 
 
 class KeyForm(forms.ModelForm):
@@ -164,14 +166,7 @@ class APIKeyAdmin(ReadableInitialMixin, ReadOnlyMixin, ObjectActionsMixin, Model
         return TemplateResponse(request, "generation/admin/key.html", context)
 
     def panel(self, request: HttpRequest, obj: Any) -> dict[str, Any]:
-        days = {row.day: row for row in obj.usage.all()[:USAGE_DAYS]}
-        today = quotas.today()
-        shown = [today - timedelta(days=ago) for ago in range(USAGE_DAYS)]
-        return {
-            "key": obj,
-            "is_counted": quotas.has_quota(obj) or bool(days),
-            "usage": [days.get(day) or Usage(day=day) for day in shown],
-        }
+        return {"key": obj, "usage": quotas.usage(obj, days=USAGE_DAYS)}
 
     # --- columns
     @display(description="key", ordering="name")
@@ -246,7 +241,9 @@ admin.site.unregister(Group)
 
 
 @admin.register(User)
-class UserAdmin(DjangoUserAdmin, ModelAdmin):
+class UserAdmin(AuditedFormMixin, DjangoUserAdmin, ModelAdmin):
+    noun = "user"
+    secret = ("password", "password1", "password2", "usable_password")
     form = UserChangeForm
     add_form = UserCreationForm
     change_password_form = AdminPasswordChangeForm
@@ -254,6 +251,15 @@ class UserAdmin(DjangoUserAdmin, ModelAdmin):
 
     def get_inlines(self, request: HttpRequest, obj: Any) -> Any:
         return () if obj is None else super().get_inlines(request, obj)
+
+    @transaction.atomic
+    def user_change_password(self, request: HttpRequest, id: str, form_url: str = "") -> Any:
+        before = self.get_object(request, unquote(id))
+        answer = super().user_change_password(request, id, form_url)
+        after = self.get_object(request, unquote(id))
+        if before is not None and after is not None and after.password != before.password:
+            audit.record("user_password_changed", after)
+        return answer
 
     def save_formset(self, request: HttpRequest, form: Any, formset: Any, change: bool) -> None:
         super().save_formset(request, form, formset, change)
@@ -264,5 +270,5 @@ class UserAdmin(DjangoUserAdmin, ModelAdmin):
 
 
 @admin.register(Group)
-class GroupAdmin(DjangoGroupAdmin, ModelAdmin):
-    pass
+class GroupAdmin(AuditedFormMixin, DjangoGroupAdmin, ModelAdmin):
+    noun = "group"

@@ -1,6 +1,7 @@
 """Buttons on an object's page for the actions of the list, sent by POST."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from django.contrib import messages
@@ -14,10 +15,29 @@ from django.template.defaultfilters import pluralize
 from django.template.response import TemplateResponse
 from django.urls import URLPattern, path, reverse
 
-from generation.errors import GenerationError
+from generation.errors import GenerationError, InvalidRequest
 
 CONFIRMED = "confirmed"  # field of the confirmation form
 SHOWN = 20  # questions on the confirmation page of an action on many rows
+
+
+@dataclass(frozen=True)
+class Number:
+    """A whole number that the confirmation form of an action asks for. name: of its field; value: the preset one."""
+
+    name: str
+    label: str
+    least: int
+    most: int
+    value: int
+
+
+def whole_number(request: HttpRequest, field: str) -> int:
+    """Return the number that the form's field has. Raises InvalidRequest."""
+    given = request.POST.get(field, "")
+    if not (given.isascii() and given.isdecimal() and len(given) < 10):
+        raise InvalidRequest(f"{field}: give a whole number, not {given[:20]!r}.", parameter=field)
+    return int(given)
 
 
 def selection(request: HttpRequest, pks: Sequence[Any]) -> dict[str, Any]:
@@ -51,6 +71,10 @@ class ObjectActionsMixin:
     def confirmation(self, name: str, obj: Any) -> str:
         """Return the confirmation question of the action, or "" to run it without."""
         return ""
+
+    def number(self, name: str, obj: Any) -> Number | None:
+        """Return the number that the confirmation of the action asks for, None if it asks for none."""
+        return None
 
     def panel(self, request: HttpRequest, obj: Any) -> dict[str, Any]:
         """Return the context of `panel_template`, shown above the object's fields."""
@@ -116,6 +140,7 @@ class ObjectActionsMixin:
             "action": name,
             "button": title,
             "asked": asked[:SHOWN],
+            "number": self.number(name, asked[0][0]),
             "others": len(asked) - len(asked[:SHOWN]),
             "confirmed": CONFIRMED,
             **selection(request, [obj.pk for obj in chosen]),
@@ -225,6 +250,7 @@ class ObjectActionsMixin:
                 "icon": getattr(self, name).icon,
                 "url": reverse(f"admin:{self._url_name()}", args=[obj.pk, name]),
                 "confirmation": self.confirmation(name, obj),
+                "number": self.number(name, obj),
             }
             for name in self.object_actions
             if self._allowed(request, name) and self.action_applies(name, obj)

@@ -20,6 +20,9 @@ from generation.models import Delivery, Job, Release
 from generation.releases import quality
 
 MIN_FREE = 0.1  # of the disk
+NOT_COVERED = (
+    f"?standing={Standing.WAITING}"  # query of the page of an item, which `distillation` completes
+)
 
 
 class Level(IntEnum):
@@ -143,7 +146,7 @@ def _catalogue() -> Iterator[Item]:
     if number := overview.counts[Standing.WAITING]:
         text = f"{count(number, 'prompt')} not covered by the student"
         advice = "Start a run, or wait for the schedule."
-        where = page("promptvariant", f"?standing={Standing.WAITING}")
+        where = page("promptvariant", NOT_COVERED)
         yield Item(Level.DECISION, text, advice, where)
     if number := overview.counts[Standing.WEAK]:
         share = f"{quality.limit():.0%}"

@@ -1,6 +1,7 @@
-"""Admin of the audit log: changes to keys, releases, the catalogue, runs and periodic tasks, read-only."""
+"""Admin of the audit log, read-only, and the recording of changes that are made in the admin's forms."""
 
 import json
+from collections.abc import Iterable
 from typing import Any
 
 from django.contrib import admin
@@ -15,6 +16,7 @@ from unfold.contrib.filters.admin import (
 )
 from unfold.decorators import display
 
+from generation.access import audit
 from generation.admin import pictures
 from generation.admin.actions import ReadOnlyMixin
 from generation.models import AuditEntry
@@ -40,6 +42,42 @@ class AuditedDeletionsMixin:
         for obj in queryset:
             self.record_deletion(obj)
         super().delete_queryset(request, queryset)  # type: ignore[misc]
+
+
+class AuditedFormMixin(AuditedDeletionsMixin):
+    """Mixin of ModelAdmin that records what is added, changed or deleted.
+
+    noun: begins the names of the actions. secret: fields of its form that are not recorded.
+    """
+
+    noun: str
+    secret: tuple[str, ...] = ()
+
+    def save_related(self, request: HttpRequest, form: Any, formsets: Any, change: bool) -> None:
+        super().save_related(request, form, formsets, change)  # type: ignore[misc]
+        pairs = {
+            field: [_plain(form.initial.get(field)), _plain(form.cleaned_data[field])]
+            for field in form.changed_data
+            if field not in self.secret
+        }
+        changed = {field: pair for field, pair in pairs.items() if pair[0] != pair[1]}
+        if not change:
+            facts = {field: after for field, (_, after) in changed.items()}
+            audit.record(f"{self.noun}_added", form.instance, **facts)
+        elif changed:
+            audit.record(f"{self.noun}_edited", form.instance, **changed)
+
+    def record_deletion(self, obj: Any) -> None:
+        audit.record(f"{self.noun}_deleted", obj)
+
+
+def _plain(value: Any) -> bool | int | str:
+    """Return a field's value as a JSON value, "" for none; rows are named in order."""
+    if isinstance(value, bool | int | str):
+        return value
+    if isinstance(value, Iterable):
+        return ", ".join(sorted(map(str, value)))
+    return "" if value is None else str(value)
 
 
 @admin.register(AuditEntry)

@@ -12,6 +12,7 @@ from django.shortcuts import get_object_or_404
 from django.template.defaultfilters import pluralize
 from django.urls import reverse
 from django.utils import timezone
+from django.utils.html import format_html
 from unfold.admin import ModelAdmin
 from unfold.contrib.filters.admin import (
     ChoicesDropdownFilter,
@@ -25,6 +26,7 @@ from generation.admin import pictures
 from generation.admin.actions import ObjectActionsMixin, ReadOnlyMixin
 from generation.api import problems
 from generation.engine.errors import EmbeddingInvalid
+from generation.images import links
 from generation.jobs import lifecycle as jobs
 from generation.jobs import retention, retrying
 from generation.models import Image, Job
@@ -72,6 +74,8 @@ class JobAdmin(ReadOnlyMixin, ObjectActionsMixin, ModelAdmin):
         ("status", ChoicesDropdownFilter),
         ("cache", ChoicesDropdownFilter),
         FlaggedFilter,
+        ("via", ChoicesDropdownFilter),
+        ("owner", RelatedDropdownFilter),
         ("release", RelatedDropdownFilter),
         ErrorFilter,
         ("created_at", RangeDateTimeFilter),
@@ -160,8 +164,9 @@ class JobAdmin(ReadOnlyMixin, ObjectActionsMixin, ModelAdmin):
                 "row": image,
                 "thumbnail": pictures.link(image.pk, "thumbnail"),
                 "full": pictures.link(image.pk, "full"),
+                "file_name": links.file_name(image),
             }
-            for image in obj.images.all()
+            for image in obj.images.select_related("job__variant")
         ]
         return {
             "job": obj,
@@ -190,7 +195,12 @@ class JobAdmin(ReadOnlyMixin, ObjectActionsMixin, ModelAdmin):
     def status_badge(self, job: Job) -> str:
         if job.purged_at is not None:
             return pictures.badge("images deleted", f"It was {job.status}.")
-        return pictures.badge(job.status, job.error_detail)
+        label = pictures.badge(job.status)
+        if not job.error_detail:
+            return label
+        return format_html(
+            '<span class="rt-reason">{}<span>{}</span></span>', label, job.error_detail
+        )
 
     @display(description="duration")
     def took(self, job: Job) -> str:

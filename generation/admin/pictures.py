@@ -125,15 +125,28 @@ def link(image_id: UUID, size: str) -> str:
 
 def thumbnails(image_ids: Iterable[UUID], *, to: str | None = None) -> SafeString | str:
     """Return thumbnails in a row; each links to `to`, or to the full image."""
+    return _linked((to or link(pk, "full"), link(pk, "thumbnail")) for pk in image_ids)
+
+
+def _linked(pairs: Iterable[tuple[str, str]]) -> SafeString | str:
+    """Return pictures as links. pairs: URLs of the page and of the picture."""
     return format_html_join(
         "",
         '<a href="{}" class="rt-thumbnail"><img src="{}" alt="Picture" loading="lazy"></a>',
-        ((to or link(pk, "full"), link(pk, "thumbnail")) for pk in image_ids),
+        pairs,
     )
 
 
 def row(image_ids: Iterable[UUID], *, to: str | None = None) -> SafeString | str:
-    found = thumbnails(image_ids, to=to)
+    return _row(thumbnails(image_ids, to=to))
+
+
+def row_of_variant(image_id: UUID, *, to: str) -> SafeString | str:
+    """Return a variant image that links to `to`."""
+    return _row(_linked([(to, reverse("admin:generation_promptvariant_image", args=[image_id]))]))
+
+
+def _row(found: SafeString | str) -> SafeString | str:
     return format_html('<span class="rt-thumbnails">{}</span>', found) if found else "–"
 
 

@@ -13,7 +13,7 @@ from unfold.contrib.filters.admin import ChoicesDropdownFilter
 from unfold.decorators import action, display
 
 from generation.admin import pictures
-from generation.admin.actions import ObjectActionsMixin, ReadOnlyMixin
+from generation.admin.actions import Number, ObjectActionsMixin, ReadOnlyMixin, whole_number
 from generation.models import PromptVariant, Release
 from generation.releases import activation, reassignment, specialists
 from generation.releases import lifecycle as releases
@@ -28,7 +28,7 @@ class ReleaseAdmin(ReadOnlyMixin, ObjectActionsMixin, ModelAdmin):
     search_fields = ("name", "encoder_fingerprint")
     actions = ("activate", "specialist", "canary", "end_canary", "rollback", "retire", "reject")
     object_actions = actions
-    editable = ("max_tries",)
+    editable = ("max_tries", "quality_floor")
     readonly_fields = (
         "status_badge",
         "steps",
@@ -50,7 +50,7 @@ class ReleaseAdmin(ReadOnlyMixin, ObjectActionsMixin, ModelAdmin):
                 )
             },
         ),
-        ("Quality control", {"fields": ("max_tries",)}),
+        ("Quality control", {"fields": ("max_tries", "quality_floor")}),
         (
             "Properties",
             {
@@ -68,7 +68,8 @@ class ReleaseAdmin(ReadOnlyMixin, ObjectActionsMixin, ModelAdmin):
     )
 
     def save_model(self, request: HttpRequest, obj: Any, form: Any, change: bool) -> None:
-        releases.set_max_tries(obj, obj.max_tries)
+        releases.edit(obj, "max_tries", obj.max_tries)
+        releases.edit(obj, "quality_floor", obj.quality_floor)
 
     @display(description="release", ordering="name")
     def named(self, release: Release) -> Any:
@@ -147,7 +148,17 @@ class ReleaseAdmin(ReadOnlyMixin, ObjectActionsMixin, ModelAdmin):
             "retire": f"New jobs will use other releases for the prompts of {obj.name}.",
             "rollback": f"New jobs will use {obj.replaced} again, and {obj.name} is retired.",
             "reject": f"{obj.name} can never be served after this. This cannot be undone.",
+            # Without a question where it does not apply: then it is refused with the reason.
+            "canary": f"A share of the jobs uses {obj.name}, and its failures are compared with those of the active "
+            "release. It is withdrawn if it is measurably worse."
+            if self.action_applies("canary", obj)
+            else "",
         }.get(name, "") + _changes(name, obj)
+
+    def number(self, name: str, obj: Any) -> Number | None:
+        if name != "canary":
+            return None
+        return Number("percent", "Share of the jobs, %", 1, 99, settings.CANARY_PERCENT)
 
     @action(description="Activate", icon="play_circle", permissions=["change"])
     def activate(self, request: HttpRequest, queryset: QuerySet) -> None:
@@ -162,8 +173,8 @@ class ReleaseAdmin(ReadOnlyMixin, ObjectActionsMixin, ModelAdmin):
         self._one(
             request,
             queryset,
-            lambda release: activation.begin_canary(release, settings.CANARY_PERCENT),
-            f"{{}} serves {settings.CANARY_PERCENT} % of jobs.",
+            lambda release: activation.begin_canary(release, whole_number(request, "percent")),
+            "{0} serves {0.canary_percent} % of jobs.",
         )
 
     @action(description="End canary", icon="close", permissions=["change"])

@@ -74,13 +74,17 @@ class VariantActionsMixin:
 
     @action(description="Compare student and teacher", icon="compare", permissions=["preview"])
     def compare(self, request: HttpRequest, queryset: QuerySet) -> None:
-        """Generate the same seeds with the active student and teacher."""
+        """Generate the same seeds with the active student and teacher, and `further_compared`."""
         asked = [
-            JobRequest(variant=variant.slug, model=kind, n=COMPARED_IMAGES, seed=COMPARED_SEED)
+            JobRequest(variant=variant.slug, model=model, n=COMPARED_IMAGES, seed=COMPARED_SEED)
             for variant in queryset[:MAX_PREVIEWS]
-            for kind in Release.Kind.values
+            for model in (*Release.Kind.values, *self.further_compared(variant))
         ]
         _submit(request, asked)
+
+    def further_compared(self, variant: PromptVariant) -> list[str]:
+        """Return the names of further releases that *Compare* generates pictures with."""
+        return []
 
     # --- changes
     @action(description="Encode again", icon="refresh", permissions=["change"])

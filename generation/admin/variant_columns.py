@@ -46,7 +46,7 @@ def served(overview: Overview, variant: Any, waits: str) -> SafeString | str:
     return format_html('<span class="rt-reason">{}{}</span>', label, said)
 
 
-def right(judged: Judged | None, slug: str = "") -> SafeString:
+def right(judged: Judged | None, floor: float, slug: str = "") -> SafeString:
     """Return the share of right pictures with interval and count. slug: variant of the link to the wrong ones."""
     if judged is None:
         return format_html('<span class="rt-quiet">{}</span>', "not judged yet")
@@ -56,7 +56,7 @@ def right(judged: Judged | None, slug: str = "") -> SafeString:
     link = format_html(
         '<a href="{}?images=flagged&amp;q={}">{} flagged</a>', jobs, slug, judged.flagged
     )
-    is_weak = share.total >= quality.MIN_JUDGED and share.value < quality.limit()
+    is_weak = share.total >= quality.MIN_JUDGED and share.value < quality.limit(floor)
     return format_html(
         '<span class="rt-share"><strong class="{}">{} right</strong>'
         '<progress max="100" value="{}" aria-label="right pictures"></progress>'

@@ -135,7 +135,7 @@ class VariantForm(forms.ModelForm):
 
     class Meta:
         model = PromptVariant
-        fields = ("text", "slug", "tags", "status", "max_tries", "notes")
+        fields = ("text", "slug", "tags", "status", "max_tries", "quality_floor", "notes")
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)

@@ -1,6 +1,7 @@
 """Context of a prompt variant's page: pictures by seed and release, quality and faults by release, jobs."""
 
 from collections import defaultdict
+from collections.abc import Mapping
 from typing import Any
 
 from django.db.models import Case, Count, F, Func, OuterRef, Q, Subquery, TextField, Value, When
@@ -11,6 +12,7 @@ from generation.catalogue import unknown_words
 from generation.catalogue.standing import Overview
 from generation.engine.proportions import Share
 from generation.models import Coverage, Image, Job, PromptVariant, Quality, Release
+from generation.releases import quality
 from generation.releases.quality import Judged
 
 MAX_IMAGES = 300  # latest ones that are searched for equal seeds
@@ -20,7 +22,13 @@ IN_COLUMNS = 5  # releases with a column of pictures
 MAX_JOBS = 8
 
 
-def of(variant: Any, overview: Overview, *, waits: str, may_see: bool) -> dict[str, Any]:
+# URLs of pictures without a job, by release and seed.
+Further = Mapping[Release, Mapping[int, str]]
+
+
+def of(
+    variant: Any, overview: Overview, *, waits: str, may_see: bool, further: Further
+) -> dict[str, Any]:
     """Return the context of an annotated variant's page. may_see: whether the user may see jobs and pictures."""
     releases = _releases(variant)
     faults = _faults(variant) if may_see else {}
@@ -29,13 +37,15 @@ def of(variant: Any, overview: Overview, *, waits: str, may_see: bool) -> dict[s
         "text": variant.text,
         "served": variant_columns.served(overview, variant, waits),
         "right": variant_columns.right(
-            overview.judged([variant]).get(variant.normalized_text), variant.slug
+            overview.serving.judged([variant]).get(variant.normalized_text),
+            variant.floor,
+            variant.slug,
         ),
         "unknown": unknown_words.sentence(unknown) if unknown else "",
         "releases": [_row(release, variant, faults) for release in releases],
         "may_see": may_see,
     }
-    return found | (_pictures(variant) | _jobs(variant) if may_see else {})
+    return found | (_pictures(variant, further) | _jobs(variant) if may_see else {})
 
 
 # --- by release -----------------------------------------------------------------------------------
@@ -71,7 +81,9 @@ def _row(release: Any, variant: PromptVariant, faults: dict[int, str]) -> dict[s
         "covers": covers,
         "evaluated": _of(release.evaluated_right, release.evaluated),
         "judged": _of(release.judged_right, release.judged),
-        "right": variant_columns.right(Judged(Share(right, total)) if total else None),
+        "right": variant_columns.right(
+            Judged(Share(right, total)) if total else None, quality.floor(variant, release)
+        ),
         "faults": faults.get(release.pk, "–"),
     }
 
@@ -92,7 +104,7 @@ def _faults(variant: PromptVariant) -> dict[int, str]:
 
 
 # --- pictures -------------------------------------------------------------------------------------
-def _pictures(variant: PromptVariant) -> dict[str, Any]:
+def _pictures(variant: PromptVariant, further: Further) -> dict[str, Any]:
     """Return pictures of the current text for the seeds that most releases share. Columns: teacher, student, others."""
     images = (
         Image.objects.filter(job__variant=variant, job__embedding__revision=variant.revision)
@@ -100,14 +112,18 @@ def _pictures(variant: PromptVariant) -> dict[str, Any]:
         .defer("job__release__manifest")
         .order_by("-job__created_at", "index")[:MAX_IMAGES]
     )
-    by_seed: dict[int, dict[int, Image]] = defaultdict(dict)
+    by_seed: dict[int, dict[int, dict[str, Any]]] = defaultdict(dict)
     releases: dict[int, Release] = {}
     for image in images:
         release = image.job.release
         # The chosen try may have another seed than the first one.
         if image.tries == 1:
-            by_seed[image.seed].setdefault(release.pk, image)
+            by_seed[image.seed].setdefault(release.pk, _cell(image))
             releases.setdefault(release.pk, release)
+    for release, urls in further.items():
+        releases.setdefault(release.pk, release)
+        for seed, url in urls.items():
+            by_seed[seed].setdefault(release.pk, {"image": url, "release": release.name})
     columns = sorted(releases.values(), key=_in_order)[:IN_COLUMNS]
     shown = {release.pk for release in columns}
     seeds = sorted(by_seed, key=lambda seed: (-len(shown & by_seed[seed].keys()), seed))
@@ -121,7 +137,7 @@ def _pictures(variant: PromptVariant) -> dict[str, Any]:
             for release in columns
         ],
         "seeds": [
-            (seed, [_cell(by_seed[seed].get(release.pk)) for release in columns])
+            (seed, [by_seed[seed].get(release.pk) for release in columns])
             for seed in seeds[:MAX_SEEDS]
         ],
     }
@@ -134,9 +150,7 @@ def _in_order(release: Release) -> tuple[bool, bool, float]:
     return not is_active, not is_teacher, -release.registered_at.timestamp()
 
 
-def _cell(image: Image | None) -> dict[str, Any] | None:
-    if image is None:
-        return None
+def _cell(image: Image) -> dict[str, Any]:
     return {
         "image": pictures.link(image.pk, "full"),
         "job": reverse("admin:generation_job_change", args=[image.job_id]),

@@ -1,6 +1,7 @@
 """Admin of the prompt catalogue: serving release and quality of each variant; edit, import, export."""
 
 from typing import Any
+from uuid import UUID
 
 import redis
 from django.contrib import admin, messages
@@ -10,7 +11,7 @@ from django.contrib.postgres.fields import ArrayField
 from django.core.exceptions import PermissionDenied
 from django.db.models import Case, OuterRef, QuerySet, UUIDField, Value, When
 from django.http import HttpRequest, HttpResponse
-from django.shortcuts import redirect
+from django.shortcuts import get_object_or_404, redirect
 from django.urls import path, reverse
 from django.utils.html import format_html, format_html_join
 from import_export.admin import ImportExportModelAdmin
@@ -38,12 +39,15 @@ from generation.admin.variant_forms import (
     overview_of,
 )
 from generation.admin.variant_import import PreviewedFile, PreviewResource
+from generation.admin.variant_page import Further
 from generation.catalogue import import_export, unknown_words
 from generation.catalogue import variants as catalogue
 from generation.catalogue.file_formats import LIMITS, CatalogueCSV, CatalogueJSON
 from generation.catalogue.unknown_words import Vocabulary
 from generation.catalogue.variants import EmbeddingState
-from generation.models import Embedding, Image, PromptVariant
+from generation.engine.files import THUMBNAIL_PIXELS
+from generation.jobs import variant_images
+from generation.models import Embedding, Image, PromptVariant, VariantImage
 from generation.releases import lifecycle as releases
 
 Status = PromptVariant.Status
@@ -98,6 +102,10 @@ class PromptVariantAdmin(
         """Return a sentence on when the next student will be made, or "" if unknown."""
         return ""
 
+    def after_import(self, request: HttpRequest) -> str:
+        """Return what to do after an import that changed the catalogue, as HTML, or "" if nothing."""
+        return ""
+
     def get_queryset(self, request: HttpRequest) -> QuerySet[PromptVariant]:
         overview = overview_of(request)
         latest = Image.objects.filter(job__variant=OuterRef("pk"))
@@ -117,7 +125,7 @@ class PromptVariantAdmin(
         )
 
     def get_fieldsets(self, request: HttpRequest, obj: PromptVariant | None = None) -> Any:
-        wording = ["text", "slug", "tags", "status", "max_tries", "notes"]
+        wording = ["text", "slug", "tags", "status", "max_tries", "quality_floor", "notes"]
         if obj is None:
             return [(None, {"fields": wording})]
         if self.has_change_permission(request, obj):
@@ -147,12 +155,16 @@ class PromptVariantAdmin(
         found = super().get_changelist_instance(request)
         overview = overview_of(request)
         found.bar = variant_columns.bar(overview) | {"next_run": self.next_run(request)}
-        judged, bits = overview.judged(found.result_list), self.known_bits()
+        judged, bits = overview.serving.judged(found.result_list), self.known_bits()
+        images = variant_images.shown(overview.serving, found.result_list)
         for variant in found.result_list:
             variant.unknown_words = overview.vocabulary.unknown(variant.text)
             variant.shown = {
+                "image": images.get(variant.pk),
                 "served": variant_columns.served(overview, variant, self.waits(request, variant)),
-                "right": variant_columns.right(judged.get(variant.normalized_text), variant.slug)
+                "right": variant_columns.right(
+                    judged.get(variant.normalized_text), variant.floor, variant.slug
+                )
                 if variant.status == Status.ACTIVE
                 else "–",
                 "tags": variant_columns.chips(variant.tags, bits),
@@ -162,8 +174,18 @@ class PromptVariantAdmin(
     def panel(self, request: HttpRequest, obj: Any) -> dict[str, Any]:
         may_see = request.user.has_perm("generation.view_job")
         overview = overview_of(request)
-        details = variant_page.of(obj, overview, waits=self.waits(request, obj), may_see=may_see)
+        details = variant_page.of(
+            obj,
+            overview,
+            waits=self.waits(request, obj),
+            may_see=may_see,
+            further=self.further_pictures(request, obj) if may_see else {},
+        )
         return {"details": details | {"blocks": self.blocks(request, obj)}}
+
+    def further_pictures(self, request: HttpRequest, variant: Any) -> Further:
+        """Return the URLs of pictures without a job."""
+        return {}
 
     def blocks(self, request: HttpRequest, obj: Any) -> list[dict[str, Any]]:
         """Return further sections of the page, each with title and content."""
@@ -191,7 +213,9 @@ class PromptVariantAdmin(
     @display(description="picture")
     def latest(self, variant: Any) -> str:
         change = reverse("admin:generation_promptvariant_change", args=[variant.pk])
-        return pictures.row(variant.latest_images, to=change)
+        if variant.latest_images or variant.shown["image"] is None:
+            return pictures.row(variant.latest_images, to=change)
+        return pictures.row_of_variant(variant.shown["image"], to=change)
 
     @display(description="served by", ordering="served_by")
     def served(self, variant: Any) -> str:
@@ -261,14 +285,28 @@ class PromptVariantAdmin(
         )
         return pictures.badge(state.value)
 
-    # --- import and export
+    # --- pages
     def get_urls(self) -> list:
         view = self.admin_site.admin_view(self.template_view)
         return [
             path("template/", view, name="generation_promptvariant_template"),
+            self.page(
+                "image/<uuid:image_id>/",
+                self.image_view,
+                "generation_promptvariant_image",
+                cacheable=True,
+            ),
             *super().get_urls(),
         ]
 
+    def image_view(self, request: HttpRequest, image_id: UUID) -> HttpResponse:
+        image = get_object_or_404(VariantImage, pk=image_id)
+        pixels = THUMBNAIL_PIXELS  # of its longest side
+        return pictures.respond_file(
+            request, image.file, "full", title=str(image.id), pixels=pixels
+        )
+
+    # --- import and export
     def template_view(self, request: HttpRequest) -> HttpResponse:
         """Return a CSV file to fill in."""
         if not self.has_import_permission(request):
@@ -321,7 +359,7 @@ class PromptVariantAdmin(
             link = format_html(
                 '<a href="{}?change={}" class="underline">Show them</a>', place, change.pk
             )
-            said = format_html("{} {}", said, link)
+            said = format_html("{} {} {}", said, link, self.after_import(request))
         messages.success(request, said)
 
     def has_import_permission(self, request: HttpRequest) -> bool:

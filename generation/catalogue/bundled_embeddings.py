@@ -12,6 +12,7 @@ from generation.engine.errors import ReleaseInvalid
 from generation.engine.prompts import prompt_embeds
 from generation.engine.request import StoredEmbedding
 from generation.errors import ReleaseRefused
+from generation.infra import stalls
 from generation.models import PromptVariant, Release
 from generation.releases import lifecycle as releases
 
@@ -63,4 +64,5 @@ def store(release: Release) -> int:
 def _write(release: Release, batch: list[tuple[PromptVariant, StoredEmbedding]]) -> int:
     variants = [variant for variant, _ in batch]
     embeddings.store(variants, release.encoder_fingerprint, [embedding for _, embedding in batch])
+    stalls.progressed()
     return len(batch)

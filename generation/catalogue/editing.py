@@ -6,12 +6,13 @@ from dataclasses import dataclass
 import structlog
 from django.db import transaction
 from django.db.models import Q, QuerySet
-from django.utils import timezone
+from django.db.models.functions import Now
 
 from generation.access import audit
 from generation.catalogue import text_rules
 from generation.catalogue import variants as catalogue
 from generation.errors import InvalidRequest, VariantNotFound
+from generation.infra import database
 from generation.models import AuditEntry, PromptVariant
 
 log = structlog.get_logger(__name__)
@@ -86,11 +87,11 @@ def change_tags(
     """Add and remove tags. Raises PromptInvalid if a variant's tags would contradict each other."""
     added, dropped = text_rules.tidy_tags(add), set(text_rules.tidy_tags(remove))
     with transaction.atomic():
-        changed = []
+        changed, now = [], database.now()
         for variant in variants.order_by("pk").select_for_update(of=("self",), no_key=True):
             tags = text_rules.tidy_tags([*(t for t in variant.tags if t not in dropped), *added])
             if tags != variant.tags:
-                variant.tags, variant.updated_at = tags, timezone.now()
+                variant.tags, variant.updated_at = tags, now
                 changed.append(variant)
         if not changed:
             return Change(0)
@@ -113,7 +114,7 @@ def named(count: int) -> str:
 
 
 def _move(ids: Sequence[int], status: PromptVariant.Status) -> None:
-    PromptVariant.objects.filter(pk__in=ids).update(status=status, updated_at=timezone.now())
+    PromptVariant.objects.filter(pk__in=ids).update(status=status, updated_at=Now())
     log.info("variants_changed", status=str(status), count=len(ids))
     if status == Status.ACTIVE:
         catalogue.publish_encode()

@@ -15,7 +15,7 @@ from generation.catalogue import bundled_embeddings, embeddings
 from generation.catalogue import variants as catalogue
 from generation.engine.errors import EngineError, ReleaseInvalid
 from generation.engine.request import StoredEmbedding
-from generation.infra import heartbeat, metrics
+from generation.infra import heartbeat, metrics, stalls
 from generation.models import PromptVariant, Release
 from generation.releases import lifecycle as releases
 
@@ -126,6 +126,7 @@ def _encode(
     results: list[StoredEmbedding | Exception] = []
     for start in range(0, len(batch), TEXTS_AT_ONCE):
         results += _results(encoder, batch[start : start + TEXTS_AT_ONCE])
+        stalls.progressed()
         if between:
             between()
     failed = sum(isinstance(result, Exception) for result in results)

@@ -12,7 +12,6 @@ import tablib
 from django.core.exceptions import ValidationError
 from django.core.validators import validate_slug
 from django.db.models import Exists, OuterRef
-from django.utils import timezone
 from django.utils.functional import cached_property
 from import_export import fields, resources
 
@@ -22,6 +21,7 @@ from generation.catalogue import variants as catalogue
 from generation.catalogue.file_formats import COLUMNS, TagList, TagsWidget, format_of
 from generation.engine.prompts.texts import normalize, tidy
 from generation.errors import InvalidRequest, PromptInvalid
+from generation.infra import database
 from generation.models import Image, PromptVariant
 
 UPDATED = ("text", "normalized_text", "revision", "tags", "status", "notes", "updated_at")
@@ -68,6 +68,7 @@ class VariantResource(resources.ModelResource):
             self._variants[variant.slug] = variant
             self._texts[variant.normalized_text] = variant.slug
         self._limits = text_rules.limits()
+        self._now = database.now()
 
     def get_or_init_instance(self, instance_loader: Any, row: dict) -> tuple[PromptVariant, bool]:
         slug = str(row.get("slug") or "").strip()
@@ -150,7 +151,7 @@ class VariantResource(resources.ModelResource):
         return not import_validation_errors and self._before == self._values(instance)
 
     def before_save_instance(self, instance: PromptVariant, row: Any, **kwargs: Any) -> None:
-        instance.updated_at = timezone.now()  # bulk_update does not set it
+        instance.updated_at = self._now
         self._saved.append(instance)
 
     def bulk_update(

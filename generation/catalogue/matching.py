@@ -49,7 +49,7 @@ def find(text: str, *, exactly: bool = False) -> Match:
         is_known = PromptVariant.objects.filter(normalized_text=normalized).exists()
         if exactly or is_known or settings.MATCH_THRESHOLD >= 1:
             raise
-    fingerprint = _fingerprint()
+    fingerprint = compared_encoder()
     if fingerprint is None:
         raise VariantNotFound(
             f"No prompt variant has the text “{text}”, and no text encoder is available to find a similar one.",
@@ -64,7 +64,7 @@ def find(text: str, *, exactly: bool = False) -> Match:
     return _decide(tidy(text), answer.near)
 
 
-def _fingerprint() -> str | None:
+def compared_encoder() -> str | None:
     """Return the fingerprint of the first encoder, of the active teacher or student, with files here; None if none."""
     held = {release.encoder_fingerprint for release in releases.encoders_in_use()}
     served = (release.encoder_fingerprint for release in reversed(releases.serving()))

@@ -8,7 +8,7 @@ from django.db import connection
 from generation.catalogue import encoding, match_requests, matching, objections
 from generation.catalogue.match_requests import Answer, Near, Question
 from generation.engine.prompts.text_vectors import TextVectors, Vector
-from generation.infra import heartbeat, notifications
+from generation.infra import heartbeat, notifications, stalls
 from generation.infra.watchdog import CHECK_SECONDS, Watchdog
 from generation.models import Embedding
 from generation.releases import lifecycle as releases
@@ -26,6 +26,7 @@ def begin() -> None:
     watchdog = Watchdog(
         is_work_waiting=match_requests.are_waiting,
         send=lambda: notifications.match(CHECK_SECONDS),
+        task_seconds=stalls.unknown_bound(),
     )
     heartbeat.begin("encode", device="cpu", tick=watchdog.check)
 
@@ -40,6 +41,7 @@ def answer_waiting() -> None:
             log.exception("text_not_compared")
             found = Answer(failure="The encode worker failed; the reason is in its log.")
         match_requests.answer(asked, question, found)
+        stalls.progressed()
 
 
 def _answer(question: Question) -> Answer:
@@ -116,7 +118,12 @@ class Index:
                 for pk, data in cursor:
                     if data is not None and len(data) == self._texts.bytes:
                         found[pk] = self._texts.read(data)
+            stalls.progressed()
         return found
+
+    def vectors(self) -> tuple[list[int], npt.NDArray[np.float32]]:
+        """Return the ids of the variants, and their vectors in the same order, [N, width]."""
+        return [variant for variant, _ in self._rows.values()], self._vectors
 
     def nearest(self, text: str) -> tuple[Near, ...]:
         """Return the SHOWN variants nearest to a normalised text, nearest first."""

@@ -11,9 +11,8 @@ from generation.catalogue import variants as catalogue
 from generation.catalogue.unknown_words import Vocabulary
 from generation.catalogue.variants import EmbeddingState
 from generation.models import Coverage, PromptVariant
-from generation.releases import default_release, quality
+from generation.releases import default_release
 from generation.releases.default_release import Serving
-from generation.releases.quality import Judged
 
 
 class Standing(TextChoices):
@@ -49,8 +48,8 @@ class Overview:
 
     def condition(self, standing: str) -> Q:
         """Return the query condition for annotated variants with this standing."""
-        weak = Q(served_by="student", student_share__lt=quality.limit())
-        weak |= Q(served_by="teacher", teacher_share__lt=quality.limit())
+        weak = Q(served_by="student") & default_release.below_limit("student_share")
+        weak |= Q(served_by="teacher") & default_release.below_limit("teacher_share")
         return {
             Standing.COVERED: _ACTIVE & Q(is_covered=True) & ~_FAILING,
             Standing.WAITING: _ACTIVE & Q(is_covered=False) & ~_FAILING,
@@ -79,15 +78,6 @@ class Overview:
         texts = PromptVariant.objects.exclude(status=PromptVariant.Status.ARCHIVED)
         rows = texts.order_by().values_list("pk", "text")
         return [pk for pk, text in rows if self.vocabulary.unknown(text)]
-
-    def judged(self, variants: list[Any]) -> dict[str, Judged]:
-        """Return the judged images by normalised text, each of the release that serves the variant."""
-        found: dict[str, Judged] = {}
-        for release in self.serving.all:
-            served = (row for row in variants if self.serving.release(row) == release)
-            if texts := [row.normalized_text for row in served]:
-                found |= quality.of(release, texts)
-        return found
 
     def reason(self, variant: Any) -> str:
         """Return why the variant's release serves it, or why none does."""

@@ -23,7 +23,7 @@ from generation.access import audit
 from generation.catalogue import text_rules
 from generation.engine.prompts.texts import normalize, tidy
 from generation.errors import EncodingFailed, PromptInvalid, VariantNotEncoded, VariantNotFound
-from generation.infra import notifications
+from generation.infra import database, notifications
 from generation.models import Embedding, Image, PromptVariant, Release
 from generation.releases import lifecycle as releases
 
@@ -81,6 +81,7 @@ def save(variant: PromptVariant, *, new_revision: bool = False) -> PromptVariant
         variant.revision = stored.revision + changed
     try:
         with transaction.atomic():
+            variant.updated_at = database.now()
             variant.save()
     except IntegrityError as error:
         raise _conflict(variant) from error
@@ -105,7 +106,7 @@ def _record(stored: PromptVariant | None, variant: PromptVariant) -> None:
         return
     pairs = {
         field: [getattr(stored, field), getattr(variant, field)]
-        for field in ("slug", "text", "tags", "status", "max_tries", "notes")
+        for field in ("slug", "text", "tags", "status", "max_tries", "quality_floor", "notes")
     }
     changed = {field: pair for field, pair in pairs.items() if pair[0] != pair[1]}
     if changed:

@@ -1,15 +1,18 @@
-"""Circuit breaker for an object store: a store that does not answer must not occupy all threads of a web process."""
+"""Circuit breaker for the storage: one that does not answer must not occupy all threads of a web process."""
 
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future, wait
 from contextlib import contextmanager
+from typing import TypeVar
 
 import structlog
 
 from generation.errors import StorageFailed
 
 log = structlog.get_logger(__name__)
+T = TypeVar("T")
 
 CALLS_AT_ONCE = 3  # of the web process's eight threads
 WAIT_SECONDS = 3.0  # for one of these calls to end
@@ -35,10 +38,7 @@ class Breaker:
     @contextmanager
     def call(self) -> Iterator[None]:
         """Run a call of the server. Raises StorageFailed, without calling, while the server does not answer."""
-        began = self._admit()
-        if not self._places.acquire(timeout=WAIT_SECONDS):
-            self._not_answered(began, "No call has ended in time.")
-            raise _refusal()
+        began = self._enter()
         try:
             yield
         except Exception as error:
@@ -51,6 +51,39 @@ class Breaker:
             self._answered()
         finally:
             self._places.release()
+
+    def run(self, call: Callable[[], T], *, seconds: float) -> T:
+        """Return the result of a call without a time limit of its own, such as a system call. Raises StorageFailed.
+
+        It runs in another thread, which keeps its place until the call ends; this thread waits for `seconds` at most.
+        """
+        began = self._enter()
+        future: Future[T] = Future()
+
+        def work() -> None:
+            try:
+                future.set_result(call())
+            except Exception as error:
+                future.set_exception(error)
+            finally:
+                self._answered()
+                self._places.release()
+
+        # A daemon, since a hanging thread must not prevent the end of the process.
+        threading.Thread(target=work, name="storage", daemon=True).start()
+        wait([future], timeout=seconds)
+        if not future.done():
+            self._not_answered(began, f"A call has not ended within {seconds:g} s.")
+            raise _refusal()
+        return future.result()
+
+    def _enter(self) -> float:
+        """Take a place, and return the time. Raises StorageFailed if there is none, or during a pause."""
+        began = self._admit()
+        if not self._places.acquire(timeout=WAIT_SECONDS):
+            self._not_answered(began, "No call has ended in time.")
+            raise _refusal()
+        return began
 
     def _admit(self) -> float:
         """Return the time. Raises StorageFailed during a pause; at its end, for all calls but one."""
@@ -67,7 +100,7 @@ class Breaker:
             self._answered_at = self._clock()
             was_paused, self._resume_at = self._resume_at is not None, None
         if was_paused:
-            log.info("object_store_answers")
+            log.info("storage_answers")
 
     def _not_answered(self, began: float, why: str) -> None:
         """Begin a pause, unless the server has answered another call since this one began."""
@@ -77,10 +110,10 @@ class Breaker:
             was_paused = self._resume_at is not None
             self._resume_at = self._clock() + PAUSE_SECONDS
         if not was_paused:
-            log.warning("object_store_does_not_answer", error=why)
+            log.warning("storage_does_not_answer", error=why)
 
 
 def _refusal() -> StorageFailed:
     return StorageFailed(
-        "The object store does not answer at the moment.", retry_after=round(PAUSE_SECONDS)
+        "The storage does not answer at the moment.", retry_after=round(PAUSE_SECONDS)
     )

@@ -15,8 +15,13 @@ from django.urls import reverse
 from generation.errors import LinkExpired, LinkInvalid
 from generation.models import Image
 
-FILE, THUMBNAIL = "image-file", "image-thumbnail"  # names of routes
-_SALTS = {FILE: "retort.image", THUMBNAIL: "retort.thumbnail"}
+# Names of routes.
+FILE, THUMBNAIL, VARIANT_IMAGE = "image-file", "image-thumbnail", "variant-image"
+_SALTS = {
+    FILE: "retort.image",
+    THUMBNAIL: "retort.thumbnail",
+    VARIANT_IMAGE: "retort.variant-image",
+}
 
 
 def image_path(image_id: UUID) -> str:
@@ -30,6 +35,11 @@ def image_path(image_id: UUID) -> str:
 def thumbnail_path(image_id: UUID) -> str:
     """Return path and query of the image's thumbnail."""
     return _path(THUMBNAIL, image_id)
+
+
+def variant_image_path(image_id: UUID) -> str:
+    """Return path and query of a variant image."""
+    return _path(VARIANT_IMAGE, image_id)
 
 
 def file_name(image: Image) -> str:

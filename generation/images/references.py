@@ -16,7 +16,7 @@ from django.utils.module_loading import import_string
 
 from generation.errors import StorageFailed
 from generation.images import storage
-from generation.models import Image, Job, StockedImage
+from generation.models import Image, Job, StockedImage, VariantImage
 
 log = structlog.get_logger(__name__)
 
@@ -46,6 +46,7 @@ def in_use(names: Sequence[str], *, without: QuerySet[Job] | None = None) -> set
     """Return the files that a row refers to. without: jobs whose images do not count."""
     used = _of_images(names) if without is None else _of_images_without(names, without)
     used |= _of_stock(names)
+    used |= set(VariantImage.objects.filter(file__in=names).values_list("file", flat=True))
     for path in settings.FILES_IN_USE:
         used |= import_string(path)([name for name in names if name not in used])
     return used

@@ -9,7 +9,7 @@ import structlog
 
 from generation.errors import StorageFailed
 from generation.images import storage, store
-from generation.infra import heartbeat
+from generation.infra import heartbeat, stalls
 from generation.models import Image
 
 log = structlog.get_logger(__name__)
@@ -40,6 +40,7 @@ def scrub(folder: str) -> Report:
         if PurePosixPath(name).name.startswith("."):
             continue  # being written
         report.files += 1
+        stalls.progressed()
         try:
             time.sleep(len(storage.read(name)) / BYTES_PER_SECOND)
         except StorageFailed as error:
@@ -49,6 +50,7 @@ def scrub(folder: str) -> Report:
     for image in rows.order_by("file").distinct("file").iterator(chunk_size=1000):
         if heartbeat.stopping.is_set():
             return report
+        stalls.progressed()
         if storage.size(image.file) != image.size_bytes:
             report.missing += 1
             report.restored += _restore(image)

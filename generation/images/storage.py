@@ -45,7 +45,11 @@ IMPATIENT = {  # limits of a web process's requests to an object store
     "retries": {"mode": "standard", "total_max_attempts": 2},
 }
 
-_breaker: Breaker | None = None  # of a web process with an object store
+LOCAL_SECONDS = (
+    5.0  # limit of a web process's wait for a local folder, whose disk or server may hang
+)
+
+_breaker: Breaker | None = None  # of a web process
 _hands = ThreadPoolExecutor(AT_ONCE, thread_name_prefix="storage")
 _syncing: dict[str, Future[None]] = {}  # by name
 _syncers = ThreadPoolExecutor(AT_ONCE, thread_name_prefix="sync")
@@ -87,17 +91,22 @@ def keep(name: str, content: bytes) -> None:
     """Store `content` under this name unless the file exists. Raises StorageFailed."""
     if _is_local():
         path = Path(settings.MEDIA_ROOT) / name
-        is_new = not _has(path, content)
-        if is_new:
-            _write(path, content)
+        is_new = _ask(name, lambda: _put(path, content))
         _begin_sync(name, path, is_new=is_new)
         return
     if size(name) == len(content):
         return
     file = ContentFile(content)
     file.content_type = CONTENT_TYPES[PurePosixPath(name).suffix[1:]]  # type: ignore[attr-defined]
-    with _asking(name):
-        default_storage.save(name, file)
+    _ask(name, lambda: default_storage.save(name, file))
+
+
+def _put(path: Path, content: bytes) -> bool:
+    """Write the file unless it exists. Return whether it is new. Raises StorageFailed."""
+    if _has(path, content):
+        return False
+    _write(path, content)
+    return True
 
 
 def _has(path: Path, content: bytes) -> bool:
@@ -178,10 +187,9 @@ def _sync(name: str, path: Path, *, is_new: bool) -> None:
 def size(name: str) -> int | None:
     """Return the size in bytes; None if there is no such file. Raises StorageFailed."""
     try:
-        with _asking(name):
-            if _is_local():
-                return os.stat(Path(settings.MEDIA_ROOT) / name).st_size
-            return default_storage.size(name)
+        if _is_local():
+            return _ask(name, lambda: os.stat(Path(settings.MEDIA_ROOT) / name).st_size)
+        return _ask(name, lambda: default_storage.size(name))
     except FileNotFoundError:
         return None
 
@@ -206,8 +214,7 @@ def missing(name: str, why: str = "is missing") -> StorageFailed:
 def modified_at(name: str) -> datetime | None:
     """Return the time of the last change; None if there is no such file. Raises StorageFailed."""
     try:
-        with _asking(name):
-            return default_storage.get_modified_time(name)
+        return _ask(name, lambda: default_storage.get_modified_time(name))
     except FileNotFoundError:
         return None
 
@@ -230,9 +237,12 @@ def read(name: str) -> bytes:
 
 
 def _read(name: str) -> bytes:
-    try:
-        with _asking(name), default_storage.open(name) as file:
+    def content() -> bytes:
+        with default_storage.open(name) as file:
             return file.read()
+
+    try:
+        return _ask(name, content)
     except FileNotFoundError as error:
         raise missing(name) from error
 
@@ -257,8 +267,7 @@ def copy(name: str, target: Path) -> None:
 
 def remove(name: str) -> None:
     """Remove a file, which may be missing. Raises StorageFailed."""
-    with _asking(name):
-        default_storage.delete(name)
+    _ask(name, lambda: default_storage.delete(name))
 
 
 def folders() -> Iterator[list[str]]:
@@ -275,8 +284,7 @@ def files_in(folder: str) -> list[str]:
 
 def _listed(folder: str) -> tuple[list[str], list[str]]:
     try:
-        with _asking(folder):
-            return default_storage.listdir(folder)
+        return _ask(folder, lambda: default_storage.listdir(folder))
     except FileNotFoundError:
         return [], []
 
@@ -306,18 +314,18 @@ def _is_local() -> bool:
 
 
 def fail_fast() -> None:
-    """Prepare a web process, whose few threads must not wait for an object store that does not answer.
+    """Prepare a web process, whose few threads must not wait for a storage that does not answer.
 
     Workers wait longer: they have computed what they store.
     """
     global _breaker
+    _breaker = Breaker(_is_answer)
     if _is_local():
         return
     from botocore.config import Config
 
     storage: Any = default_storage
     storage.client_config = storage.client_config.merge(Config(**IMPATIENT))
-    _breaker = Breaker(_is_answer)
 
 
 def _is_answer(error: Exception) -> bool:
@@ -325,17 +333,17 @@ def _is_answer(error: Exception) -> bool:
     return isinstance(error, FileNotFoundError) or getattr(error, "response", None) is not None
 
 
-@contextmanager
-def _asking(name: str) -> Iterator[None]:
-    """Ask the storage, in a web process with the breaker. Convert errors as `_failing`."""
+def _ask(name: str, call: Callable[[], T]) -> T:
+    """Call the storage, in a web process with the breaker. Convert errors as `_failing`."""
     with _failing(name):
         if _breaker is None:
-            yield
-            return
+            return call()
+        if _is_local():
+            return _breaker.run(call, seconds=LOCAL_SECONDS)
         storage: Any = default_storage
         _ = storage.connection  # of this thread: making one takes long, but calls nothing
         with _breaker.call():
-            yield
+            return call()
 
 
 @contextmanager

@@ -14,6 +14,7 @@ class QueueStep(StartStopStep):
     """
 
     queue = ""
+    slots = 1  # number of tasks that the worker runs at once
 
     def begin(self) -> None:
         """Load what the queue needs, then start the heartbeat."""
@@ -26,6 +27,7 @@ class QueueStep(StartStopStep):
         return self.queue in parent.app.amqp.queues.consume_from
 
     def start(self, parent: Any) -> None:
+        self.slots = parent.pool.limit
         self.begin()
 
     def stop(self, parent: Any) -> None:

@@ -4,7 +4,7 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import timedelta
 from typing import Any
 
@@ -41,9 +41,13 @@ def begin(
     queue: str,
     *,
     device: str,
+    devices: Sequence[str] = (),
     tick: Callable[[], None] | None = None,
 ) -> None:
-    """Write this worker's row and keep it fresh. `tick` is called in the same thread every TICK_SECONDS.
+    """Write this worker's row and keep it fresh.
+
+    devices: of its machine, if other processes need to know them. `tick` is called in the same thread every
+    TICK_SECONDS.
 
     While PostgreSQL accepts no writes, the thread tries again, so that the process does not end and load again.
     """
@@ -53,6 +57,7 @@ def begin(
         hostname=socket.gethostname(),
         pid=os.getpid(),
         device=device,
+        devices=list(devices),
         release_id=None,
         loaded=[],
     )

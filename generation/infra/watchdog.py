@@ -1,18 +1,21 @@
-"""Watchdog of a Celery worker that no longer receives messages.
+"""Watchdog of a Celery worker that no longer receives messages, or whose tasks make no progress.
 
 Seen with Celery 5.7.0: when Redis becomes unreachable during a task of a solo worker, the worker may stay disconnected
 until it is restarted.
 """
 
 import os
+import threading
 import time
 from collections.abc import Callable
+from typing import Any
 
 import structlog
 from celery.signals import task_postrun, task_prerun
 from django.conf import settings
 
-from generation.infra import redis_client
+from generation.infra import redis_client, stalls
+from generation.infra.stalls import EXIT_STALLED, GIVE_BACK_SECONDS, Activity, Kind, StallWatch
 
 log = structlog.get_logger(__name__)
 
@@ -25,21 +28,52 @@ class Watchdog:
 
     is_work_waiting: returns whether this worker could do some work. send: sends its message again. ran_at: end of the
     last task, or the start, by the monotonic clock.
+    task_seconds: bound of a task's time without `stalls.progressed`; None: the tasks are watched elsewhere. The process
+    ends when `slots` tasks have exceeded it. give_back: called before, with the reason; it may hang.
     """
 
-    def __init__(self, *, is_work_waiting: Callable[[], bool], send: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        *,
+        is_work_waiting: Callable[[], bool],
+        send: Callable[[], None],
+        task_seconds: float | None = None,
+        slots: int = 1,
+        give_back: Callable[[str], object] = lambda detail: None,
+    ) -> None:
         self._is_work_waiting = is_work_waiting
         self._send = send
-        self._running = 0
+        self._task_seconds = task_seconds
+        self._give_back = give_back
+        self._running: dict[str, Activity | None] = {}  # by task id
+        self._stalls = StallWatch(self._stalled, most=slots)
         self._checked_at = self._waiting_since = self.ran_at = time.monotonic()
         task_prerun.connect(self._on_prerun)
         task_postrun.connect(self._on_postrun)
+        if task_seconds is not None:
+            self._stalls.begin()
 
-    def _on_prerun(self, **_: object) -> None:
-        self._running += 1
+    @property
+    def has_stalled(self) -> bool:
+        """Return whether the process is about to end, because its tasks make no progress."""
+        return self._stalls.has_stalled
 
-    def _on_postrun(self, **_: object) -> None:
-        self._running -= 1
+    def end(self) -> None:
+        """End the watch on the tasks."""
+        self._stalls.end()
+
+    def _on_prerun(self, task_id: str, task: Any, **_: object) -> None:
+        activity = None
+        if self._task_seconds is not None:
+            activity = self._stalls.add(Activity(Kind.TASK, task.name, self._task_seconds))
+        self._running[task_id] = activity
+        stalls.begin_task(activity)
+
+    def _on_postrun(self, task_id: str, **_: object) -> None:
+        activity = self._running.pop(task_id, None)
+        if activity is not None:
+            self._stalls.remove(activity)
+        stalls.begin_task(None)
         self._waiting_since = self.ran_at = time.monotonic()
 
     def check(self) -> None:
@@ -58,3 +92,11 @@ class Watchdog:
             os._exit(EXIT_UNRESPONSIVE)  # an exception would not reach the main thread
         else:
             self._send()
+
+    def _stalled(self, activity: Activity) -> None:
+        """Give the work back and end the process. Runs in the watch's thread."""
+        stalls.report(activity)
+        giving_back = threading.Thread(target=self._give_back, args=(activity.detail,), daemon=True)
+        giving_back.start()
+        giving_back.join(GIVE_BACK_SECONDS)
+        os._exit(EXIT_STALLED)

@@ -20,8 +20,8 @@ from django.db.models.functions import Now
 from generation.images import references, storage
 from generation.images import store as images
 from generation.images.references import Removed
-from generation.infra import database
-from generation.jobs import erasure, idempotency, stock
+from generation.infra import database, stalls
+from generation.jobs import erasure, idempotency, stock, variant_images
 from generation.jobs import lifecycle as jobs
 from generation.jobs.erasure import Erased
 from generation.models import APIKey, Image, Job, PurgedImage
@@ -144,6 +144,7 @@ def sweep(
     if not is_dry:
         _erase_leftovers()
         stock.remove_spoiled()
+        variant_images.remove_outdated()
     report.idempotency_keys = idempotency.old().count() if is_dry else idempotency.forget_old()
     _sweep_files(report, now, is_dry=is_dry, all_files=all_files)
     if not is_dry:
@@ -209,6 +210,7 @@ def _sweep_jobs(
             report, owner_of, rows, {name: owner_of[files[name].job_id] for name in files}, removed
         )
         done += len(batch)
+        stalls.progressed()
         on_progress(done, max(done, total))
 
 
@@ -258,6 +260,7 @@ def _erase_leftovers() -> None:
             locked = Job.objects.select_for_update().filter(id__in=job_ids).order_by("id")
             erased = erasure.erase([job.id for job in locked.only("id")])
         erasure.finish(erased)
+        stalls.progressed()
     webhooks.forget_unused()
 
 
@@ -268,6 +271,7 @@ def _sweep_files(report: Report, now: datetime, *, is_dry: bool, all_files: bool
         total += len(names)
         for start in range(0, len(names), FILES):
             old += _orphans(names[start : start + FILES], now)
+            stalls.progressed()
     if len(old) > max(FEW_ORPHANS, total / 2) and not all_files:
         report.orphans_kept = len(old)
         log.warning("orphans_kept", orphans=len(old), files=total)

@@ -1,7 +1,7 @@
 """Routing of requests to a prompt variant and the release that serves it.
 
-The release is named in the request, or follows from coverage and quality of the releases for the variant, the settings
-UNCOVERED and QUALITY_FLOOR, and a canary. `releases.default_release` has the same rules for many prompt variants.
+The release is named in the request, or follows from coverage and quality of the releases for the variant, the floor of
+quality, the setting UNCOVERED, and a canary. `releases.default_release` has the same rules for many prompt variants.
 """
 
 from collections.abc import Iterator, Sequence
@@ -177,7 +177,7 @@ def _chosen(
         if one.release.status == Status.ACTIVE and model in (None, one.release.kind)
     ]
     student = None if model == Kind.TEACHER else _student(candidates)
-    canary = _canary(model, student, candidates, sampling_key)
+    canary = _canary(model, variant, student, candidates, sampling_key)
     if canary is not None:
         return canary
     first = student or next(iter(active), None)
@@ -191,7 +191,7 @@ def _chosen(
         covering = [one for one in covering if one is first]
     if not covering:
         raise _not_covered(first.release, variant)
-    return _good(covering) if model is None else covering[0]
+    return _good(covering, variant) if model is None else covering[0]
 
 
 def _student(candidates: Sequence[Candidate]) -> Candidate | None:
@@ -216,6 +216,7 @@ def _is_specialist(one: Candidate) -> bool:
 
 def _canary(
     model: str | None,
+    variant: PromptVariant,
     student: Candidate | None,
     candidates: Sequence[Candidate],
     sampling_key: str,
@@ -228,17 +229,17 @@ def _canary(
         share = one.release.canary_percent / 100
         if share == 0 or one.release.kind != kind or not one.covers:
             continue
-        if model is None and quality.is_weak(one.share):
+        if model is None and quality.is_weak(one.share, quality.floor(variant, one.release)):
             continue
         if sampling.is_in_share(sampling_key, share):
             return one
     return None
 
 
-def _good(covering: Sequence[Candidate]) -> Candidate:
+def _good(covering: Sequence[Candidate], variant: PromptVariant) -> Candidate:
     """Return the first candidate or, if it is weak for the variant, the next better one."""
     first, *others = covering
-    if not quality.is_weak(first.share):
+    if not quality.is_weak(first.share, quality.floor(variant, first.release)):
         return first
     better = (
         one for one in others if quality.serves_better(one.share, first.share) and one.is_encoded

@@ -22,23 +22,28 @@ def values(row: Model) -> list[Any]:
     return [field.pre_save(row, True) for field in row._meta.concrete_fields]
 
 
-def insert(rows: Sequence[Model]) -> None:
-    """Insert rows of one model that has no JSONField."""
+def insert(rows: Sequence[Model], *, now: str = "") -> None:
+    """Insert rows of one model that has no JSONField. now: column to set to PostgreSQL's time, and to read back."""
     with connection.cursor() as cursor:
         cursor.execute(
-            _insert(type(rows[0]), len(rows)), [one for row in rows for one in values(row)]
+            _insert(type(rows[0]), len(rows), now), [one for row in rows for one in values(row)]
         )
+        if now:
+            for row, (time,) in zip(rows, cursor.fetchall(), strict=True):
+                setattr(row, now, time)
     for row in rows:
         row._state.adding = False
 
 
 @cache
-def _insert(model: type[Model], count: int) -> str:
+def _insert(model: type[Model], count: int, now: str) -> str:
     columns = names(model)
-    places = f"({', '.join(['%s'] * len(columns))})"
+    # The value is not used: each row has the same number of values.
+    each = ["coalesce(statement_timestamp(), %s)" if name == now else "%s" for name in columns]
+    places = f"({', '.join(each)})"
     return (
         f"INSERT INTO {model._meta.db_table} ({', '.join(columns)})"
-        f" VALUES {', '.join([places] * count)}"
+        f" VALUES {', '.join([places] * count)}{f' RETURNING {now}' if now else ''}"
     )
 
 

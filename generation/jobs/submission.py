@@ -61,7 +61,7 @@ def submit(owner, request: JobRequest) -> Job:
         _check_limits(job, is_stored=stored is not None)
         if request.webhook is not None:
             webhooks.hold(job, request.webhook)
-        _insert(job, stored, is_of_stock=takes_stock)
+        _insert(job, stored, is_of_stock=takes_stock, is_timed=_has_time(request))
         transaction.on_commit(partial(_notify, job), robust=True)
     return job
 
@@ -91,8 +91,8 @@ def _job(owner, request: JobRequest, match: Match, route: Route, seed: int) -> J
     release = route.release
     width, height = _size(request.size, release)
     max_tries = quality_control.tries(route.variant, release)
-    # Deadlines are compared with PostgreSQL's clock.
-    now = timezone.now() if request.cancel_after is None else database.now()
+    # Otherwise the INSERT sets it.
+    now = database.now() if _has_time(request) else timezone.now()
     has_webhook = request.webhook is not None
     job = Job(
         owner=owner,
@@ -129,6 +129,11 @@ def _job(owner, request: JobRequest, match: Match, route: Route, seed: int) -> J
     return job
 
 
+def _has_time(request: JobRequest) -> bool:
+    """Return whether the job's time is needed before it is inserted: for its deadline, or in its files."""
+    return request.cancel_after is not None or request.metadata
+
+
 def _stored(job: Job) -> Sequence[StoredImage] | None:
     """Return stored images that answer the job, or None."""
     stored = images.find(job)
@@ -146,11 +151,15 @@ def _check_limits(job: Job, *, is_stored: bool) -> None:
     quotas.use(job)
 
 
-def _insert(job: Job, stored: Sequence[StoredImage] | None, *, is_of_stock: bool) -> None:
+def _insert(
+    job: Job, stored: Sequence[StoredImage] | None, *, is_of_stock: bool, is_timed: bool
+) -> None:
+    """Insert the job, by PostgreSQL's clock: hosts whose clocks differ must not change the order of claims."""
     if stored is not None:
         job.status, job.cache, job.finished_at = Job.Status.SUCCEEDED, Job.Cache.HIT, database.now()
-        job.created_at = min(job.created_at, job.finished_at)  # this host's clock may be ahead
-    rows.insert([job])
+        if not is_timed:
+            job.created_at, is_timed = job.finished_at, True
+    rows.insert([job], now="" if is_timed else "created_at")
     if stored is not None:
         images_made = jobs.image_rows(job, stored)
         rows.insert(images_made)

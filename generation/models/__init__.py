@@ -21,6 +21,7 @@ from generation.models.jobs import (
 )
 from generation.models.releases import TRIES, TRIES_LIMIT, Coverage, Quality, Release
 from generation.models.stock import StockedImage
+from generation.models.variant_images import VariantImage
 from generation.models.webhooks import Delivery, WebhookEndpoint, WebhookSecret
 from generation.models.workers import Queue, Worker
 
@@ -49,6 +50,7 @@ __all__ = [
     "Release",
     "StockedImage",
     "Usage",
+    "VariantImage",
     "WebhookEndpoint",
     "WebhookSecret",
     "Worker",

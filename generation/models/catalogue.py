@@ -4,9 +4,10 @@ from django.contrib.postgres.fields import ArrayField
 from django.core.validators import MaxValueValidator
 from django.db import models
 from django.db.models import Q
+from django.utils import timezone
 
 from generation.engine.request import StoredEmbedding
-from generation.models.releases import TRIES, TRIES_LIMIT
+from generation.models.releases import FLOOR, SHARE, TRIES, TRIES_LIMIT
 
 
 class PromptVariant(models.Model):
@@ -31,9 +32,16 @@ class PromptVariant(models.Model):
         validators=[MaxValueValidator(TRIES_LIMIT)],
         help_text=f"{TRIES}. Empty: as for the release.",
     )
+    quality_floor = models.FloatField(
+        null=True,
+        blank=True,
+        validators=SHARE,
+        help_text=f"{FLOOR}. Empty: as for the release.",
+    )
     notes = models.TextField(blank=True)
     created_at = models.DateTimeField(auto_now_add=True)
-    updated_at = models.DateTimeField(auto_now=True)
+    # By PostgreSQL's clock: compared with the start of runs.
+    updated_at = models.DateTimeField(default=timezone.now, editable=False)
 
     class Meta:
         ordering = ["slug"]

@@ -1,11 +1,14 @@
 """Rows of releases, their coverage and their quality. One-row methods only."""
 
-from django.core.validators import MaxValueValidator
+from django.core.validators import MaxValueValidator, MinValueValidator
 from django.db import models
 from django.db.models import Q
 
 TRIES_LIMIT = 10  # pictures per image
 TRIES = "0: pictures are delivered unjudged; 1: they are judged; N: a rejected one is replaced, up to N pictures"
+
+SHARE = (MinValueValidator(0), MaxValueValidator(1))
+FLOOR = "0 to 1: minimum share of right pictures; where the best student is below it, a better teacher serves"
 
 
 class Release(models.Model):
@@ -47,6 +50,12 @@ class Release(models.Model):
         blank=True,
         validators=[MaxValueValidator(TRIES_LIMIT)],
         help_text=f"{TRIES}. Empty: the setting MAX_TRIES.",
+    )
+    quality_floor = models.FloatField(
+        null=True,
+        blank=True,
+        validators=SHARE,
+        help_text=f"{FLOOR}. Empty: the setting QUALITY_FLOOR.",
     )
     canary_percent = models.PositiveSmallIntegerField(
         default=0,

@@ -15,6 +15,12 @@ class Worker(models.Model):
     hostname = models.CharField(max_length=120)
     pid = models.PositiveIntegerField()
     device = models.CharField(max_length=60, blank=True)
+    devices = ArrayField(
+        models.CharField(max_length=20),
+        default=list,
+        db_default=[],
+        help_text="Devices of its machine; only distillation workers report them.",
+    )
     release = models.ForeignKey(
         Release, null=True, blank=True, on_delete=models.SET_NULL, related_name="+"
     )

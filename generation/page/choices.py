@@ -6,20 +6,24 @@ from typing import Any
 
 from django.conf import settings
 from django.db.models import Case, Count, F, Q, QuerySet, Value, When
+from django.db.models.functions import MD5
 from django.utils.functional import cached_property
 
-from generation.api.views.variants import examples
+from generation.api.views.variants import ACTIVE, examples
 from generation.catalogue import tags, text_rules
 from generation.catalogue.tags import Unnest
 from generation.engine.prompts.texts import normalize
 from generation.images import links
-from generation.models import PromptVariant, Release
+from generation.jobs import variant_images
+from generation.models import Job, PromptVariant, Release
 from generation.page import spelling
 from generation.releases.default_release import Serving
 
 MAX_VARIANTS = 50
 MAX_TAGS = 24
 MAX_RELEASES = 12
+MAX_RECENT = 12  # variants that the list begins with
+RECENT_JOBS = 200  # newest jobs of the owner that they are searched in
 
 
 # --- prompt variants ------------------------------------------------------------------------------
@@ -36,25 +40,33 @@ class Tag:
 class Found:
     """Result of a search. variants: preceded by the selected one if the search does not list it; chosen: selection.
 
-    is_wording: whether no variant has exactly the typed text. meant: the corrected words if no variant has the typed
-    ones, else "".
+    total: number of found variants; of: of all active ones. is_wording: whether no variant has exactly the typed text.
+    meant: the corrected words if no variant has the typed ones, else "".
     """
 
     variants: Sequence[PromptVariant]
     chosen: PromptVariant | None
     tags: Sequence[Tag]
-    has_more: bool
+    total: int
+    of: int
     is_wording: bool
     meant: str = ""
+
+    @property
+    def has_more(self) -> bool:
+        return self.total > len(self.variants)
 
     @property
     def tags_by_kind(self) -> list[list[Tag]]:
         return tags.by_kind(self.tags, lambda tag: tag.name)
 
 
-def search(text: str, wanted: Sequence[str], *, slug: str = "", is_own_text: bool = False) -> Found:
-    """Search active variants with all words of `text` in any order, and all tags; at most MAX_VARIANTS.
+def search(
+    text: str, wanted: Sequence[str], *, owner: Any, slug: str = "", is_own_text: bool = False
+) -> Found:
+    """Search active variants with all words of `text` in any order, and all tags; at most MAX_VARIANTS, by slug.
 
+    Without words and tags all are listed: those of the owner's newest jobs, then the others in a fixed mixed order.
     Words that no variant has are corrected. Selected is the variant with exactly this text, else `slug` (the previous
     selection) if it matches the search, else the first found variant, if there are words and their corrections are only
     typos. is_own_text: the text itself is selected, not the first found variant.
@@ -62,15 +74,16 @@ def search(text: str, wanted: Sequence[str], *, slug: str = "", is_own_text: boo
     normalized = normalize(text)
     words = normalized.split()[: text_rules.MAX_WORDS]
     chosen_tags = list(dict.fromkeys(wanted))[:MAX_TAGS]
-    rows = _fitting(words, chosen_tags)
-    found = list(rows.order_by("slug")[: MAX_VARIANTS + 1])
+    fitting = _fitting(words, chosen_tags)
+    order = ["slug"] if fitting else _mixed(owner)
+    shown = list(ACTIVE.filter(fitting).order_by(*order)[:MAX_VARIANTS])
     meant, is_sure = "", True
-    if words and not found:
+    if words and not shown:
         corrected = spelling.correct(words, spelling.vocabulary())
         if corrected not in (None, words):
-            rows = _fitting(corrected, chosen_tags)
-            found = list(rows.order_by("slug")[: MAX_VARIANTS + 1])
-        if found and corrected:
+            fitting = _fitting(corrected, chosen_tags)
+            shown = list(ACTIVE.filter(fitting).order_by("slug")[:MAX_VARIANTS])
+        if shown and corrected:
             meant, is_sure = " ".join(corrected), spelling.are_typos(words, corrected)
             words = corrected
     same, chosen = _named(normalized, slug)
@@ -78,26 +91,36 @@ def search(text: str, wanted: Sequence[str], *, slug: str = "", is_own_text: boo
         chosen = same
     elif chosen is not None and not _fits(chosen, words, chosen_tags):
         chosen = None
-    shown, has_more = found[:MAX_VARIANTS], len(found) > MAX_VARIANTS
     if chosen is None and words and shown and is_sure and not is_own_text:
         chosen = shown[0]
     if chosen is not None and chosen not in shown:
         shown = [chosen, *shown[: MAX_VARIANTS - 1]]
+    counts = ACTIVE.aggregate(of=Count("pk"), total=Count("pk", filter=fitting or None))
     return Found(
         shown,
         chosen,
-        _tags(rows, chosen_tags, every=None if has_more else len(found)),
-        has_more=has_more,
+        _tags(ACTIVE.filter(fitting), chosen_tags, every=counts["total"]),
+        **counts,
         is_wording=bool(normalized) and same is None,
         meant=meant,
     )
 
 
-def _fitting(words: Iterable[str], tags: Collection[str]) -> QuerySet[PromptVariant]:
-    rows = PromptVariant.objects.filter(status=PromptVariant.Status.ACTIVE)
+def _fitting(words: Iterable[str], tags: Collection[str]) -> Q:
+    fitting = Q(tags__contains=tags) if tags else Q()
     for word in words:
-        rows = rows.filter(Q(normalized_text__contains=word) | Q(slug__contains=word))
-    return rows.filter(tags__contains=tags) if tags else rows
+        fitting &= Q(normalized_text__contains=word) | Q(slug__contains=word)
+    return fitting
+
+
+def _mixed(owner: Any) -> list[Case | MD5]:
+    """Return the order: variants of the owner's newest jobs, then the others, mixed because similar slugs are alike."""
+    newest = Job.objects.filter(owner=owner).order_by("-created_at", "-id")
+    variants = newest.values_list("variant", flat=True)[:RECENT_JOBS]
+    recent = list(dict.fromkeys(variants))[:MAX_RECENT]
+    places = [When(pk=pk, then=Value(place)) for place, pk in enumerate(recent)]
+    first = [Case(*places, default=Value(MAX_RECENT))] if places else []
+    return [*first, MD5("slug")]
 
 
 def _fits(variant: PromptVariant, words: Iterable[str], tags: Iterable[str]) -> bool:
@@ -117,10 +140,10 @@ def _named(normalized: str, slug: str) -> tuple[PromptVariant | None, PromptVari
     return same, next((row for row in rows if row.slug == slug), None)
 
 
-def _tags(rows: QuerySet[PromptVariant], chosen: Sequence[str], *, every: int | None) -> list[Tag]:
+def _tags(rows: QuerySet[PromptVariant], chosen: Sequence[str], *, every: int) -> list[Tag]:
     """Return the selected tags, and the most frequent tags that some but not all of the variants have.
 
-    every: number of the variants, if known.
+    every: number of the variants.
     """
     counted = rows.order_by().annotate(tag=Unnest(F("tags"))).values_list("tag")
     counts = dict(counted.annotate(n=Count("pk")).order_by("-n", "tag")[:MAX_TAGS])
@@ -136,8 +159,8 @@ def _tags(rows: QuerySet[PromptVariant], chosen: Sequence[str], *, every: int | 
 
 @dataclass(frozen=True)
 class Choice:
-    """A variant in the list. thumbnail: URL of the user's newest picture of it, or "". note: why it is slow or
-    unavailable, or ""."""
+    """A variant in the list. thumbnail: URL of the user's newest picture of it, else of the variant's image, or "".
+    note: why it is slow or unavailable, or ""."""
 
     variant: PromptVariant
     thumbnail: str
@@ -147,17 +170,12 @@ class Choice:
 def listed(found: Sequence[PromptVariant], *, owner: Any) -> list[Choice]:
     """Return the variants with thumbnails and notes for the user."""
     serving = Serving.now()
-    rows = serving.annotated(PromptVariant.objects.filter(pk__in=[row.pk for row in found]))
+    rows = list(serving.annotated(PromptVariant.objects.filter(pk__in=[row.pk for row in found])))
     notes = {row.pk: _note(serving, row) for row in rows}
-    newest = examples(owner, found)
-    return [
-        Choice(
-            row,
-            links.thumbnail_path(newest[row.pk]) if row.pk in newest else "",
-            notes.get(row.pk, ""),
-        )
-        for row in found
-    ]
+    shown = variant_images.shown(serving, rows)
+    thumbnails = {pk: links.variant_image_path(image) for pk, image in shown.items()}
+    thumbnails |= {pk: links.thumbnail_path(image) for pk, image in examples(owner, found).items()}
+    return [Choice(row, thumbnails.get(row.pk, ""), notes.get(row.pk, "")) for row in found]
 
 
 def _note(serving: Serving, variant: Any) -> str:

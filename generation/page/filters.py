@@ -1,4 +1,4 @@
-"""Filters of the gallery: by words of the prompt, prompt variant, tag, day, favourites."""
+"""Filters and order of the gallery: words of the prompt, prompt variant, tag, day, favourites; newest or oldest."""
 
 from dataclasses import dataclass
 from datetime import date, datetime, time
@@ -18,6 +18,7 @@ from generation.models import Favourite, Job, PromptVariant
 from generation.page.presentation import pictures
 from generation.page.responses import PersonRequest, given
 
+NEWEST, OLDEST = "newest", "oldest"  # values of order: which comes first
 ENDED = (Job.Status.SUCCEEDED, Job.Status.FAILED)
 
 
@@ -30,11 +31,12 @@ class FilterQuery(Strict):
     since = serializers.DateField()
     until = serializers.DateField()
     favourites = serializers.BooleanField(default=False)
+    order = serializers.ChoiceField([NEWEST, OLDEST], default=NEWEST)
 
 
 @dataclass(frozen=True)
 class Filter:
-    """Filter of the gallery. variant: only pictures of this prompt."""
+    """Filter and order of the gallery. variant: only pictures of this prompt."""
 
     q: str = ""
     tag: str = ""
@@ -42,6 +44,7 @@ class Filter:
     until: date | None = None
     favourites: bool = False
     variant: PromptVariant | None = None
+    is_oldest_first: bool = False
 
     @classmethod
     def read(cls, request: PersonRequest) -> "Filter":
@@ -61,6 +64,7 @@ class Filter:
             asked.get("until"),
             asked["favourites"],
             variant,
+            asked["order"] == OLDEST,
         )
 
     def __bool__(self) -> bool:
@@ -76,6 +80,7 @@ class Filter:
             "since": self.since.isoformat() if self.since else "",
             "until": self.until.isoformat() if self.until else "",
             "favourites": "true" if self.favourites else "",
+            "order": OLDEST if self.is_oldest_first else "",
         }
         return {name: value for name, value in named.items() if value}
 
@@ -85,7 +90,7 @@ class Filter:
         return f"?{urlencode(self.values)}" if self else ""
 
     def jobs(self, request: PersonRequest) -> QuerySet[Job]:
-        """Return the user's matching jobs, newest first."""
+        """Return the user's matching jobs in the gallery's order."""
         rows = owned(request).filter(status__in=ENDED, purged_at__isnull=True)
         if self.variant is not None:
             rows = rows.filter(variant=self.variant)
@@ -100,7 +105,16 @@ class Filter:
         if self.favourites:
             marked = Favourite.objects.filter(owner=request.user, image__job=OuterRef("pk"))
             rows = rows.filter(Exists(marked))
-        return rows.order_by("-created_at", "-id")
+        order = ("created_at", "id") if self.is_oldest_first else ("-created_at", "-id")
+        return rows.order_by(*order)
+
+    def following(self, job: Job) -> Q:
+        """Return the condition for jobs that come after this one in the gallery."""
+        return _newer(job) if self.is_oldest_first else _older(job)
+
+    def preceding(self, job: Job) -> Q:
+        """Return the condition for jobs that come before this one in the gallery."""
+        return _older(job) if self.is_oldest_first else _newer(job)
 
     def images(self, owner: Any) -> QuerySet[Any, Any]:
         """Return the matching images of the user."""
@@ -112,11 +126,12 @@ def _at(day: date, moment: time) -> datetime:
     return datetime.combine(day, moment, timezone.get_default_timezone())
 
 
-def before(job: Job) -> Q:
-    """Return the condition for jobs that come after this one in the gallery."""
-    return Q(created_at__lt=job.created_at) | Q(created_at=job.created_at, id__lt=job.id)
+# The first condition is implied; an index serves it.
+def _older(job: Job) -> Q:
+    is_older = Q(created_at__lt=job.created_at) | Q(created_at=job.created_at, id__lt=job.id)
+    return Q(created_at__lte=job.created_at) & is_older
 
 
-def after(job: Job) -> Q:
-    """Return the condition for jobs that come before this one in the gallery."""
-    return Q(created_at__gt=job.created_at) | Q(created_at=job.created_at, id__gt=job.id)
+def _newer(job: Job) -> Q:
+    is_newer = Q(created_at__gt=job.created_at) | Q(created_at=job.created_at, id__gt=job.id)
+    return Q(created_at__gte=job.created_at) & is_newer

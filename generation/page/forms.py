@@ -4,7 +4,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from django.conf import settings
 from django.utils.functional import cached_property
 from rest_framework import serializers
 from rest_framework.exceptions import ValidationError
@@ -21,7 +20,6 @@ from generation.page.choices import Choice, Found, Offers
 from generation.page.responses import read
 
 PROMPT = "prompt"  # text and variant are one field on the page
-MAX_SEED = 2**32 - 1
 OPTIONS = ("n", "seed", "size", "output_format", "model")
 
 
@@ -99,18 +97,9 @@ def submit(owner: Any, values: FormValues) -> Job | FormErrors:
         return submission.submit(owner, JobRequest(via=Job.Via.PAGE, **asked))
     except ValidationError as error:
         detail: Any = error.detail
-        return FormErrors({name: [_said(name, one) for one in detail[name]] for name in detail})
+        return FormErrors({name: [str(one) for one in detail[name]] for name in detail})
     except GenerationError as error:
         return _errors(error)
-
-
-def _said(name: str, message: Any) -> str:
-    """Return the message of a validator, reworded for people."""
-    if name == "n":
-        return f"Give a whole number from 1 to {settings.MAX_IMAGES_PER_JOB}."
-    if name == "seed":
-        return f"Give a whole number from 0 to {MAX_SEED:,}, or nothing for a random seed."
-    return str(message)
 
 
 def _prompt(values: FormValues) -> dict[str, str]:
@@ -147,6 +136,7 @@ class Filled:
         return choices.search(
             self.values.text,
             self.values.tags,
+            owner=self.owner,
             slug=self.values.variant,
             is_own_text=self.values.is_own_text and not self.errors.nearest,
         )

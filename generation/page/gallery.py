@@ -1,4 +1,4 @@
-"""Gallery: the user's images by job, newest first, including those of jobs created over the API."""
+"""Gallery: the user's images by job, including those of jobs created over the API."""
 
 from dataclasses import dataclass
 from urllib.parse import urlencode
@@ -11,7 +11,7 @@ from rest_framework import serializers
 
 from generation.api.views.jobs import owned
 from generation.catalogue import tags
-from generation.page.filters import Filter, FilterQuery, before
+from generation.page.filters import Filter, FilterQuery
 from generation.page.presentation import Shown, shown
 from generation.page.responses import PageView, PersonRequest, given
 
@@ -43,7 +43,7 @@ def gallery(
         job = owned(request).filter(id=last).first()
         if job is None:
             raise Http404
-        rows = rows.filter(before(job), created_at__lte=job.created_at)
+        rows = rows.filter(wanted.following(job))
     found = shown(rows[: JOBS + 1], wanted.images(request.user))
     more = ""
     if len(found) > JOBS:

@@ -16,7 +16,7 @@ from generation.api.views import images
 from generation.jobs import retention
 from generation.models import Favourite, Image, Job
 from generation.page import sharing
-from generation.page.filters import Filter, after, before
+from generation.page.filters import Filter
 from generation.page.presentation import Picture, Shown, pictures, with_job
 from generation.page.responses import PageView, PersonRequest
 
@@ -36,11 +36,11 @@ def neighbours(request: PersonRequest, image: Image, wanted: Filter) -> Neighbou
     following = _id(own.filter(index__gt=image.index).order_by("index"))
     jobs = wanted.jobs(request).filter(status=Job.Status.SUCCEEDED)
     if previous is None:
-        newer = jobs.filter(after(image.job), created_at__gte=image.job.created_at)
-        previous = _of_first(newer.order_by("created_at", "id"), wanted, request, ["-index"])
+        rows = jobs.filter(wanted.preceding(image.job)).reverse()
+        previous = _of_first(rows, wanted, request, ["-index"])
     if following is None:
-        older = jobs.filter(before(image.job), created_at__lte=image.job.created_at)
-        following = _of_first(older, wanted, request, ["index"])
+        rows = jobs.filter(wanted.following(image.job))
+        following = _of_first(rows, wanted, request, ["index"])
     return Neighbours(previous, following)
 
 

@@ -22,10 +22,22 @@ WORDS = {
     Job.Status.FAILED: "Failed",
     Job.Status.CANCELED: "Canceled",
 }
-# Of failed jobs, by error code. Other codes are explained by their own message.
+# Why a job has no picture and what its owner can do, by error code.
 PROBLEMS = {
+    "canceled_by_client": "It was stopped. Press Again if you still want the picture.",
+    "deadline_before_start": "It did not start within the requested time. Press Again, best when fewer jobs wait.",
+    "deadline_while_running": "It took longer than the requested time. Press Again, or choose fewer pictures.",
+    "device_unavailable": "The computer that makes pictures has a fault. Tell an administrator, and try again later.",
     "embedding_invalid": "The stored prompt is damaged. An editor can have it encoded again in the catalogue.",
+    "embedding_mismatch": "The stored prompt does not fit the model. Press Again; if it fails again, tell an editor.",
     "encoding_failed": "The prompt cannot be encoded. An editor has to change its text in the catalogue.",
+    "internal_error": "An unexpected fault occurred. Press Again; if it fails again, tell an administrator.",
+    "not_finite": "The model computed no valid picture. Choose another model, and tell an administrator.",
+    "out_of_memory": "The picture is too large for the computer that makes it. Choose a smaller size.",
+    "release_invalid": "The files of the model are damaged. Choose another model, and tell an administrator.",
+    "size_not_supported": "The model does not make pictures of this size. Choose another size.",
+    "storage_failed": "The picture could not be saved. Press Again in a few minutes.",
+    "worker_lost": "The computer that made the picture stopped. Press Again; if it fails again, tell an administrator.",
 }
 CACHES = {
     Job.Cache.HIT: "Reused from an earlier job",

@@ -1,4 +1,4 @@
-"""Actions on several chosen pictures: compare, download as a zip, mark as favourites, delete."""
+"""Actions on several chosen pictures: compare, download as a zip, mark as favourites or unmark, delete."""
 
 import io
 import zipfile
@@ -28,7 +28,7 @@ MAX_COMPARED = 6
 MAX_BYTES = 64 * 2**20  # of a zip, which is in memory until it is sent
 
 MISSING = "The files of these pictures are no longer stored. Generate them again with their seeds."
-COMPARE, DOWNLOAD, FAVOURITE = "compare", "download", "favourite"
+COMPARE, DOWNLOAD, FAVOURITE, UNMARK = "compare", "download", "favourite", "unmark"
 DELETE, DELETE_NOW = "delete", "delete-now"
 
 
@@ -37,7 +37,7 @@ class SelectionForm(Strict):
 
     mandatory = ("do",)
 
-    do = serializers.ChoiceField([COMPARE, DOWNLOAD, FAVOURITE, DELETE, DELETE_NOW])
+    do = serializers.ChoiceField([COMPARE, DOWNLOAD, FAVOURITE, UNMARK, DELETE, DELETE_NOW])
     image = serializers.ListField(child=serializers.UUIDField(), max_length=MAX_PICTURES)
     csrfmiddlewaretoken = serializers.CharField()
 
@@ -62,6 +62,8 @@ class Selection(PageView):
         if asked["do"] == DELETE_NOW:
             count = _delete(chosen)
             messages.success(request, DELETED.get(count, f"{count} pictures were deleted."))
+        elif asked["do"] == UNMARK:
+            Favourite.objects.filter(owner=request.user, image__in=chosen).delete()
         else:
             Favourite.objects.bulk_create(
                 [Favourite(owner=request.user, image=image) for image in chosen],

@@ -54,6 +54,12 @@ def condition(release: Release) -> Q:
     return Q(Exists(same))
 
 
+def beyond(release: Release) -> QuerySet[PromptVariant]:
+    """Return the active prompt variants whose current text the release does not cover."""
+    active = PromptVariant.objects.filter(status=PromptVariant.Status.ACTIVE)
+    return active.filter(~condition(release))
+
+
 def covering(releases: Collection[Release]) -> QuerySet[Release]:
     """Return the releases that cover a prompt variant with its current text, for a subquery on variants."""
     slug, text = OuterRef(OuterRef("slug")), OuterRef(OuterRef("normalized_text"))

@@ -3,6 +3,8 @@
 Canaries, which serve a share of the requests, are not considered.
 """
 
+from collections import defaultdict
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,6 +28,7 @@ from django.db.models.functions import Coalesce
 from generation.models import PromptVariant, Release
 from generation.releases import coverage, quality
 from generation.releases import lifecycle as releases
+from generation.releases.quality import Judged
 
 Kind, Status = Release.Kind, Release.Status
 
@@ -58,12 +61,14 @@ class Serving:
         """Annotate the variants.
 
         is_covered: whether a student was made for the current text; by_teacher; best_student: pk of the best student;
-        student_share, teacher_share: shares of right pictures; served_by: a kind, or "" if requests are refused.
+        student_share, teacher_share: shares of right pictures; floor: `quality.floor` of the best student; served_by: a
+        kind, or "" if requests are refused.
         """
         return variants.annotate(
             **self._of_students(),
             by_teacher=_serves(self.teacher),
             teacher_share=quality.share_of(self.teacher),
+            floor=self._floor(),
         ).annotate(
             served_by=Case(*self._cases(), default=Value(""), output_field=CharField()),
         )
@@ -101,6 +106,20 @@ class Serving:
             "student_share": Subquery(best.values("share")[:1], output_field=FloatField()),
         }
 
+    def _floor(self) -> Coalesce:
+        own = [
+            When(best_student=row.pk, then=Value(row.quality_floor))
+            for row in self.students
+            if row.quality_floor is not None
+        ]
+        of_release = [Case(*own, default=None, output_field=FloatField())] if own else []
+        return Coalesce(
+            F("quality_floor"),
+            *of_release,
+            Value(settings.QUALITY_FLOOR),
+            output_field=FloatField(),
+        )
+
     def _cases(self) -> list[When]:
         """Return the rules of `jobs.routing`, in their order."""
         if not self.all:
@@ -109,7 +128,7 @@ class Serving:
         if settings.UNCOVERED == "student":
             first = self.student or self.teacher
             return [by_student, *([When(~Q(pk__in=[]), then=Value(first.kind))] if first else [])]
-        weak = Q(is_covered=True, by_teacher=True, student_share__lt=settings.QUALITY_FLOOR)
+        weak = Q(is_covered=True, by_teacher=True, student_share__lt=F("floor"))
         better = Q(teacher_share=None) | Q(teacher_share__gt=F("student_share"))
         if settings.UNCOVERED == "refuse" and self.student:
             return [by_student]
@@ -143,6 +162,17 @@ class Serving:
         shares = {Kind.STUDENT: variant.student_share, Kind.TEACHER: variant.teacher_share}
         return shares.get(variant.served_by)
 
+    def judged(self, variants: Iterable[Any]) -> dict[str, Judged]:
+        """Return the judged pictures by normalised text, each of the release that serves the annotated variant."""
+        texts: dict[Release | None, list[str]] = defaultdict(list)
+        for row in variants:
+            texts[self.release(row)].append(row.normalized_text)
+        found: dict[str, Judged] = {}
+        for release, its_texts in texts.items():
+            if release is not None:
+                found |= quality.of(release, its_texts)
+        return found
+
     def reason(self, variant: Any) -> str:
         """Return why this release serves an annotated variant."""
         if not self.all:
@@ -168,7 +198,13 @@ class Serving:
 
 def hard() -> Q:
     """Return the condition for annotated variants that students cover, but none makes well."""
-    return Q(is_covered=True, student_share__lt=quality.limit())
+    return Q(is_covered=True) & below_limit("student_share")
+
+
+def below_limit(share: str) -> Q:
+    """Return the condition for annotated variants whose share is below `quality.limit`. share: an annotation."""
+    below = f"{share}__lt"
+    return Q(**{below: F("floor")}) | Q(**{"floor": 0.0, below: quality.WEAK})
 
 
 def _serves(release: Release | None) -> Case:

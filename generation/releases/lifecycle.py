@@ -3,12 +3,12 @@
 import hashlib
 import shutil
 from pathlib import Path
+from typing import Literal
 
 import structlog
 from django.conf import settings
 from django.db import transaction
 from django.db.models import Q
-from django.utils import timezone
 
 from generation.access import audit
 from generation.engine import release as engine_release
@@ -16,7 +16,7 @@ from generation.engine import temporary_folders
 from generation.engine.errors import ReleaseInvalid
 from generation.engine.release import MANIFEST, Manifest, Progress
 from generation.errors import ReleaseNotAvailable, ReleaseRefused
-from generation.infra import notifications
+from generation.infra import database, notifications
 from generation.models import Release
 from generation.releases import coverage
 
@@ -301,7 +301,7 @@ def begin_canary(release: Release, percent: int) -> Release:
     verify(release, hashes=False)
     with transaction.atomic():
         release = check_canary(release, percent, locked(release.kind))
-        release.canary_percent, release.canary_started_at = percent, timezone.now()
+        release.canary_percent, release.canary_started_at = percent, database.now()
         release.save(update_fields=["canary_percent", "canary_started_at"])
         audit.record("canary_begun", release.name, percent=percent)
     log.info("canary_began", release=release.name, percent=percent)
@@ -342,14 +342,17 @@ def end_canary(release: Release, *, reason: str = "") -> Release:
     return release
 
 
-def set_max_tries(release: Release, max_tries: int | None) -> Release:
-    """Set the maximum of pictures per image of the release. None: the setting MAX_TRIES."""
+def edit(
+    release: Release, field: Literal["max_tries", "quality_floor"], value: float | None
+) -> Release:
+    """Set a value of the release's quality control. None: the setting MAX_TRIES or QUALITY_FLOOR."""
     with transaction.atomic():
         row = Release.objects.select_for_update().get(pk=release.pk)
-        before, row.max_tries = row.max_tries, max_tries
-        if before != max_tries:
-            row.save(update_fields=["max_tries"])
-            audit.record("release_edited", row.name, max_tries=[before, max_tries])
+        before = getattr(row, field)
+        if before != value:
+            setattr(row, field, value)
+            row.save(update_fields=[field])
+            audit.record("release_edited", row.name, **{field: [before, value]})
     return row
 
 
@@ -371,7 +374,7 @@ def locked(kind: str) -> list[Release]:
 def _exchange(
     current: Release | None, following: Release, action: str, *, reason: str = ""
 ) -> None:
-    now = timezone.now()
+    now = database.now()  # compared with times that other hosts write
     if current is not None:
         current.retired_at = now
         move(current, Status.RETIRED, "release_retired", by=following.name)

@@ -15,13 +15,13 @@ from django.db.models.functions import Cast
 from django.utils import timezone
 
 from generation.engine.proportions import Share
-from generation.models import Image, Job, Quality, Release
+from generation.models import Image, Job, PromptVariant, Quality, Release
 
 log = structlog.get_logger(__name__)
 
 MIN_JUDGED = 4  # judged pictures of a text that a share needs; an evaluation makes so many
 RECENT_DAYS = 30  # maximum age of the jobs whose pictures are counted
-WEAK = 0.5  # share of right pictures below which a prompt is shown as weak if QUALITY_FLOOR is 0
+WEAK = 0.5  # share of right pictures below which a prompt is shown as weak if its floor is 0
 MAIN_UNKNOWN, OTHER_UNKNOWN = -1.0, 2.0  # sort keys of `best_first` for unknown shares
 BATCH = 2000  # rows per statement
 
@@ -32,9 +32,15 @@ def concluded(right: int | None, total: int | None) -> float | None:
     return None if right is None or total is None or total < MIN_JUDGED else right / total
 
 
-def is_weak(share: float | None) -> bool:
+def floor(variant: PromptVariant, release: Release) -> float:
+    """Return the share of right pictures that the release needs to serve the variant, from 0 to 1."""
+    given = (variant.quality_floor, release.quality_floor, settings.QUALITY_FLOOR)
+    return next(value for value in given if value is not None)
+
+
+def is_weak(share: float | None, floor: float) -> bool:
     """Return whether a better release should serve the prompt instead. share: result of `concluded`."""
-    return share is not None and share < settings.QUALITY_FLOOR
+    return share is not None and share < floor
 
 
 def serves_better(share: float | None, weak: float | None) -> bool:
@@ -51,9 +57,9 @@ def best_first(share: float | None, *, is_main: bool) -> tuple[float, bool]:
     return (unknown if share is None else 1.0 - share), not is_main
 
 
-def limit() -> float:
-    """Return the share of right pictures below which a prompt is shown as weak."""
-    return settings.QUALITY_FLOOR or WEAK
+def limit(floor: float | None = None) -> float:
+    """Return the share of right pictures below which a prompt with this floor is shown as weak. None: the setting's."""
+    return (settings.QUALITY_FLOOR if floor is None else floor) or WEAK
 
 
 # --- for many prompt variants -----------------------------------------------------------------------

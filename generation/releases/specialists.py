@@ -4,10 +4,9 @@
 """
 
 from django.db import transaction
-from django.utils import timezone
 
 from generation.errors import ReleaseRefused
-from generation.infra import notifications
+from generation.infra import database, notifications
 from generation.models import Release
 from generation.releases import lifecycle as releases
 
@@ -24,7 +23,7 @@ def activate(release: Release, *, reason: str = "") -> Release:
         release = check(release, releases.locked(release.kind))
         if release.status == Status.SPECIALIST:
             return release
-        release.activated_at, release.retired_at = timezone.now(), None
+        release.activated_at, release.retired_at = database.now(), None
         releases.move(release, Status.SPECIALIST, "specialist_activated", reason=reason)
         transaction.on_commit(notifications.encode, robust=True)
     return release
@@ -55,6 +54,6 @@ def retire(release: Release) -> Release:
             raise ReleaseRefused(
                 f"{row.name} is {row.status}, not a specialist. The active release retires when another is activated."
             )
-        row.retired_at = timezone.now()
+        row.retired_at = database.now()
         releases.move(row, Status.RETIRED, "release_retired")
     return row

@@ -12,7 +12,7 @@ import structlog
 from asgiref.sync import async_to_sync, sync_to_async
 from django.conf import settings
 
-from generation.infra import addresses, database, heartbeat, notifications
+from generation.infra import addresses, database, heartbeat, notifications, stalls
 from generation.infra.watchdog import Watchdog
 from generation.models import Delivery
 from generation.webhooks import endpoints, outbox, payload
@@ -31,7 +31,11 @@ _running = threading.Lock()
 
 def begin() -> None:
     """Start the heartbeat, and send a message to deliver what is due."""
-    watchdog = Watchdog(is_work_waiting=endpoints.are_due, send=notifications.deliver)
+    watchdog = Watchdog(
+        is_work_waiting=endpoints.are_due,
+        send=notifications.deliver,
+        task_seconds=stalls.unknown_bound(),  # one task hangs: only one sends
+    )
     heartbeat.begin(QUEUE, device="", tick=watchdog.check)
     notifications.deliver()
 
@@ -108,7 +112,7 @@ class Run:
         )
         if done:
             ended = [(self._under_way.pop(task), task.result()) for task in done]
-            await sync_to_async(outbox.note)(ended)
+            await sync_to_async(_note)(ended)
             for delivery, _answer in ended:
                 self._shares.end(delivery)
             _asked.set()  # capacity for others is free
@@ -122,6 +126,11 @@ class Run:
         for task in self._under_way:
             task.cancel()
         await sync_to_async(outbox.give_back)(list(self._under_way.values()))
+
+
+def _note(ended: list[tuple[Delivery, Answer]]) -> None:
+    outbox.note(ended)
+    stalls.progressed()
 
 
 def _prepare(taken: list[Delivery]) -> list[tuple[Delivery, Message | None]]:

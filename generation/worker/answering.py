@@ -9,10 +9,10 @@ import structlog
 
 from generation.engine.device import use_threads
 from generation.infra import heartbeat
+from generation.infra.stalls import Kind, StallWatch, unknown_bound
 from generation.jobs import completion
 from generation.jobs.completion import Result
 from generation.worker import writing
-from generation.worker.stalls import Kind, StallWatch, unknown_bound
 
 log = structlog.get_logger(__name__)
 

@@ -24,6 +24,7 @@ from generation.engine.request import (
     Timings,
 )
 from generation.infra import heartbeat, metrics
+from generation.infra.stalls import Activity, Kind, StallWatch, unknown_bound
 from generation.jobs import quality_control, throughput
 from generation.jobs.lifecycle import Claim
 from generation.jobs.quality_control import BestPicture
@@ -32,7 +33,7 @@ from generation.models import Job, Release
 from generation.worker.leases import Leases
 from generation.worker.pipelines import Loaded
 from generation.worker.progress import BatchProgress
-from generation.worker.stalls import Activity, Kind, StallWatch, step_bound, unknown_bound
+from generation.worker.step_bounds import step_bound
 
 log = structlog.get_logger(__name__)
 

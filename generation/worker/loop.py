@@ -1,6 +1,5 @@
 """Generation worker: the process that uses a device, claims batches of jobs and commits their images."""
 
-import faulthandler
 import gc
 import os
 import threading
@@ -19,7 +18,15 @@ from generation.engine.errors import DeviceFailed, DeviceUnavailable, ReleaseInv
 from generation.engine.request import Timings
 from generation.errors import StorageFailed
 from generation.images import store as images
-from generation.infra import heartbeat, metrics, notifications, queues
+from generation.infra import heartbeat, metrics, notifications, queues, stalls
+from generation.infra.stalls import (
+    EXIT_STALLED,
+    GIVE_BACK_SECONDS,
+    Activity,
+    Kind,
+    StallWatch,
+    unknown_bound,
+)
 from generation.infra.watchdog import Watchdog
 from generation.jobs import lifecycle as jobs
 from generation.jobs.claiming import Claimed
@@ -37,15 +44,13 @@ from generation.worker.leases import Leases
 from generation.worker.pipelines import Loaded, wanted
 from generation.worker.probes import probe_storage
 from generation.worker.row import Row, RowFacts
-from generation.worker.stalls import Activity, Kind, StallWatch, unknown_bound
 from generation.worker.stocking import Stocking
 from generation.worker.writing import Writer
 
 log = structlog.get_logger(__name__)
 
 UNCOMMITTED_BATCHES = 2  # batches whose files may be written while the device computes the next one
-EXIT_DEVICE, EXIT_STALLED = 71, 72  # exit codes; 70 is the watchdog's
-GIVE_BACK_SECONDS = 10.0  # how long a process that ends itself tries to give its jobs back
+EXIT_DEVICE = 71  # exit code; 70 is the watchdog's, 72 that of stalls
 PROBES_OF_DEVICE = 4  # after so many failures a process with a broken device is restarted
 
 
@@ -168,10 +173,10 @@ class GenerationWorker:
     def serve(self) -> None:
         """Generate batches until no job is left or the process should stop. Files may still be written afterwards.
 
-        Without jobs, make images for the stock, one by one.
+        Without jobs, make images for the stock and variant images, one by one.
         """
         notifications.received(self.queue)
-        while self._serve_batch() or self._stock():
+        while self._serve_batch() or self._make_ahead():
             pass
 
     def _serve_batch(self, only: Collection[int] | None = None) -> bool:
@@ -194,13 +199,13 @@ class GenerationWorker:
         return self.loaded.of_kind(Release.Kind.STUDENT) if serves_both else []
 
     def _stocked(self) -> list[int]:
-        """Return the pks of the releases whose images may be stocked: students in service that are loaded."""
+        """Return the pks of the releases whose images may be made ahead: students in service that are loaded."""
         served = self._served.releases if self._served else {}
         return [pk for pk in self.loaded.of_kind(Release.Kind.STUDENT) if pk in served]
 
-    def _stock(self) -> bool:
-        """Make an image for the stock. Return whether more may be needed."""
-        if not settings.STOCK or not self.health.is_good or heartbeat.stopping.is_set():
+    def _make_ahead(self) -> bool:
+        """Make an image for the stock or a variant image. Return whether more may be needed."""
+        if not self.health.is_good or heartbeat.stopping.is_set():
             return False
         try:
             return self._stocking.make()
@@ -301,11 +306,8 @@ class GenerationWorker:
     # --- the end of a faulty process --------------------------------------------------------------
     def _stalled(self, activity: Activity) -> None:
         """Give all jobs back and end the process. Runs in the watch's thread."""
-        seconds = f"{activity.bound_seconds:.0f} s"
-        log.error("worker_stalled", what=activity.what, kind=activity.kind, seconds=seconds)
-        with suppress(OSError, RuntimeError):
-            faulthandler.dump_traceback()  # shows where each thread hangs
-        detail = f"No progress for {seconds}: {activity.what}."
+        stalls.report(activity)
+        detail = activity.detail
         error = DeviceFailed(detail) if activity.kind == Kind.DEVICE else StorageFailed(detail)
         giving_back = threading.Thread(
             target=writing.settle, args=(self.leases.held(), error), daemon=True
@@ -361,7 +363,7 @@ class GenerationWorker:
         self._served = self.read_served()
         self.loaded.prepare(list(self._served.releases.values()))
         metrics.flush()
-        if self.health.check() or (settings.STOCK and self._stocking.is_wanted()):
+        if self.health.check() or self._stocking.is_wanted():
             notifications.wake(self.queue)
         self._update_row()
         heartbeat.note_measured(self.measured.stored())

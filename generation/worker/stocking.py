@@ -1,4 +1,4 @@
-"""Makes images for the stock (`generation.jobs.stock`) in an idle worker, one at a time."""
+"""Makes images for the stock and variant images in an idle worker, one at a time."""
 
 import time
 from collections.abc import Callable, Collection
@@ -6,20 +6,23 @@ from collections.abc import Callable, Collection
 import structlog
 
 from generation.engine.request import Timings
-from generation.jobs import quality_control, stock
+from generation.infra.stalls import Kind, StallWatch, unknown_bound
+from generation.jobs import quality_control, stock, variant_images
 from generation.jobs.lifecycle import Claim
+from generation.jobs.quality_control import BestPicture
 from generation.models import Job
 from generation.worker import writing
 from generation.worker.generating import Generator
-from generation.worker.stalls import Kind, StallWatch, unknown_bound
 
 log = structlog.get_logger(__name__)
 
 PAUSE_SECONDS = 60.0
+# Between two searches for missing variant images, which read the whole catalogue.
+LOOK_SECONDS = 60.0
 
 
 class Stocking:
-    """releases: returns the pks of the releases whose images this worker may stock."""
+    """releases: returns the pks of the releases whose images this worker may make."""
 
     def __init__(
         self, generator: Generator, watch: StallWatch, releases: Callable[[], Collection[int]]
@@ -28,25 +31,35 @@ class Stocking:
         self._watch = watch
         self._releases = releases
         self._again_at = 0.0  # monotonic
+        self._look_at = 0.0  # monotonic
+        self._of_variants: list[Job] = []
 
     def is_wanted(self) -> bool:
-        return self._wanted() is not None
+        """Return whether an image may be needed."""
+        releases = self._releases()
+        if not releases or time.monotonic() < self._again_at:
+            return False
+        return time.monotonic() >= self._look_at or stock.wanted(releases) is not None
 
     def pause(self) -> None:
-        """Stop stocking for a while after a failure."""
+        """Make no images for a while after a failure."""
         self._again_at = time.monotonic() + PAUSE_SECONDS
 
-    def _wanted(self) -> Job | None:
-        if time.monotonic() < self._again_at:
-            return None
-        return stock.wanted(self._releases())
-
     def make(self) -> bool:
-        """Stock an image. Return False if none is needed. Raises WorkerStopping, DeviceUnavailable, and any failure."""
-        job = self._wanted()
-        if job is None:
+        """Make an image. Return False if none is needed. Raises WorkerStopping, DeviceUnavailable, and any failure."""
+        if time.monotonic() < self._again_at:
             return False
-        outcome = self._generator.generate([job], Timings())[Claim.of(job)]
+        releases = self._releases()
+        if (job := stock.wanted(releases)) is not None:
+            self._make_for_stock(job)
+        elif (job := self._missing_of_variants(releases)) is not None:
+            self._make_of_variant(job)
+        else:
+            return False
+        return True
+
+    def _make_for_stock(self, job: Job) -> None:
+        outcome = self._generated(job)
         if isinstance(outcome, list):
             with self._watch.watching(Kind.DEVICE, "judging of images", unknown_bound()):
                 quality_control.judge_rest(outcome)
@@ -54,4 +67,19 @@ class Stocking:
             (stored,) = writing.store(job, outcome, activity)
             stock.put(job, stored)
         log.info("image_stocked", variant=job.variant.slug, release=job.release.name)
-        return True
+
+    def _missing_of_variants(self, releases: Collection[int]) -> Job | None:
+        if not self._of_variants and time.monotonic() >= self._look_at:
+            self._of_variants = variant_images.wanted(releases)
+            if not self._of_variants:
+                self._look_at = time.monotonic() + LOOK_SECONDS
+        return self._of_variants.pop() if self._of_variants else None
+
+    def _make_of_variant(self, job: Job) -> None:
+        outcome = self._generated(job)
+        with self._watch.watching(Kind.STORAGE, "file", unknown_bound()):
+            variant_images.put(job, writing.store_thumbnail(outcome))
+        log.info("variant_image_made", variant=job.variant.slug, release=job.release.name)
+
+    def _generated(self, job: Job) -> list[BestPicture] | Exception:
+        return self._generator.generate([job], Timings())[Claim.of(job)]

@@ -5,16 +5,19 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import structlog
 from django.conf import settings
 from django.db import InterfaceError, InternalError, OperationalError, close_old_connections
 
+from generation.engine import files
 from generation.errors import StorageFailed
 from generation.images import storage
 from generation.images import store as images
+from generation.images.storage import StoredFile
 from generation.infra import database, heartbeat
+from generation.infra.stalls import Activity, Kind, StallWatch, unknown_bound
 from generation.jobs import completion, quality_control
 from generation.jobs import lifecycle as jobs
 from generation.jobs.completion import Result
@@ -27,7 +30,6 @@ from generation.worker.generating import Results, curve_of
 from generation.worker.health import Health
 from generation.worker.leases import Leases
 from generation.worker.probes import probe_storage
-from generation.worker.stalls import Activity, Kind, StallWatch, unknown_bound
 
 log = structlog.get_logger(__name__)
 T = TypeVar("T")
@@ -120,15 +122,11 @@ def store(
 
 
 def _store_one(job: Job, one: BestPicture) -> images.StoredImage:
-    result, finding = one.result, one.finding
-    if result.error is not None:
-        raise result.error
-    if result.pixels is None:
-        raise ImageDropped
-    seed = result.request.seed
+    pixels, finding = _pixels(one), one.finding
+    seed = one.result.request.seed
     stored = images.store(
         images.key_of(job, seed),
-        result.pixels,
+        pixels,
         job.output_format,
         metadata=images.metadata(job, seed),
     )
@@ -141,6 +139,22 @@ def _store_one(job: Job, one: BestPicture) -> images.StoredImage:
         failing=finding.failing,
         detector=finding.detector,
     )
+
+
+def store_thumbnail(outcome: list[BestPicture] | Exception) -> StoredFile:
+    """Store only a thumbnail of a job's single image and return it. Raises the job's error."""
+    if isinstance(outcome, Exception):
+        raise outcome
+    (one,) = outcome
+    return storage.save(files.thumbnail(files.encode(_pixels(one), "png")), "webp")
+
+
+def _pixels(one: BestPicture) -> Any:
+    if one.result.error is not None:
+        raise one.result.error
+    if one.result.pixels is None:
+        raise ImageDropped
+    return one.result.pixels
 
 
 def _synced(outcome: Result | Exception, activity: Activity) -> Result | Exception:

@@ -60,6 +60,7 @@ def stack(stack_home: Path, redis_server: RedisServer) -> Iterator[Stack]:
     """A running stack with the starter and three toy students: quick, other, and slow (some seconds a job)."""
     env = {
         "REDIS_URL": redis_server.server.url,
+        "RUNTIME": "torch",  # other stacks convert the starter's student
         "LEASE_SECONDS": "4",
         "SWEEP_SECONDS": "1",
         "WORKER_STALE_SECONDS": "8",

@@ -148,8 +148,14 @@ def test_twenty_new_prompts_are_covered_reviewed_and_served(
     expect(page.get_by_role("list", name="Stages").get_by_role("listitem")).not_to_have_count(0)
     name = page.locator("#run-live strong").first.inner_text()
 
-    # The editor looks at the sheet of new prompts, then decides and gives a reason.
+    # The editor looks at the sheet and at all new prompts beside the teacher, then decides and gives a reason.
     assert all(width > 128 for width in editor.loaded("img.rt-sheet[src]"))
+    decided_at = page.url
+    page.get_by_role("link", name=f"The {NEW} new prompts beside the teacher").click()
+    page.get_by_role("heading", name=f"{NEW} new prompts").wait_for()
+    expect(page.locator("figure.rt-compared")).to_have_count(NEW)
+    assert editor.loaded("figure.rt-compared img") == [128] * 2 * NEW
+    page.goto(decided_at)
     page.locator("summary", has_text="Serve").click()
     page.locator("details[open]").get_by_label("Reason").fill("A rehearsal of the whole day.")
     page.locator("details[open] [type=submit]").click()

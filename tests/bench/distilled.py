@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from tqdm import tqdm
 
@@ -115,7 +115,7 @@ def measure(
         },
         "stock_steps_run": steps,
         "stock_steps_run_of_batches": min(steps, STEPS_OF_BATCHES),
-        "time_ratio": {str(batch): ratio for batch, ratio in ratios.items()},
+        "time_ratio": {str(batch): found._asdict() for batch, found in ratios.items()},
         "load_seconds": loading,
         "memory": {title: seen.plain() for title, seen in memory.items()},
         "disk": _disk(student, teacher, say),
@@ -172,20 +172,29 @@ def _columns(
     return columns
 
 
-def _ratio(teachers: Sequence[Column], engines: Sequence[Column], batch: int) -> float:
-    """Return the median over the rounds of the faster teacher's time by the faster engine's."""
+class Ratio(NamedTuple):
+    """Median, lowest and highest over the rounds."""
+
+    median: float
+    lowest: float
+    highest: float
+
+
+def _ratio(teachers: Sequence[Column], engines: Sequence[Column], batch: int) -> Ratio:
+    """Return the faster teacher's time by the faster engine's."""
     theirs = min(teachers, key=lambda column: column.median(batch))
     ours = min(engines, key=lambda column: column.median(batch))
-    return statistics.median(
+    found = [
         slow["seconds"] / fast["seconds"]
         for slow, fast in zip(theirs.turns[batch], ours.turns[batch], strict=True)
-    )
+    ]
+    return Ratio(statistics.median(found), min(found), max(found))
 
 
 def _show(
     columns: Sequence[Column],
     described: dict[str, str],
-    ratios: dict[int, float],
+    ratios: dict[int, Ratio],
     batches: Sequence[int],
     *,
     done: int,
@@ -197,8 +206,12 @@ def _show(
     for column in columns:
         cells = "".join(f"{1000 * column.median(batch):10.2f}" for batch in batches)
         say(f"  {column.title:<48} {cells}  {described[column.title]}")
-    cells = "".join(f"{ratios[batch]:10.0f}" for batch in batches)
+    cells = "".join(f"{ratios[batch].median:10.0f}" for batch in batches)
     say(f"  {'times shorter, the faster of each kind':<48} {cells}  (target: 100)")
+    cells = "".join(
+        f"{f'{ratios[batch].lowest:.0f}–{ratios[batch].highest:.0f}':>10}" for batch in batches
+    )
+    say(f"  {'  in the rounds, lowest to highest':<48} {cells}")
     extrapolated = [str(batch) for batch in batches if batch > 1 or steps != STEPS]
     if extrapolated:
         say(

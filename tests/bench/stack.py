@@ -34,7 +34,7 @@ Say = Callable[[str], None]
 
 @contextmanager
 def serving(student: Path, **environment: str) -> Iterator[Stack]:
-    """Run a stack whose only generation worker serves the student."""
+    """Run a stack whose only generation worker serves the student, and the teacher for what it does not cover."""
     home = Path(tempfile.mkdtemp(prefix="retort-bench-"))
     stack = Stack(home, workers=1, env={"LOG_LEVEL": "WARNING", **environment})
     try:
@@ -112,7 +112,7 @@ def memories(stack: Stack, say: Say) -> dict[str, Any]:
     slug = variant(stack)
     jobs = [stack.submit(variant=slug, seed=5_000 + seed)["id"] for seed in range(2 * BATCH)]
     stack.ended(jobs)
-    say("\nResident memory of the stack's processes, serving the student alone")
+    say("\nResident memory of the stack's processes, whose worker has loaded student and teacher")
     found = {}
     for name in ("generation-1", "web", "encode", "webhooks", "light", "beat"):
         seen = memory(stack.pid(name))

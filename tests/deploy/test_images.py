@@ -446,8 +446,7 @@ def test_a_container_has_no_unnecessary_privileges(name: str):
     assert service["cap_drop"] == ["ALL"] and "no-new-privileges:true" in service["security_opt"]
     assert ("cap_add" in service) == (name == "postgres")
     assert 0 < service["pids_limit"] <= 1024
-    if "build" in service:
-        assert "_MEMORY:-" in service["mem_limit"]
+    assert "_MEMORY:-" in service["mem_limit"]
     assert not {"privileged", "network_mode", "pid", "ipc", "devices"} & set(service)
 
 

@@ -83,7 +83,7 @@ def output_of(folder: Path) -> str:
         pytest.param("/secrets.json", marks=pytest.mark.slow),
         pytest.param("/.postgres-unfinished-*", marks=pytest.mark.slow),
         pytest.param("/postgres", marks=pytest.mark.slow),
-        "/logs/redis.log",
+        pytest.param("/logs/redis.log", marks=pytest.mark.slow),
     ],
 )
 def test_servers_interrupted_during_their_start_leave_nothing(tmp_path: Path, appears: str) -> None:
@@ -133,7 +133,13 @@ def test_the_facts_of_a_stack_that_is_gone_are_ignored(tmp_path: Path) -> None:
         pytest.param("Starting the web process", marks=pytest.mark.slow),
     ],
 )
-@pytest.mark.parametrize("signals", [[signal.SIGTERM], [signal.SIGINT, signal.SIGINT]])
+@pytest.mark.parametrize(
+    "signals",
+    [
+        pytest.param([signal.SIGTERM], marks=pytest.mark.slow),
+        [signal.SIGINT, signal.SIGINT],
+    ],
+)
 def test_a_stack_interrupted_during_its_start_leaves_nothing(
     tmp_path: Path, printed: str, signals: list[signal.Signals]
 ) -> None:
@@ -146,6 +152,7 @@ def test_a_stack_interrupted_during_its_start_leaves_nothing(
         assert process.wait(timeout=120) == 130, output_of(tmp_path)
 
 
+@pytest.mark.slow
 def test_facts_that_cannot_be_removed_do_not_keep_processes_running(tmp_path: Path) -> None:
     with started(tmp_path, "run", "--no-picture") as process:
         printed = "Starting PostgreSQL and Redis"

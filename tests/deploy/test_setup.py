@@ -111,6 +111,7 @@ def test_a_changed_lock_is_installed(project: Project) -> None:
     assert project.version("torch") == "1.1"
 
 
+@pytest.mark.slow
 def test_packages_of_the_tests_are_added_and_kept_up_to_date(project: Project) -> None:
     assert "tests/requirements.txt" in project.set_up("tests").stderr
     assert project.version("extra") == "1.0"
@@ -139,6 +140,7 @@ def test_a_broken_environment_is_created_again(project: Project) -> None:
     assert project.version("torch") == "1.0"
 
 
+@pytest.mark.slow
 def test_an_incomplete_environment_is_created_again(project: Project) -> None:
     (pip,) = (project.folder / ".venv").glob("lib/python*/site-packages/pip")
     shutil.rmtree(pip)
@@ -147,6 +149,7 @@ def test_an_incomplete_environment_is_created_again(project: Project) -> None:
     assert pip.exists()
 
 
+@pytest.mark.slow
 def test_torch_comes_from_the_requested_index_and_is_kept(project: Project) -> None:
     index = project.folder / "index" / "torch"
     index.mkdir(parents=True, exist_ok=True)
@@ -172,6 +175,7 @@ def test_a_package_with_another_hash_than_the_locked_one_is_not_installed(projec
     assert project.version("extra") != "1.1" and not project.stamp.exists()
 
 
+@pytest.mark.slow
 def test_packages_come_from_the_sources_in_pips_variables(project: Project) -> None:
     locked = f"extra==1.0\ntorch==1.1 --hash=sha256:{'0' * 64}\n"  # that source has another build
     (project.folder / "requirements.lock").write_text(locked)

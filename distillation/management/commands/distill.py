@@ -181,6 +181,7 @@ class Command(DistillationCommand):
             self.stdout.write(f"{release.name} is already registered.")
         prompt_quality.record(made)
         changes = prompt_changes.of(release, is_specialist=bool(options["tags"]))
+        evaluations.add_prompts(name, changes)
         if said := prompt_changes.sentences(changes):
             self.say(said)
         for row in changes["rows"]:

@@ -11,7 +11,7 @@ from rest_framework import serializers
 from generation.api.openai import token_usage
 from generation.api.serializers.images import ImageSerializer
 from generation.api.serializers.problems import NearestSerializer
-from generation.api.serializers.shapes import Strict
+from generation.api.serializers.shapes import Strict, WholeNumber
 from generation.images import store as images
 from generation.models import Image, Job
 
@@ -60,24 +60,20 @@ class ImagesRequestSerializer(Strict):
         help_text="false: accept only prompts in the catalogue. Not in OpenAI's API."
     )
     model = serializers.CharField(help_text="student, teacher or the name of a release.")
-    n = serializers.IntegerField(
-        min_value=1, max_value=settings.MAX_IMAGES_PER_JOB, help_text="Number of images; default 1."
-    )
+    n = WholeNumber(1, settings.MAX_IMAGES_PER_JOB, help_text="Number of images; default 1.")
     size = serializers.RegexField(
         r"^(auto|\d{1,5}x\d{1,5})$",
         help_text='"WIDTHxHEIGHT", one of the sizes of the release; "auto": its first.',
     )
-    seed = serializers.IntegerField(
-        min_value=0,
-        max_value=2**32 - 1,
+    seed = WholeNumber(
+        0,
+        2**32 - 1,
         help_text="Seed of the first image; further images count up. Not in OpenAI's API.",
     )
     output_format = serializers.ChoiceField(
         Job.Format.choices, help_text="Default png, as at OpenAI."
     )
-    output_compression = serializers.IntegerField(
-        min_value=0, max_value=100, help_text="100 is the only value that is accepted."
-    )
+    output_compression = WholeNumber(0, 100, help_text="100 is the only value that is accepted.")
     response_format = serializers.ChoiceField(["b64_json", "url"], help_text="Default b64_json.")
     quality = Only(["auto", "standard"], why="Releases have one quality.")
     background = Only(["auto", "opaque"], why="Transparency is not supported.")
@@ -85,9 +81,9 @@ class ImagesRequestSerializer(Strict):
     user = serializers.CharField(allow_blank=True, help_text="Accepted, not stored.")
     safety_identifier = serializers.CharField(allow_blank=True, help_text="Accepted, not stored.")
     stream = serializers.BooleanField(help_text="Send server-sent events instead of one answer.")
-    partial_images = serializers.IntegerField(
-        min_value=0,
-        max_value=MAX_PARTIAL_IMAGES,
+    partial_images = WholeNumber(
+        0,
+        MAX_PARTIAL_IMAGES,
         help_text="Maximum number of previews in a stream; a release with few steps sends fewer.",
     )
 

@@ -12,7 +12,7 @@ from generation.api.serializers.jobs import (
     QueueSerializer,
     queue_of,
 )
-from generation.api.serializers.shapes import PageQuery, Strict
+from generation.api.serializers.shapes import PageQuery, Strict, WholeNumber
 from generation.models import Delivery, Job
 from generation.webhooks.endpoints import MAX_URL
 from generation.webhooks.predictions import ABORTED, FORMATS, STATUSES, as_prediction
@@ -43,13 +43,11 @@ class PredictionInputSerializer(ImageParameters):
         "matched to the most similar variant if it is similar enough; the prediction then has match."
     )
     variant = serializers.CharField(help_text="Slug of a prompt variant.")
-    num_outputs = serializers.IntegerField(
-        min_value=1, max_value=settings.MAX_IMAGES_PER_JOB, help_text="Number of images; default 1."
+    num_outputs = WholeNumber(
+        1, settings.MAX_IMAGES_PER_JOB, help_text="Number of images; default 1."
     )
-    width = serializers.IntegerField(
-        min_value=1, max_value=99_999, help_text="With height, an alternative to size."
-    )
-    height = serializers.IntegerField(min_value=1, max_value=99_999)
+    width = WholeNumber(1, 99_999, help_text="With height, an alternative to size.")
+    height = WholeNumber(1, 99_999)
     output_format = serializers.ChoiceField(
         [*FORMATS.values(), Job.Format.JPEG.value], help_text="Default webp."
     )

@@ -7,7 +7,7 @@ from django.conf import settings
 from rest_framework import serializers
 
 from generation.api.serializers.images import ImageSerializer
-from generation.api.serializers.shapes import PageQuery, Strict, url_of
+from generation.api.serializers.shapes import PageQuery, Strict, WholeNumber, url_of
 from generation.jobs import lifecycle as jobs
 from generation.jobs import reading
 from generation.jobs.estimates import MAX_AHEAD, Estimate
@@ -24,17 +24,17 @@ class ImageParameters(Strict):
     match = serializers.BooleanField(
         help_text="false: accept only texts in the catalogue; default true."
     )
-    seed = serializers.IntegerField(
-        min_value=0,
-        max_value=2**32 - 1,
+    seed = WholeNumber(
+        0,
+        2**32 - 1,
         help_text="Seed of the first image; each further image has the next seed.",
     )
     size = serializers.RegexField(
         r"^\d{1,5}x\d{1,5}$", help_text='"WIDTHxHEIGHT", one of the sizes of the release.'
     )
-    priority = serializers.IntegerField(
-        min_value=-100,
-        max_value=100,
+    priority = WholeNumber(
+        -100,
+        100,
         help_text="Jobs with a higher priority run first among your own; default 0.",
     )
     metadata = serializers.BooleanField(
@@ -50,9 +50,7 @@ class JobRequestSerializer(ImageParameters):
         help_text="Text of a prompt variant; case and spaces do not matter. A text that is not in the catalogue is "
         "matched to the most similar variant if it is similar enough; the job then has match."
     )
-    n = serializers.IntegerField(
-        min_value=1, max_value=settings.MAX_IMAGES_PER_JOB, help_text="Number of images; default 1."
-    )
+    n = WholeNumber(1, settings.MAX_IMAGES_PER_JOB, help_text="Number of images; default 1.")
     output_format = serializers.ChoiceField(
         Job.Format.choices, help_text="File format; default webp."
     )

@@ -28,13 +28,9 @@ class StandingSerializer(serializers.Serializer[Any]):
 
     requests_per_minute = serializers.IntegerField(allow_null=True)
     images_per_day = serializers.IntegerField(allow_null=True)
-    images_today = serializers.IntegerField(
-        allow_null=True, help_text="null: not counted, because there is no quota."
-    )
+    images_today = serializers.IntegerField(help_text="Images requested today.")
     device_seconds_per_day = serializers.IntegerField(allow_null=True)
-    device_seconds_today = serializers.FloatField(
-        allow_null=True, help_text="null: not counted, because there is no quota."
-    )
+    device_seconds_today = serializers.FloatField(help_text="Device seconds of today's jobs.")
     max_queued_jobs = serializers.IntegerField(allow_null=True)
     queued_jobs = serializers.IntegerField(help_text="Number of queued jobs.")
 

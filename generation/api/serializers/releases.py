@@ -36,6 +36,7 @@ class ReleaseSerializer(serializers.ModelSerializer[Release]):
             "activated_at",
             "retired_at",
             "max_tries",
+            "quality_floor",
             "canary_percent",
             "urls",
         ]

@@ -5,6 +5,7 @@ from uuid import UUID
 
 from django.urls import reverse
 from rest_framework import serializers
+from rest_framework.fields import empty
 from rest_framework.request import Request
 from rest_framework.utils.serializer_helpers import BindingDict
 
@@ -53,6 +54,28 @@ class Strict(serializers.Serializer[Any]):
         return super().to_internal_value(data)
 
 
+class WholeNumber(serializers.IntegerField):
+    """Integer within limits, with one message for every invalid value."""
+
+    def __init__(
+        self,
+        min_value: int,
+        max_value: int,
+        *,
+        help_text: str | None = None,
+        default: Any = empty,
+    ) -> None:
+        said = f"Give a whole number from {min_value:,} to {max_value:,}."
+        reasons = ("invalid", "min_value", "max_value", "max_string_length")
+        super().__init__(
+            min_value=min_value,
+            max_value=max_value,
+            help_text=help_text,
+            default=default,
+            error_messages=dict.fromkeys(reasons, said),
+        )
+
+
 def query(serializer: type[Strict], request: Request) -> dict[str, Any]:
     """Return the validated query of a request."""
     checked = serializer(data=request.query_params.dict())
@@ -76,9 +99,7 @@ def url_of(serializer: serializers.BaseSerializer[Any], name: str, row_id: UUID)
 
 
 class PageQuery(Strict):
-    limit = serializers.IntegerField(
-        default=20, min_value=1, max_value=MAX_PAGE, help_text="Results per page."
-    )
+    limit = WholeNumber(1, MAX_PAGE, default=20, help_text="Results per page.")
     cursor = serializers.CharField(
         help_text="Place in the list; taken from the links next and previous of a page."
     )

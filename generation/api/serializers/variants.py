@@ -63,8 +63,13 @@ class NewVariantSerializer(Strict):
 
 
 class ExampleSerializer(serializers.Serializer[Any]):
-    image = serializers.UUIDField(help_text="Id of your newest image of the variant.")
-    thumbnail = serializers.URLField()
+    image = serializers.UUIDField(
+        allow_null=True,
+        help_text="Id of your newest image of the variant; null: the thumbnail belongs to no job.",
+    )
+    thumbnail = serializers.URLField(
+        help_text="Signed link to a WebP of at most 256 pixels on its longest side."
+    )
 
 
 class VariantSerializer(serializers.ModelSerializer[PromptVariant]):
@@ -77,8 +82,12 @@ class VariantSerializer(serializers.ModelSerializer[PromptVariant]):
     quality = serializers.SerializerMethodField(
         help_text="Share of right pictures of this release; null: too few were judged."
     )
+    quality_interval = serializers.SerializerMethodField(
+        help_text="Ends of the 95 % interval of `quality`."
+    )
     example = serializers.SerializerMethodField(
-        help_text="Your newest image of it; null for a key without jobs:read."
+        help_text="Your newest image of it, if the key has jobs:read; else one that was made for everybody by the "
+        "student that serves it; null: there is none yet."
     )
     urls = serializers.SerializerMethodField()
 
@@ -93,6 +102,8 @@ class VariantSerializer(serializers.ModelSerializer[PromptVariant]):
             "is_covered",
             "served_by",
             "quality",
+            "quality_interval",
+            "quality_floor",
             "example",
             "created_at",
             "updated_at",
@@ -107,12 +118,24 @@ class VariantSerializer(serializers.ModelSerializer[PromptVariant]):
         share: float | None = self.context["serving"].share(variant)
         return share
 
+    @extend_schema_field(
+        serializers.ListField(
+            child=serializers.FloatField(), min_length=2, max_length=2, allow_null=True
+        )
+    )
+    def get_quality_interval(self, variant: Any) -> tuple[float, float] | None:
+        found = self.context["judged"].get(variant.normalized_text)
+        return None if found is None or self.get_quality(variant) is None else found.share.interval
+
     @extend_schema_field(ExampleSerializer(allow_null=True))
     def get_example(self, variant: Any) -> dict[str, Any] | None:
-        image = self.context["examples"].get(variant.pk)
-        if image is None:
+        own = self.context["examples"].get(variant.pk)
+        if own is not None:
+            return {"image": str(own), "thumbnail": absolute(self, links.thumbnail_path(own))}
+        shown = self.context["variant_images"].get(variant.pk)
+        if shown is None:
             return None
-        return {"image": str(image), "thumbnail": absolute(self, links.thumbnail_path(image))}
+        return {"image": None, "thumbnail": absolute(self, links.variant_image_path(shown))}
 
     @extend_schema_field(SelfURLSerializer)
     def get_urls(self, variant: PromptVariant) -> dict[str, str]:

@@ -6,9 +6,11 @@ from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import Future
 from math import inf
+from threading import Condition
 from typing import Any
 
 import structlog
+from cachetools import TTLCache, cached
 from django.conf import settings
 from django.db import connection
 from django.db.models import F, Max
@@ -24,6 +26,7 @@ from generation.realtime.hub import LOAD
 log = structlog.get_logger(__name__)
 
 PART_SECONDS = 2.0
+CACHED_SECONDS = 0.5
 STUCK_SECONDS = 5.0  # not ready after all threads were busy this long without a completed request
 CHECKS_AT_ONCE = 4  # per component; while so many hang, no more are started
 
@@ -38,14 +41,20 @@ def ready(request: HttpRequest) -> JsonResponse:
 
     Without beat jobs are rescued later, without the light worker not at all: "degraded", with the status 200.
     """
-    deadline = time.monotonic() + PART_SECONDS
-    asked = {name: _start_check(name) for name in PARTS}
-    parts = {name: _outcome(name, future, deadline) for name, future in asked.items()}
+    parts = dict(_checked())
     if load := request.META.get("asgi.scope", {}).get(LOAD):
         parts["threads"] = {"ok": load["stuck_seconds"] < STUCK_SECONDS, **load}
     good = all(part["ok"] for name, part in parts.items() if name != SCHEDULE)
     status = "unavailable" if not good else "ok" if parts[SCHEDULE]["ok"] else "degraded"
     return JsonResponse({"status": status, **parts}, status=200 if good else 503)
+
+
+@cached(TTLCache(maxsize=1, ttl=CACHED_SECONDS), condition=Condition())
+def _checked() -> dict[str, dict[str, Any]]:
+    """Check the components. Cached: each check opens connections to PostgreSQL, and anybody may request it."""
+    deadline = time.monotonic() + PART_SECONDS
+    asked = {name: _start_check(name) for name in PARTS}
+    return {name: _outcome(name, future, deadline) for name, future in asked.items()}
 
 
 def _start_check(name: str) -> "Future[dict[str, Any]]":

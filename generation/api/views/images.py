@@ -11,6 +11,7 @@ from uuid import UUID
 import structlog
 from django.db.models import QuerySet
 from django.http import Http404, HttpResponse, HttpResponseBase, HttpResponseRedirect
+from django.shortcuts import get_object_or_404
 from django.utils.cache import get_conditional_response
 from drf_spectacular.types import OpenApiTypes
 from drf_spectacular.utils import OpenApiResponse, extend_schema
@@ -26,7 +27,8 @@ from generation.api.views.problem_responses import responses
 from generation.errors import JobPurged
 from generation.images import links, storage
 from generation.images import store as images
-from generation.models import APIKey, Image, PurgedImage
+from generation.jobs import variant_images
+from generation.models import APIKey, Image, PurgedImage, VariantImage
 
 REDIRECT_SECONDS = 600  # cache time of a redirect; temporary credentials sign little longer
 SPARE_SECONDS = 60  # how much longer the store's link is valid than the cached redirect
@@ -118,6 +120,27 @@ class ImageThumbnail(LinkedView):
         name = images.thumbnail(image.master, image.file)
         read = partial(storage.read, name)
         return _answer(request, name, seconds, read, etag=f"{image.sha256}-thumbnail")
+
+
+class VariantImageFile(LinkedView):
+    @extend_schema(
+        operation_id="read_variant_image",
+        auth=[],
+        parameters=[LinkQuery],
+        responses={(200, "image/webp"): OpenApiTypes.BINARY}
+        | ELSEWHERE
+        | {304: None}
+        | responses(400, 403, 404, 410, 503),
+    )
+    def get(self, request: Request, image_id: UUID) -> HttpResponseBase:
+        """Read the thumbnail of a prompt variant that was made for everybody: a WebP."""
+        asked = query(LinkQuery, request)
+        seconds = links.check(
+            image_id, asked["expires"], asked["signature"], to=links.VARIANT_IMAGE
+        )
+        image = get_object_or_404(VariantImage, pk=image_id)
+        read = partial(variant_images.content, image)
+        return _answer(request, image.file, seconds, read, etag=image.sha256)
 
 
 def _answer(

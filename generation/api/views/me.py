@@ -30,7 +30,7 @@ class Me(APIView):
     def get(self, request: Request) -> Response:
         """Read the limits and the usage of your key and your account.
 
-        Daily usage is counted only if there is a daily limit; it starts at zero at 00:00 UTC.
+        Daily usage starts at zero at 00:00 UTC.
         """
         query(NoQuery, request)
         key = cast(APIKey, request.auth)

@@ -1,6 +1,6 @@
 """Views of prompt variants: list, read, add, change. Only active ones can be read."""
 
-from collections.abc import Iterable
+from collections.abc import Collection
 from typing import Any, cast
 from uuid import UUID
 
@@ -23,6 +23,7 @@ from generation.api.views.pagination import ListView
 from generation.api.views.problem_responses import responses
 from generation.catalogue import editing
 from generation.catalogue import variants as catalogue
+from generation.jobs import variant_images
 from generation.models import APIKey, Image, Job, PromptVariant
 from generation.releases.default_release import Serving
 
@@ -30,7 +31,7 @@ ACTIVE = PromptVariant.objects.filter(status=PromptVariant.Status.ACTIVE)
 MAX_JOBS = 1000  # newest jobs of the owner that are searched for examples
 
 
-def examples(owner: Any, variants: Iterable[PromptVariant]) -> dict[int, UUID]:
+def examples(owner: Any, variants: Collection[PromptVariant]) -> dict[int, UUID]:
     """Return the owner's newest image of each variant by the variant's pk, from the owner's newest jobs."""
     newest = Job.objects.filter(owner=owner).order_by("-created_at", "-id").values("pk")[:MAX_JOBS]
     found = Image.objects.filter(
@@ -55,7 +56,7 @@ class VariantList(ListView):
         return self.page(request)
 
     def facts(self, request: Request, found: list[PromptVariant]) -> dict[str, Any]:
-        return {"serving": self.serving, "examples": _examples(request, found)}
+        return _facts(request, self.serving, found)
 
     def rows(self, request: Request, asked: dict[str, Any]) -> QuerySet[PromptVariant]:
         self.serving = Serving.now()
@@ -109,11 +110,17 @@ class VariantDetail(APIView):
         return Response(_shown(request, variant.slug))
 
 
-def _examples(request: Request, variants: Iterable[PromptVariant]) -> dict[int, UUID]:
-    """Return the example images of the key's owner by variant; none if the key may not read images."""
-    if APIKey.Scope.JOBS_READ not in cast(APIKey, request.auth).scopes:
-        return {}
-    return examples(request.user, variants)
+def _facts(
+    request: Request, serving: Serving, variants: Collection[PromptVariant]
+) -> dict[str, Any]:
+    """Return the serializer's context for annotated variants, without own images if the key may not read them."""
+    may_read = APIKey.Scope.JOBS_READ in cast(APIKey, request.auth).scopes
+    return {
+        "serving": serving,
+        "judged": serving.judged(variants),
+        "examples": examples(request.user, variants) if may_read else {},
+        "variant_images": variant_images.shown(serving, variants),
+    }
 
 
 def _shown(
@@ -123,5 +130,5 @@ def _shown(
     serving = Serving.now()
     rows = PromptVariant.objects.all() if among is None else among
     variant = get_object_or_404(serving.annotated(rows), slug=slug)
-    context = {"request": request, "serving": serving, "examples": _examples(request, [variant])}
+    context = {"request": request} | _facts(request, serving, [variant])
     return VariantSerializer(variant, context=context).data

@@ -1,4 +1,4 @@
-"""`manage.py catalogue import | export | encode | status`: the catalogue from the shell."""
+"""`manage.py catalogue import | export | encode | status | cluster`: the catalogue from the shell."""
 
 import sys
 from argparse import ArgumentParser
@@ -23,7 +23,7 @@ SHOWN_ERRORS = 50
 
 
 class Command(BaseCommand):
-    help = "Import, export and encode the prompt catalogue, or show the state of its embeddings."
+    help = "Import, export and encode the prompt catalogue, show the state of its embeddings, or tag parts of it."
 
     def add_arguments(self, parser: ArgumentParser) -> None:
         actions = parser.add_subparsers(dest="action", required=True)
@@ -55,12 +55,22 @@ class Command(BaseCommand):
         )
         actions.add_parser("status", help="count the variants by embedding state")
 
+        clustering = actions.add_parser(
+            "cluster",
+            help="tag parts of the catalogue with similar texts, for specialists",
+            description="K-means of the embeddings of active prompt variants. The tags part-1, part-2, … replace those "
+            "of an earlier call; part-1 is the largest part. Then train with --tags part-1.",
+        )
+        clustering.add_argument("--parts", type=int, required=True, metavar="N")
+        clustering.add_argument("--dry-run", action="store_true", help="only show the parts")
+
     def handle(self, *args: Any, **options: Any) -> None:
         actions: dict[str, Callable[..., None]] = {
             "import": self.import_file,
             "export": self.export_file,
             "encode": self.encode,
             "status": self.status,
+            "cluster": self.cluster,
         }
         try:
             actions[options["action"]](options)
@@ -132,6 +142,21 @@ class Command(BaseCommand):
             )
         for state, count in catalogue.count_states().items():
             self.stdout.write(f"{state}: {count}")
+
+    def cluster(self, options: dict) -> None:
+        from generation.catalogue import clusters  # loads torch, for the text encoder
+
+        parts = clusters.find(options["parts"])
+        for part in parts:
+            count = len(part.variants)
+            tags = ", ".join(f"{tag} ({here} of {total})" for tag, here, total in part.tags)
+            shown = f"Tags: {tags or 'none'}. In the middle: {'; '.join(part.texts)}."
+            self.stdout.write(f"{part.name}: {count} prompt variant{pluralize(count)}. {shown}")
+        if options["dry_run"]:
+            self.stdout.write("Dry run: no tag was changed.")
+            return
+        changed = clusters.write(parts)
+        self.stdout.write(f"{changed} prompt variant{pluralize(changed)} changed.")
 
     def _bar(self, total: int, unit: str) -> tqdm:
         connection.ensure_connection()  # fail before the progress bar starts

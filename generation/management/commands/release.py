@@ -33,6 +33,16 @@ def image_size(text: str) -> tuple[int, int]:
     return width, height
 
 
+def share(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value <= 1:
+        raise ArgumentTypeError(f"{text!r}: give a share from 0 to 1, such as 0.5")
+    return value
+
+
 class Command(BaseCommand):
     help = "Register, list, verify, activate, retire, roll back, reject and export releases."
 
@@ -96,6 +106,13 @@ class Command(BaseCommand):
         )
         tries.add_argument("name")
         tries.add_argument("tries", type=int, choices=range(TRIES_LIMIT + 1), metavar="N")
+        floor = actions.add_parser(
+            "floor",
+            help="set the share of right pictures below which a better teacher serves instead of a student",
+            description="A prompt variant may have its own (in the admin). Without SHARE: the setting QUALITY_FLOOR.",
+        )
+        floor.add_argument("name")
+        floor.add_argument("share", type=share, nargs="?", metavar="SHARE", help="0 to 1")
         rollback = actions.add_parser(
             "rollback", help="activate the release again that the active one replaced"
         )
@@ -186,10 +203,19 @@ class Command(BaseCommand):
         )
 
     def tries(self, options: dict[str, Any]) -> None:
-        release = releases.set_max_tries(_find(options["name"]), options["tries"])
+        release = releases.edit(_find(options["name"]), "max_tries", options["tries"])
         self.stdout.write(
             f"{release.name}: at most {options['tries']} tr{pluralize(options['tries'], 'y,ies')} per image."
         )
+
+    def floor(self, options: dict[str, Any]) -> None:
+        release = releases.edit(_find(options["name"]), "quality_floor", options["share"])
+        said = (
+            "the setting QUALITY_FLOOR"
+            if release.quality_floor is None
+            else f"{release.quality_floor:g}"
+        )
+        self.stdout.write(f"{release.name}: its floor of quality is {said}.")
 
     def rollback(self, options: dict[str, Any]) -> None:
         release = releases.rollback(options["kind"])

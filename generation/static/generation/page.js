@@ -133,6 +133,11 @@
   }
   document.addEventListener("change", (event) => event.target.name === "image" && count());
   document.addEventListener("reset", () => setTimeout(count));
+  document.addEventListener("click", (event) => {
+    if (!event.target.closest("[data-chooses-all]")) return;
+    for (const box of document.querySelectorAll(".choose input")) box.checked = true;
+    count();
+  });
   addEventListener("pageshow", count); // the browser restores checkboxes
 
   document.addEventListener("click", async (event) => {

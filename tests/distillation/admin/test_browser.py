@@ -119,7 +119,7 @@ def test_a_design_is_requested_and_its_page_updates_itself(visitor: Visitor):
     page.get_by_label("Hours").fill("2")
     page.get_by_role("button", name="Save", exact=True).click()
     page.get_by_text("design-").first.wait_for()
-    design = designs.claim("worker-1")
+    design = designs.claim("worker-1", on=["cpu"])
     page.goto(f"/admin/distillation/design/{design.pk}/change/")
     designs.note(design, seconds=1800, at_work="Candidate 0: rung 1")
     page.get_by_text("25.0 %").wait_for()

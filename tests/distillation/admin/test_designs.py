@@ -51,7 +51,7 @@ def test_a_design_requested_in_the_form_is_claimed_by_a_worker(admin, ready, set
     given = GIVEN | {"tags": "vase, bowl", "recipe": settings.DISTILLATION_RECIPE}
     assert admin.post(url("add"), given).status_code == 302
 
-    design = designs.claim("worker-1")
+    design = designs.claim("worker-1", on=["cpu"])
     assert design.limits == {"size": 8_000_000, "time": 0.012, "quality": 0.97}
     assert (design.wish, design.hours, design.tags) == ("smallest", 2, ["bowl", "vase"])
     assert design.created_by.username == "person"
@@ -64,6 +64,7 @@ def test_a_design_requested_in_the_form_is_claimed_by_a_worker(admin, ready, set
     [
         ({"size": "8"}, "size", "MB"),
         ({"time": "soon"}, "time", "12ms@cpu"),
+        ({"time": "12ms@cuda:7"}, "time", "There are cpu"),
         ({"quality": "97"}, "quality", "0.97"),
         ({"hours": "two"}, "hours", "number"),
         ({"hours": "0"}, "hours", "above 0"),
@@ -84,7 +85,7 @@ def test_the_form_refuses_a_design_without_a_teacher(admin, settings):
 @pytest.fixture
 def design(admin, ready, settings) -> Design:
     admin.post(url("add"), GIVEN | {"recipe": settings.DISTILLATION_RECIPE})
-    return designs.claim("worker-1")
+    return designs.claim("worker-1", on=["cpu"])
 
 
 def test_the_page_shows_progress_and_then_the_choice_with_its_files(admin, design):

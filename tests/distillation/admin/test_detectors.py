@@ -1,5 +1,7 @@
 """Admin of detectors: bits, accuracy, activation."""
 
+import getpass
+
 import pytest
 from django.contrib.auth.models import Permission
 from django.test import Client
@@ -7,6 +9,7 @@ from django.urls import reverse
 
 from distillation.detectors import registry as detectors
 from distillation.models import Detector
+from generation.models import AuditEntry
 from tests.distillation.detector.folders import make_version
 from tests.factories import make_user
 
@@ -71,6 +74,11 @@ def test_a_person_activates_a_version(admin, row):
     answer = admin.post(f"{url('change', row.pk)[: -len('change/')]}do/activate/", follow=True)
     assert "mine is active." in text(answer)
     assert detectors.active() == row
+    entries = AuditEntry.objects.filter(subject="mine").order_by("pk")
+    assert list(entries.values_list("action", "actor")) == [
+        ("detector_registered", getpass.getuser()),
+        ("detector_activated", "admin"),
+    ]
     assert 'value="activate"' not in text(admin.get(url("change", row.pk)))
 
 

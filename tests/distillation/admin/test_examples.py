@@ -13,6 +13,7 @@ from django.utils import timezone
 
 from distillation.examples import ingestion
 from distillation.models import Example, ImageSource
+from generation.models import AuditEntry
 from tests.distillation.example_factories import (
     make_detector,
     make_example,
@@ -57,6 +58,25 @@ def test_an_added_source_waits_for_ingestion(admin):
     assert (source.tags, list(source.variants.all())) == (["red", "not-blue"], [variant])
     assert source.asked_at
     assert "red, not-blue" in text(admin.get(url("change", source.pk, model="imagesource")))
+
+
+def test_changes_of_a_source_are_in_the_audit_log(admin):
+    variant = make_variant(slug="red-vase")
+    given = {"name": "field", "url": "vases", "tags": "red", "variants": [variant.pk]}
+    admin.post(url("add", model="imagesource"), given | {"is_enabled": "on"})
+    source = ImageSource.objects.get()
+    page = url("change", source.pk, model="imagesource")
+    for _ in range(2):  # the second time nothing changes
+        admin.post(page, given | {"tags": "red, not-blue"})
+    admin.post(url("delete", source.pk, model="imagesource"), {"post": "yes"})
+    rows = AuditEntry.objects.filter(subject="field", actor="admin").order_by("pk")
+    assert [(row.action, row.detail) for row in rows] == [
+        ("image_source_added", {
+            "name": "field", "url": "vases", "tags": "red", "variants": str(variant)}),
+        ("image_source_edited", {
+            "tags": ["red", "not-blue, red"], "is_enabled": [True, False]}),
+        ("image_source_deleted", {}),
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize(

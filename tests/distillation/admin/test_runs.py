@@ -1,5 +1,6 @@
 """Admin of runs: start, progress, control, gate, schedule."""
 
+import html
 import json
 import shutil
 from dataclasses import fields
@@ -20,11 +21,18 @@ from distillation.pipeline import summaries
 from distillation.pipeline.recipes import RECIPES, Recipe
 from distillation.reports import prompt_changes
 from distillation.runs import lifecycle as runs
-from generation.models import AuditEntry, Release
+from generation.models import AuditEntry, PromptVariant, Release
 from generation.releases import lifecycle as releases
 from tests.distillation.factories import make_run
 from tests.distillation.reporting import figures, summary, write_stage
-from tests.factories import make_quality, make_release, make_user, make_variant
+from tests.factories import (
+    cover,
+    make_embedding,
+    make_quality,
+    make_release,
+    make_user,
+    make_variant,
+)
 
 pytestmark = pytest.mark.django_db
 
@@ -99,8 +107,11 @@ def test_each_recipe_is_offered_with_the_duration_of_earlier_runs(admin):
     Slice.objects.create(run=run, number=1, worker_name="w", outcome="finished",
                          started_at=ended - timedelta(minutes=14), ended_at=ended)  # fmt: skip
     offered = dict(admin.get(url("add")).context["adminform"].form.fields["recipe"].choices)
-    assert "Time: 14 minutes from the teacher (1 run)." in offered["starter-1step"]
-    assert "not measured here yet" in offered["starter-2step"]
+    assert (
+        "Time: 100 minutes continuing a student on two cores of an AMD EPYC for 276 prompts (not measured here yet), "
+        "14 minutes from the teacher (1 run)." in offered["starter-1step"]
+    )
+    assert "Time: not measured here yet." in offered["starter-2step"]
 
 
 @pytest.mark.parametrize("name", RECIPES)
@@ -321,6 +332,23 @@ def test_the_page_explains_the_gates_result_and_offers_decisions(admin, waiting)
         assert part in page, part
 
 
+def test_the_page_links_all_new_prompts_beside_the_teacher(admin, waiting):
+    active = Release.objects.get(name="active")
+    Run.objects.update(replaces=active)
+    cover(active, {"red-vase": ""})
+    cover(waiting.release, {"red-vase": "", "blue-bowl": "", "green-mug": ""})
+    for slug in ("red-vase", "blue-bowl", "not-covered"):
+        make_variant(slug=slug)
+    assert "The new prompt beside the teacher" in text(admin.get(url("change", waiting.pk)))
+    make_variant(slug="green-mug")
+    page = html.unescape(text(admin.get(url("change", waiting.pk))))
+    query = f"first={waiting.teacher.name}&second=made&new=active"
+    link = f"{reverse('admin:generation_release_compare')}?{query}"
+    assert "The 2 new prompts beside the teacher" in page and f'href="{link}"' in page
+    cover(active, dict.fromkeys(("red-vase", "blue-bowl", "green-mug"), ""))
+    assert "beside the teacher" not in text(admin.get(url("change", waiting.pk)))
+
+
 def test_a_release_that_did_not_pass_is_served_only_with_a_reason(admin, waiting):
     assert "Give a reason to serve it" in decide(admin, waiting, "serve")
     assert "made is active." in decide(admin, waiting, "serve", reason="They are right.")
@@ -487,6 +515,18 @@ def test_the_buttons_pause_resume_and_cancel(admin, running):
     assert done == ["run_paused", "run_resumed", "run_canceled"]
 
 
+def test_a_run_that_ended_without_an_outcome_has_none(admin):
+    ended = {"finished_at": timezone.now()}
+    for status, more, shown in (
+        ("failed", ended, "–"), ("canceled", ended, "–"), ("queued", {}, "pending"),
+        ("succeeded", ended | {"outcome": "rejected"}, "rejected"),
+    ):  # fmt: skip
+        Run.objects.all().delete()
+        make_run(status=status, **more)
+        (row,) = admin.get(url("changelist")).context["results"]
+        assert shown in next(cell for cell in row if "field-outcome_badge" in cell)
+
+
 def test_names_of_rows_keep_their_case(admin, running):
     page = text(admin.get(url("change", running.pk)))
     assert running.name in page and running.name.capitalize() not in page
@@ -499,6 +539,25 @@ def test_an_empty_list_explains_where_its_rows_come_from(admin):
     )
     page = text(admin.get(url("changelist", model="decision"), {"is_start__exact": "1"}))
     assert "Nothing fits the filters" in page and "Reset filters" in page
+
+
+def test_a_decision_is_made_now_by_the_rules_of_the_schedule(ready):
+    editor = person("view_decision", "add_run", "view_run")
+    make_embedding(variant=PromptVariant.objects.get())
+    make_release(name="student-old", parent="teacher-1", steps=1, covered_variants=["another"])
+    assert "Decide now" in text(editor.get(url("changelist", model="decision")))
+    page = text(editor.post(url("decide", model="decision"), follow=True))
+    assert "No run was started." in page and "a run starts after 600 s without changes" in page
+    PromptVariant.objects.update(updated_at=timezone.now() - timedelta(hours=1))
+    page = text(editor.post(url("decide", model="decision"), follow=True))
+    run = Run.objects.get()
+    assert f"The run {run.name} was started. 1 prompt variant is not covered" in page
+    assert (run.trigger, run.created_by.username) == ("person", "editor")
+    assert Decision.objects.first().run == run
+    assert editor.get(url("decide", model="decision")).status_code == 405
+    viewer = person("view_decision", "view_run")
+    assert "Decide now" not in text(viewer.get(url("changelist", model="decision")))
+    assert viewer.post(url("decide", model="decision")).status_code == 403
 
 
 def test_lists_show_runs_and_decisions(admin, running):

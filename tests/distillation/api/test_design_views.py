@@ -38,7 +38,7 @@ def test_a_design_is_requested_and_followed_to_its_choice(teacher):
     assert (design.created_by, design.is_for_workers) == (api.owner, True)
     assert AuditEntry.objects.get().action == "design_created"
 
-    designs.claim("worker-1")
+    designs.claim("worker-1", on=["cpu"])
     designs.note(design, seconds=1800, at_work="Candidate 0")
     rows = Rows(design)
     rows.add(lambda known: PARAMS)
@@ -75,6 +75,7 @@ def test_designs_are_listed_by_status_and_canceled(teacher):
         ({"size": "8"}, "size"),
         ({"time": "fast"}, "time"),
         ({"time": "1ms@" + 26 * "a"}, "time"),
+        ({"time": "12ms@cuda:7"}, "There are cpu"),
         ({"quality": "97"}, "quality"),
         ({"hours": 0}, "hours"),
         ({"hours": None}, "hours"),

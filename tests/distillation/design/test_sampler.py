@@ -19,11 +19,18 @@ SPACE = Space(
 
 
 def search(
-    space: Space, limits: Limits, costs: dict[str, float], most: int, seed: int = 1
+    space: Space,
+    limits: Limits,
+    costs: dict[str, float],
+    most: int,
+    seed: int = 1,
+    startup: int = sampler.RANDOM,
 ) -> list[Candidate]:
     """Choose and measure at most `most` candidates. costs: size in MB by width."""
     found: list[Candidate] = []
-    while len(found) < most and (params := sampler.choose(space, found, limits, seed=seed)):
+    while len(found) < most and (
+        params := sampler.choose(space, found, limits, seed=seed, startup=startup)
+    ):
         size = Costs(round(costs[str(params["width"])] * 1e6), 0.01)
         one = replace(candidate(len(found), 0.5), params=params, costs=size)
         found.append(one if size.are_within(limits) else replace(one, rungs=()))
@@ -55,6 +62,21 @@ def test_candidates_over_a_limit_become_rarer():
     ]
 
     assert sum(later) / len(later) > 0.38  # a quarter of the space is within
+
+
+def test_with_fewer_random_ones_the_model_proposes_earlier():
+    space = replace(SPACE, axes=SPACE.axes | {"channels": tuple(range(32, 72, 4))})
+    sizes = dict(zip(WIDTHS, (8.0, 6.0, 4.0, 2.0), strict=True))
+    limits = Limits(size=2_500_000)
+
+    def within(startup: int) -> int:
+        return sum(
+            one.costs.are_within(limits)
+            for seed in range(0, 20_000, 1000)
+            for one in search(space, limits, sizes, 8, seed=seed, startup=startup)[2:]
+        )
+
+    assert within(2) > 1.2 * within(8)
 
 
 def test_candidates_of_other_processes_and_refused_ones_are_not_chosen_again():

@@ -112,6 +112,21 @@ def test_the_search_ends_in_time_and_starts_no_training_that_would_not_end(searc
     assert search.ladder.done == [(0, 0), (1, 0), (2, 0), (3, 0), (1, 1)]
 
 
+@pytest.mark.parametrize(
+    ("hours", "most", "expected"),
+    [(100, 0, 8), (2, 0, 2), (2, 3, 1), (0.5, 0, 1), (4, 0, 4), (100, 9, 3)],
+)
+def test_at_most_a_third_of_the_candidates_that_fit_are_drawn_at_random(
+    search, hours, most, expected
+):
+    """One took ten minutes; candidates are added during 60 % of the time."""
+    one = replace(search, request=replace(search.request, hours=hours, candidates=most))
+    rung = replace(candidate(0, 0.5).rungs[0], seconds=10 * MINUTE)
+    search.clock.seconds = 10 * MINUTE
+    assert one._startup([replace(candidate(0, 0.5), rungs=(rung,))]) == expected
+    assert one._startup([candidate(0)]) == (min(8, most // 3) if most else 8)  # no rate is known
+
+
 def test_the_number_of_candidates_is_limited(search):
     replace(search, request=replace(search.request, candidates=2)).run()
 

@@ -67,9 +67,24 @@ def test_a_worker_claims_the_oldest_queued_design_and_returns_it_to_the_queue(br
     designs.create(brief, is_for_workers=True)
     designs.create(brief, is_for_workers=False)  # its command continues it
 
-    assert designs.claim("worker-1") == first
+    assert designs.claim("worker-1", on=["cpu"]) == first
     designs.leave(first)
     assert Design.objects.get(pk=first.pk).status == "queued"
+
+
+def test_a_worker_claims_only_designs_for_a_device_of_its_machine(brief):
+    for device in ("cuda:1", "cuda", "mps", "cpu", "auto"):
+        designs.create(replace(brief, device=device), is_for_workers=True)
+
+    def claimed(*on: str) -> list[str]:
+        found = []
+        while design := designs.claim("worker-1", on=on):
+            found.append(design.device)
+        return found
+
+    assert claimed("cpu", "cuda:0") == ["cuda", "cpu", "auto"]
+    assert claimed("cpu") == []
+    assert claimed("cpu", "cuda:0", "cuda:1") == ["cuda:1"]
 
 
 def test_a_design_of_a_lost_process_is_queued_or_paused(brief):

@@ -1,18 +1,20 @@
 """A candidate passes only if it reaches every limit; chance alone rejects none."""
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import pytest
 import torch
 
-from distillation.evaluation import gate
+from distillation.evaluation import gate, noninferiority
 from distillation.evaluation.gate import Costs, Gate
+from distillation.evaluation.gate_limits import BETTER
 from distillation.evaluation.gate_recipe import GateRecipe
 from distillation.evaluation.measured import Measured
 from distillation.evaluation.noninferiority import MIN_PROMPTS, Margins
 from distillation.pipeline.recipes import RECIPES
+from distillation.reports.explanation import NO_BETTER, explain, is_undecided
 
-RECIPE = GateRecipe()
+RECIPE = GateRecipe(better=None)  # but for the tests of this check
 COSTS = Costs(0.01, 5_000_000)
 
 
@@ -153,6 +155,70 @@ def test_a_variant_that_states_nothing_is_no_suspect():
     assert gate.suspects(replace(RECIPE, variant=None), measured(0.0), teacher, None) == {}
 
 
+# --- better somewhere -----------------------------------------------------------------------------
+STRICT = GateRecipe()
+
+
+def better(found: Gate) -> gate.Check:
+    return next(check for check in found.checks if check.name == BETTER)
+
+
+def test_a_candidate_that_is_no_worse_and_not_better_anywhere_waits_for_a_person():
+    found = decide(measured(0.9), measured(0.9), recipe=STRICT)
+    assert not found.passed and failed(found) == [BETTER]
+    assert not better(found).decided and better(found).detail == "It is no better anywhere."
+    assert is_undecided(asdict(found))
+    assert explain(asdict(found)).found == f"{NO_BETTER}."
+
+
+def test_a_first_release_need_not_be_better_than_another():
+    assert decide(measured(0.9), recipe=STRICT).passed
+
+
+@pytest.mark.parametrize(
+    ("candidate", "costs", "named"),
+    [
+        (measured(0.98), COSTS, "attributes_right × "),
+        (replace(measured(0.9), gradient=1.1 * measured(0.9).gradient), COSTS, "sharpness × 1.100"),
+        (measured(0.9), Costs(0.009, 5_000_000), "seconds × 0.90"),
+        (measured(0.9), Costs(0.01, 4_000_000), "bytes × 0.80"),
+        (measured(0.9, prompts=201), COSTS, "1 more prompt"),
+    ],
+)
+def test_one_thing_that_is_better_is_enough_and_is_named(candidate, costs, named):
+    teacher = measured(0.9, prompts=len(candidate.slugs))
+    active = teacher.take(tuple(f"prompt-{number}" for number in range(200)))
+    found = decide(candidate, active, recipe=STRICT, teacher=teacher, costs=costs)
+    assert found.passed, failed(found)
+    assert named in better(found).detail
+
+
+def test_slightly_lower_costs_and_differences_by_chance_are_not_better(monkeypatch):
+    """Of 40 equal candidates 5 % seem better, and not 5 % for each of the measures."""
+    monkeypatch.setattr(noninferiority, "RESAMPLES", 400)
+
+    def drawn(seed: int) -> Measured:
+        def values(number: int, *shape: int) -> torch.Tensor:
+            return torch.rand(*shape, generator=torch.Generator().manual_seed(10 * seed + number))
+
+        right = (values(0, 60, 4) < 0.9).double()
+        spread, clip_score, gradient = values(1, 60) + 1, values(2, 60, 4), values(3, 60, 4) + 4
+        return Measured(measured(0.9, prompts=60).slugs, right, clip_score, spread, gradient)
+
+    costs = Costs(0.0095, 4_600_000)
+    found = [
+        decide(drawn(2 * seed), drawn(2 * seed + 1), recipe=STRICT, teacher=drawn(0), costs=costs)
+        for seed in range(1, 41)
+    ]
+    assert sum(better(one).passed for one in found) <= 4
+
+
+def test_a_certain_failure_rejects_a_candidate_that_is_better_elsewhere():
+    blurred = replace(measured(1.0), gradient=0.7 * measured(0.9).gradient)
+    found = decide(blurred, measured(0.9), recipe=STRICT)
+    assert better(found).passed and not is_undecided(asdict(found))
+
+
 # --- costs ----------------------------------------------------------------------------------------
 @pytest.mark.parametrize(
     ("costs", "names"),
@@ -168,7 +234,8 @@ def test_a_candidate_that_is_too_slow_or_too_large_does_not_pass(costs, names):
 
 
 @pytest.mark.parametrize(
-    "fields", [{"variant": 0.0}, {"second_look": 0}, {"slower": 0.5}, {"most_bytes": 0}]
+    "fields",
+    [{"variant": 0.0}, {"second_look": 0}, {"slower": 0.5}, {"most_bytes": 0}, {"better": 1.0}],
 )
 def test_invalid_limits_are_refused(fields):
     with pytest.raises(ValueError, match=next(iter(fields))):
@@ -177,7 +244,9 @@ def test_invalid_limits_are_refused(fields):
 
 def test_absolute_limits_stop_costs_that_grow_with_every_promotion():
     """Each is 1.4 times as large, slow and hungry as the one before: every ratio passes, the absolute limits do not."""
-    recipe = GateRecipe(most_bytes=12_000_000, most_seconds=0.03, most_memory=1_000_000_000)
+    recipe = GateRecipe(
+        better=None, most_bytes=12_000_000, most_seconds=0.03, most_memory=1_000_000_000
+    )
     costs = COSTS
     outcomes = []
     for _ in range(5):

@@ -7,7 +7,7 @@ import torch
 from PIL import Image
 
 from distillation.evaluation import pictures
-from distillation.evaluation.prompts import Seeds
+from distillation.evaluation.seeds import Seeds
 from generation.engine import pipeline as pipelines
 from generation.engine import release as releases
 from generation.engine.errors import EmbeddingInvalid, EngineError

@@ -11,9 +11,10 @@ from safetensors.torch import save_file
 from distillation.evaluation import latency, measured, noninferiority, pictures, results, run
 from distillation.evaluation.latency import Memory, Seconds, Speed, SpeedRecipe
 from distillation.evaluation.noninferiority import Margins
-from distillation.evaluation.prompts import Prompts, seeds_of
+from distillation.evaluation.prompts import Prompts
 from distillation.evaluation.report import writer
 from distillation.evaluation.results import ALL, Evaluation
+from distillation.evaluation.seeds import seeds_of
 from tests.distillation.evaluation import toys
 from tests.distillation.starter import toys as starter
 

@@ -5,10 +5,12 @@ from datetime import timedelta
 import pytest
 from django.utils import timezone
 
+from distillation import notifications
 from distillation.errors import DistillationRefused
 from distillation.examples import lifecycle as examples
 from distillation.examples.lifecycle import Agreement, Override
 from distillation.models import Example, ImageSource
+from generation.models import AuditEntry
 from tests.distillation.example_factories import (
     make_detector,
     make_example,
@@ -25,7 +27,8 @@ def test_a_new_source_waits_for_ingestion_and_notifies_a_worker(django_capture_o
     variant = make_variant(tags=["vase"])
     with django_capture_on_commit_callbacks() as callbacks:
         source = examples.add("field", "vases", tags=["red", "red"], variants=[variant])
-    assert len(callbacks) == 1
+    assert callbacks.count(notifications.curate) == 1
+    assert AuditEntry.objects.get(action="image_source_added").subject == "field"
     assert (source.tags, list(source.variants.all())) == (["red"], [variant])
     assert list(examples.waiting()) == [source]
     with pytest.raises(DistillationRefused, match="already"):

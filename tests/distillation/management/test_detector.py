@@ -53,6 +53,7 @@ def test_versions_are_listed_registered_and_activated(tmp_path):
     assert " UTC  requires sharp" in lines[0]
 
 
+@pytest.mark.slow
 def test_a_version_without_a_name_gets_the_next_number(labelled, tmp_path):
     detectors.register(make_version(tmp_path / "seven", name="detector-7"))
     assert "registered detector-8 " in train(labelled)

@@ -1,6 +1,8 @@
 """Two releases side by side: pictures of the same prompts and seeds, sorted by what changed most."""
 
+import html
 from pathlib import Path
+from urllib.parse import urlencode
 
 import pytest
 from django.test import Client
@@ -8,9 +10,10 @@ from django.urls import reverse
 from PIL import Image as Pictures
 
 from distillation import folders
+from distillation.admin import comparison
 from distillation.release_comparison import blind, pictures, side_by_side
 from generation.images import storage, store
-from generation.models import Embedding, Image, Job, Release
+from generation.models import Embedding, Image, Job, PromptVariant, Release
 from generation.releases import quality
 from generation.releases.quality import Counts
 from tests.distillation.pictures import broken
@@ -138,6 +141,58 @@ def test_the_page_has_a_slider_over_both_pictures_of_each_prompt(admin, both):
     for sha, seed in (("1" * 24, 6), ("x", 5), ("1" * 23, 0)):
         link = reverse("admin:generation_release_compared", args=[both[0].pk, sha, seed])
         assert admin.get(link).status_code == 404
+
+
+NEW = {"first": "teacher", "second": "candidate", "new": "active"}
+
+
+@pytest.fixture
+def candidate() -> Release:
+    """A candidate with pictures of three prompts, of which the active release covers one, beside its teacher's."""
+    release = make_release(name="candidate")
+    for number, text in enumerate(TEXTS):
+        embedding = make_embedding(variant=make_variant(text=text))
+        embedding.sha256 = f"{number}" * 64
+        embedding.save()
+        for name in ("teacher", "candidate", "active"):
+            if name != "active" or text == "a red vase":
+                picture(name, number, 20)
+    make_release(name="active", status="retired", covered_variants=["a-red-vase"])
+    make_release(name="teacher", kind="teacher")
+    return release
+
+
+def test_prompts_that_a_release_does_not_cover_are_shown_beside_the_teacher(admin, candidate):
+    teacher, active = (Release.objects.get(name=name) for name in ("teacher", "active"))
+    assert names(side_by_side.pairs(active, candidate)) == ["a red vase"]
+    found = side_by_side.pairs(teacher, candidate, not_covered_by=active)
+    assert sorted(names(found)) == ["a blue mug", "a green bowl"]
+    assert len(blind.trials(teacher, candidate, not_covered_by=active)) == 2
+    PromptVariant.objects.filter(text="a blue mug").update(status="archived")
+    assert names(side_by_side.pairs(teacher, candidate, not_covered_by=active)) == ["a green bowl"]
+
+
+def test_the_choice_of_new_prompts_is_kept_on_all_pages(admin, candidate, monkeypatch):
+    monkeypatch.setattr(comparison, "ON_A_PAGE", 1)
+    compare, blindly = (
+        reverse(f"admin:generation_release_{page}") for page in ("compare", "blind")
+    )
+    query = urlencode(NEW)
+
+    page = html.unescape(admin.get(compare, NEW).content.decode())
+    assert "2 new prompts" in page and "a red vase" not in page
+    assert f"?{query}&page=2" in page and f"{blindly}?{query}" in page
+    assert "a red vase" not in admin.get(compare, NEW | {"page": 2}).content.decode()
+
+    page = admin.get(blindly, NEW).content.decode()
+    assert page.count("Left picture") == 2 and 'name="new" value="active"' in page
+    page = html.unescape(admin.get(blindly, NEW | {"answered": "1"}).content.decode())
+    assert f"{compare}?{query}" in page
+
+    assert admin.post(f"{compare}?{query}").url == f"{compare}?{query}&page=1"
+    made = Job.objects.values_list("variant__text", flat=True)
+    assert set(made) == {"a blue mug", "a green bowl"}
+    assert admin.get(compare, NEW | {"new": "nothing"}).status_code == 404
 
 
 @pytest.mark.parametrize(

@@ -44,8 +44,40 @@ def test_the_time_left_of_an_open_run_follows_from_its_pace():
     run = worked(make_run(percent=25.0), 10)
     seconds = durations.worked([run.pk])[run.pk]
     assert durations.left(run, seconds) == pytest.approx(30 * 60)
-    assert durations.left(make_run(percent=1.0), 60) is None
+    new = make_run(percent=1.0)
+    assert durations.left(new, 60) is None
+    ended(10)
+    assert durations.left(new, 60) == 9 * 60
+    assert durations.left(new, 11 * 60) is None
+    assert durations.left(make_run(percent=1.0, tags=["vase"]), 60) is None
     assert durations.left(ended(5), 300) is None
+
+
+def test_the_time_in_advance_is_measured_here_or_on_another_machine():
+    recipe = {"recipe": "starter-1step"}
+    elsewhere = "120 minutes on two cores for 256 prompts"
+    assert durations.in_advance(recipe, is_warm=False) == elsewhere
+    ended(14)
+    assert durations.in_advance(recipe, is_warm=False) == "about 14 minutes"
+    assert durations.in_advance({"recipe": "hinton"}, is_warm=False) == ""
+    assert durations.in_advance(recipe | {"again": {"steps": 1}}, is_warm=False) == ""
+
+
+def test_the_stages_of_an_open_run_have_the_time_left_of_earlier_runs(settings):
+    names = ("pairs", "joint", "quantise", "release")
+    for name, seconds in (("pairs", 60.0), ("joint", 200.0), ("quantise", 30.0)):
+        write_stage(f"{name}-0", {"done.json": {"seconds": seconds}})
+    ended(5, folders={name: f"{name}-0" for name in names})
+    ended(5, folders={"joint": "joint-0"}, recipe={"recipe": "starter-2step"})
+    write_stage("pairs-1", {"done.json": {"seconds": 1.0}})
+    folders = {name: f"{name}-1" for name in names}
+    run = make_run(stage="joint", percent=80.0, folders=folders)
+    found = {stage.name: stage for stage in stage_list.of(run)}
+    assert (found["pairs"].left, found["release"].left, found["quantise"].left) == (None, None, 30)
+    part = found["joint"].percent / 100
+    assert 0 < part < 1 and found["joint"].left == pytest.approx(200 * (1 - part))
+    Run.objects.filter(pk=run.pk).update(status="failed", finished_at=timezone.now())
+    assert {stage.left for stage in stage_list.of(Run.objects.get(pk=run.pk))} == {None}
 
 
 @pytest.mark.parametrize(

@@ -81,3 +81,36 @@ def test_a_variant_is_compared_with_the_active_release_where_that_covers_it(stag
     assert rows["vase"].right_change == -0.25 and not rows["vase"].is_new
     assert rows["mug"].right["active"] is None and rows["mug"].is_new
     assert rows["mug"].right_change == pytest.approx(-0.1)
+
+
+def change(text: str, before: str, after: str) -> dict[str, object]:
+    sides = [{"release": name, "right": 3, "judged": 4} for name in (before, after)]
+    return {"slug": text, "text": text, "before": sides[0], "after": sides[1]}
+
+
+def prompts(*rows: dict[str, object]) -> dict[str, object]:
+    """Return changes by prompt, as `prompt_changes.of` does."""
+    counts = {"changed": len(rows), "better": len(rows), "worse": 0, "hard": 0}
+    return counts | {"rows": list(rows), "hard_rows": []}
+
+
+def test_the_kept_report_ends_with_the_prompts_before_and_after_once(stages):
+    (stages["evaluation"] / "report.html").write_text("<html><body><h1>One</h1></body></html>")
+    evaluations.keep("student-1", stages)
+    for text in ("a <red> vase", "a blue bowl"):
+        evaluations.add_prompts("student-1", prompts(change(text, "old", "student-1")))
+    page = (folders.report("student-1") / "report.html").read_text("utf-8")
+    assert page.count("Prompts before and after") == 1 and page.endswith("</body></html>")
+    assert "<h1>One</h1>" in page and "a blue bowl" in page and "3 of 4" in page
+    assert "vase" not in page
+
+    evaluations.add_prompts("student-1", prompts(change("a <red> vase", "old", "student-1")))
+    page = (folders.report("student-1") / "report.html").read_text("utf-8")
+    assert "a &lt;red&gt; vase" in page
+    evaluations.add_prompts("student-1", prompts())
+    assert "No prompt changes" in (folders.report("student-1") / "report.html").read_text("utf-8")
+
+
+def test_without_a_kept_report_no_prompts_are_written():
+    evaluations.add_prompts("never-made", prompts())
+    assert not folders.report("never-made").exists()

@@ -2,6 +2,7 @@
 
 import pytest
 
+from distillation.evaluation.gate_limits import BETTER
 from distillation.reports.explanation import explain, is_undecided, value_of
 
 
@@ -57,6 +58,19 @@ def gate(*checks: dict[str, object]) -> dict[str, object]:
         ),
         (gate(check("quality", found=None, decided=False)), "No judge measured", "side by side"),
         (
+            gate(check(BETTER, found=0.0, limit=1.0, low=None, decided=False)),
+            "It is no worse than the active release, and not better anywhere.",
+            "Discard it, or serve it",
+        ),
+        (
+            gate(
+                check("diversity to active", found=0.95, limit=0.9, decided=False),
+                check(BETTER, found=0.0, limit=1.0, low=None, decided=False),
+            ),
+            "required with certainty; it is not better than the active release anywhere.",
+            "canary",
+        ),
+        (
             gate(check("bytes at most", found=13.7e6, limit=12e6, low=None)),
             "the size on disk is 13.7 MB, and at most 12 MB is allowed.",
             "accept the cost",
@@ -78,6 +92,7 @@ def test_values_have_the_unit_of_what_is_measured():
     assert value_of(check("memory at most", limit=5e8), "limit") == "500 MB"
     assert value_of(check("seconds at most", found=0.0124), "found") == "12.4 ms"
     assert value_of(check("bytes to active", found=1.2), "found") == "1.200"
+    assert value_of(check(BETTER, found=2.0), "found") == "2"
     assert value_of(check("quality", found=None), "found") == "–"
 
 

@@ -188,6 +188,18 @@ def test_people_get_one_mail_for_each_candidate_that_waits(settings):
     assert f"/admin/distillation/run/{run.pk}/change/" in message.body
 
 
+def test_the_mail_links_the_new_prompts_beside_the_teacher():
+    run = candidate(replaces=make_release(name="active", covered_variants=["red-vase"]))
+    for slug in ("red-vase", "blue-bowl", "green-mug"):
+        make_variant(slug=slug)
+    _, text = announcements.message(run)
+    query = f"first={run.teacher.name}&second=made&new=active"
+    assert (
+        f"The 2 new prompts beside the teacher: /admin/generation/release/compare/?{query}" in text
+    )
+    assert "beside the teacher" not in announcements.message(candidate("other"))[1]
+
+
 def test_without_addresses_nothing_is_sent_and_nothing_is_lost(settings):
     settings.MANAGERS = []
     candidate()

@@ -14,6 +14,7 @@ from generation.jobs.job_request import JobRequest
 from generation.models import Job, Release
 from generation.releases import lifecycle as releases
 from generation.worker import pipelines
+from tests import clocks
 from tests.distillation.factories import make_run
 from tests.factories import make_embedding, make_image, make_job, make_release, make_user
 
@@ -192,6 +193,26 @@ def test_a_canary_that_a_person_begins_again_while_it_is_counted_is_not_decided(
 def test_a_release_that_a_person_activates_beside_a_canary_is_not_replaced_by_it(good):
     releases.activate(make_release(name="by-a-person"))
     canary.watch()
+    assert state(good) == ("candidate", 0)
+    assert Release.objects.get(name="by-a-person").status == "active"
+
+
+@pytest.mark.parametrize(("begun", "activated"), [(1, 0), (0, -1), (-1, 1)])
+def test_hosts_whose_clocks_differ_by_an_hour_see_a_persons_activation(
+    good, monkeypatch, begun: int, activated: int
+):
+    """begun, activated: hours by which the clocks of the host that begins the canary and of the person's are ahead."""
+    releases.end_canary(good)
+    with monkeypatch.context() as patch:
+        clocks.shift(patch, timedelta(hours=begun))
+        releases.begin_canary(good, 20)
+    served_by(good, count=50, created_at=timezone.now() + timedelta(hours=2))
+    with monkeypatch.context() as patch:
+        clocks.shift(patch, timedelta(hours=activated))
+        releases.activate(make_release(name="by-a-person"))
+
+    canary.watch()
+
     assert state(good) == ("candidate", 0)
     assert Release.objects.get(name="by-a-person").status == "active"
 

@@ -4,12 +4,13 @@ import fcntl
 import json
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from io import StringIO
 from pathlib import Path
 
 import pytest
 from django.core.management import call_command
+from django.db import connection
 from django.utils import timezone
 
 from distillation import folders
@@ -197,6 +198,22 @@ def test_pictures_of_releases_that_are_measured_again_stay():
     assert left == {f"{name}-{KEY}" for name in ("teacher-x", "serves", "run-1")}
 
 
+def test_pictures_of_an_open_decision_stay():
+    teacher = make_release(name="teacher-x", kind="teacher", status="retired")
+    active = make_release(name="was-active", status="retired")
+    run = ended(40, teacher=teacher, replaces=active, outcome="candidate",
+                release=make_release(name="run-40", status="candidate"))  # fmt: skip
+    [ended(number) for number in (1, 2, 3)]
+    for name in ("teacher-x", "was-active", "run-40"):
+        write_stage(f"pictures/{name}-{KEY}", {"1.png": b"PNG"})
+    age(folders.root() / "pictures", 31)
+    cleaning.clean()
+    assert len(list((folders.root() / "pictures").iterdir())) == 3
+    Release.objects.filter(pk=run.release_id).update(status="rejected")
+    cleaning.clean()
+    assert list((folders.root() / "pictures").iterdir()) == []
+
+
 # --- pairs ----------------------------------------------------------------------------------------
 @pytest.fixture
 def made(teacher, detector, settings, tmp_path, stages) -> Run:
@@ -276,3 +293,43 @@ def test_the_command_prints_folders_and_sizes():
     out = StringIO()
     call_command("run", "clean", stdout=out)
     assert out.getvalue() == "Nothing to delete.\n"
+
+
+@pytest.mark.django_db(transaction=True)
+def test_folders_are_read_and_deleted_outside_of_the_transaction_that_locks_the_open_runs(
+    monkeypatch,
+):
+    """On a network disk this takes longer than a lease."""
+    ended(1)
+    seen = []
+
+    def noting(function: Callable[[Path], object]) -> Callable[[Path], object]:
+        def noted(path: Path) -> object:
+            seen.append(connection.in_atomic_block)
+            return function(path)
+
+        return noted
+
+    for name in ("_within", "_delete"):
+        monkeypatch.setattr(cleaning, name, noting(getattr(cleaning, name)))
+
+    assert len(cleaning.clean(kept_runs=0)) == 3
+
+    assert len(seen) >= 6 and not any(seen)
+
+
+def test_a_folder_that_a_run_needs_meanwhile_stays(monkeypatch):
+    run = ended(1)
+    size = cleaning._size
+
+    def start_run(path: Path) -> int:
+        if not Run.objects.filter(status="queued").exists():
+            make_run(folders={"joint": run.folders["joint"]})
+        return size(path)
+
+    monkeypatch.setattr(cleaning, "_size", start_run)
+
+    removed = {row.place for row in cleaning.clean(kept_runs=0)}
+
+    assert removed == {run.folders["evaluation"], run.catalogue}
+    assert there() == {run.folders["joint"]}

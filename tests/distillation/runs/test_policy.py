@@ -13,8 +13,10 @@ from distillation.pipeline.summaries import FITS
 from distillation.runs import lifecycle as runs
 from distillation.runs import plans, policy
 from distillation.runs.policy import Facts, Limits, consider, decide, gather
+from generation.catalogue import editing
 from generation.catalogue import variants as catalogue
 from generation.models import PromptVariant, Release
+from tests import clocks
 from tests.distillation.factories import make_run
 from tests.factories import cover, make_embedding, make_image, make_job, make_release, make_variant
 
@@ -186,6 +188,27 @@ def test_the_schedule_derives_a_new_student_if_the_recipe_cannot_continue_the_ac
     with pytest.raises(DistillationRefused, match="derive a new"):
         policy.start()
     assert policy.start(is_warm=False).begins_with is None
+
+
+@pytest.mark.parametrize(("edited", "started"), [(1, 0), (0, -1)])
+def test_a_rejected_run_counts_though_the_clocks_of_hosts_differ(
+    releases, monkeypatch, edited: int, started: int
+):
+    """edited, started: hours by which the clocks of the editors' host and of the worker are ahead."""
+    make_embedding(variant=make_variant(slug="green-mug"))
+    variant = PromptVariant.objects.get(slug="green-mug")
+    with monkeypatch.context() as patch:
+        clocks.shift(patch, timedelta(hours=edited))
+        catalogue.save(variant)
+        editing.change_tags(PromptVariant.objects.all(), add=["new"])
+    assert 0 <= gather().settled_seconds < 1800
+    run = policy.start()
+    with monkeypatch.context() as patch:
+        clocks.shift(patch, timedelta(hours=started))
+        claimed = runs.claim("worker-1")
+        runs.finish(claimed[1], outcome=Run.Outcome.REJECTED)
+
+    assert gather().tried.startswith(run.name)
 
 
 def failed(teacher: Release, *, minutes_ago: float = 0, **fields: object) -> Run:

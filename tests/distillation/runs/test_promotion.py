@@ -6,8 +6,11 @@ from pathlib import Path
 
 import pytest
 
+from distillation import folders
+from distillation.evaluation.gate_limits import BETTER
 from distillation.models import Run
 from distillation.pipeline.acceptance import GATE
+from distillation.reports import evaluations
 from distillation.runs import lifecycle as runs
 from distillation.runs import promotion
 from generation.models import Release
@@ -206,6 +209,17 @@ def test_a_passed_release_for_a_part_of_the_catalogue_serves_as_a_specialist(con
     assert sides == [("incumbent", "made")]
 
 
+def test_the_kept_report_has_the_prompts_before_and_after(conclude, better):
+    report = folders.report("made") / evaluations.REPORT
+    report.parent.mkdir(parents=True)
+    report.write_text("<body></body>")
+
+    conclude(tags=["vase"])
+
+    page = report.read_text("utf-8")
+    assert "red vase" in page and page.index("incumbent") < page.index("<td>made</td>")
+
+
 def test_a_specialist_that_is_better_at_no_prompt_is_not_served(conclude):
     run = conclude(tags=["vase"])
 
@@ -276,6 +290,13 @@ def test_a_release_that_the_gate_could_not_judge_waits_for_a_person(conclude):
 
     assert (run.outcome, status_of("made")) == ("candidate", "candidate")
     assert "could not decide" in run.outcome_reason
+
+
+def test_a_release_that_is_not_better_anywhere_waits_for_a_person(conclude):
+    run = conclude(passed=False, checks=[UNDECIDED | {"name": BETTER, "found": 0.0, "limit": 1.0}])
+
+    assert (run.outcome, status_of("made")) == ("candidate", "candidate")
+    assert "no worse than the active release, and not better anywhere" in run.outcome_reason
 
 
 @pytest.mark.parametrize("checks", [[FAILED, UNDECIDED], []])

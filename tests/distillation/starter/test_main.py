@@ -199,7 +199,10 @@ runpy.run_module("distillation.starter", run_name="__main__", alter_sys=False)
 
 @pytest.mark.parametrize(
     ("number", "status", "message"),
-    [(signal.SIGINT, 130, "continues from here"), (signal.SIGTERM, 143, "")],
+    [
+        (signal.SIGINT, 130, "continues from here"),
+        pytest.param(signal.SIGTERM, 143, "", marks=pytest.mark.slow),
+    ],
 )
 def test_a_signal_ends_the_process_and_keeps_the_time(tmp_path, number, status, message):
     process = subprocess.Popen(

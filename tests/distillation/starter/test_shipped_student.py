@@ -10,8 +10,9 @@ from safetensors.torch import load_file
 from distillation.detector import network as detectors
 from distillation.detector.network import resized
 from distillation.evaluation import attributes, pictures
-from distillation.evaluation.prompts import Prompts, seeds_of
+from distillation.evaluation.prompts import Prompts
 from distillation.evaluation.report.sheets import spread
+from distillation.evaluation.seeds import seeds_of
 from distillation.image_metrics import sharpness
 from distillation.trainers.catalogue import bits_of
 from generation.engine import release as releases

@@ -90,6 +90,7 @@ def test_training_learns_and_writes_folders_that_diffusers_loads(tmp_path: Path)
     assert noise_scheduler.config.prediction_type == "v_prediction"
 
 
+@pytest.mark.slow
 def test_an_interrupted_training_ends_with_the_same_weights(
     conditions: teacher.Conditions, tmp_path: Path
 ) -> None:

@@ -19,7 +19,8 @@ from tests.distillation.trainers import few_step_toys as toys
 
 torch.set_num_threads(1)
 
-TOY = QuantiseRecipe(steps=45, batch=8, learning_rate=1e-5, warmup=8, ema_decay=0.8, measured=24)
+TOY = QuantiseRecipe(steps=20, batch=8, learning_rate=2e-5, warmup=6, ema_decay=0.8, measured=24)
+LONG = replace(TOY, steps=45, learning_rate=1e-5, warmup=8)  # rounding alone is nearly as good
 CASES = [
     ("v at zero terminal SNR", (999,)),
     ("v at zero terminal SNR", (999, 499)),
@@ -50,7 +51,7 @@ def tuned(tmp_path_factory: pytest.TempPathFactory):
     @functools.cache
     def case(kind: str, timesteps: tuple[int, ...]):
         folder = tmp_path_factory.mktemp("quantise")
-        return *train(kind, timesteps, folder), folder
+        return *train(kind, timesteps, folder, TOY if kind == V else LONG), folder
 
     return case
 
@@ -157,7 +158,10 @@ def test_time_layers_are_not_rounded_since_a_release_has_none() -> None:
     assert not any("time_emb" in name or "norm" in name or name.endswith("bias") for name in names)
 
 
-@pytest.mark.parametrize("kind, timesteps", CASES)
+@pytest.mark.parametrize(
+    "kind, timesteps",
+    [CASES[1], *(pytest.param(*case, marks=pytest.mark.slow) for case in (CASES[0], *CASES[2:]))],
+)
 def test_the_loss_is_the_distance_of_each_pass_on_its_own_path(
     kind: str, timesteps: tuple[int, ...]
 ) -> None:

@@ -53,6 +53,7 @@ def test_the_student_learns_the_teachers_results_for_the_same_noise(tmp_path, ki
     assert lines(tmp_path)[-1]["loss"] < 0.7 * lines(tmp_path)[0]["loss"]
 
 
+@pytest.mark.slow
 def test_an_interrupted_training_ends_with_the_same_weights(tmp_path):
     recipe = replace(TWO, steps=2, warmup=0)
     toys.assert_resumes(lambda: task_of(recipe, (999, 499)), recipe, tmp_path)

@@ -7,6 +7,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from django.db import connection
 from django.utils import timezone
 
 from distillation import folders
@@ -21,6 +22,7 @@ from distillation.training import loop
 from distillation.worker import process, slices
 from distillation.worker.lease import Holding
 from generation.catalogue import encoding
+from generation.errors import FileMissing, StorageFailed
 from generation.infra import heartbeat
 from generation.jobs import routing
 from generation.models import Job, PromptVariant, Release
@@ -231,6 +233,36 @@ def test_a_crash_ends_the_slice_and_the_third_one_the_run(run, monkeypatch):
     run = reloaded(run)
     assert (run.status, run.error_code) == ("failed", "internal_error")
     assert "No space left" in run.error_detail and outcomes(run) == [Slice.Outcome.FAILED] * 3
+
+
+def _storage_fails() -> None:
+    raise StorageFailed("images/ab: Input/output error.")
+
+
+def _session_is_cut() -> None:
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT pg_terminate_backend(pg_backend_pid())")
+
+
+@pytest.mark.parametrize("fail", [_storage_fails, _session_is_cut])
+def test_faults_of_storage_and_database_pause_a_run_and_do_not_count(run, monkeypatch, fail):
+    monkeypatch.setattr(slices, "_chain", lambda *_: fail())
+    for _ in range(4):
+        process.run()
+        paused = reloaded(run)
+        assert (paused.status, paused.failures) == ("queued", 0)
+        assert paused.not_before is not None
+        Run.objects.filter(pk=run.pk).update(not_before=None)
+    assert outcomes(run) == [Slice.Outcome.FAILED] * 4
+
+
+def test_a_missing_file_ends_a_run_at_once(run, monkeypatch):
+    def fail(*_: object) -> None:
+        raise FileMissing("The file images/ab is missing.")
+
+    monkeypatch.setattr(slices, "_chain", fail)
+    process.run()
+    assert reloaded(run).status == "failed"
 
 
 def test_a_run_whose_stage_a_person_builds_is_queued_again(monkeypatch):

@@ -103,7 +103,7 @@ def test_every_change_of_a_releases_status_is_recorded(tmp_path):
     releases.activate(first)
     releases.activate(second)
     releases.rollback("teacher")
-    releases.set_max_tries(first, 3)
+    releases.edit(first, "max_tries", 3)
     releases.begin_canary(third, 10)
     releases.end_canary(third)
     releases.begin_canary(third, 10)
@@ -162,7 +162,7 @@ def test_refused_and_rolled_back_changes_are_not_recorded():
 
 def test_actions_without_effect_are_not_recorded():
     release = make_release(status=Release.Status.CANDIDATE)
-    releases.set_max_tries(release, release.max_tries)
+    releases.edit(release, "max_tries", release.max_tries)
     releases.end_canary(release)
 
     assert not AuditEntry.objects.exists()

@@ -17,7 +17,7 @@ from generation.jobs import lifecycle as jobs
 from generation.jobs.job_request import JobRequest
 from generation.jobs.lifecycle import Claim
 from generation.models import Job, OwnerLimits, OwnerUsage, Usage
-from tests import fake_worker
+from tests import clocks, fake_worker
 from tests.client import API, problem
 from tests.factories import make_embedding, make_job, make_key, make_release, make_user
 from tests.threads import in_threads
@@ -85,6 +85,23 @@ def test_yesterdays_use_does_not_count():
     submit(key)
 
     assert Usage.objects.filter(api_key=key).count() == 2
+
+
+@pytest.mark.parametrize("days", [-1, 1])
+def test_hosts_whose_clocks_differ_by_a_day_count_for_the_same_day(monkeypatch, days: int):
+    key, _ = make_key(images_per_day=2, device_seconds_per_day=100)
+    complete(key, seconds=1.0, seed=4)
+    with monkeypatch.context() as patch:
+        clocks.shift(patch, timedelta(days=days))
+        complete(key, seconds=3.0, seed=5)
+        with pytest.raises(QuotaExceeded):
+            submit(key)
+
+    row = Usage.objects.get()
+    assert (row.images, row.device_seconds, row.day) == (2, 4.0, quotas.today())
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT (statement_timestamp() AT TIME ZONE 'UTC')::date")
+        assert cursor.fetchone() == (quotas.today(),)
 
 
 def test_a_refused_job_uses_no_quota():

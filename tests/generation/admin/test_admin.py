@@ -293,6 +293,16 @@ def test_notes_that_are_too_long_are_an_error_of_the_form(admin):
     assert (variant.tags, len(variant.notes)) == (["glass"], 6000)
 
 
+def test_a_variants_floor_of_quality_is_set_and_recorded(admin):
+    variant = make_variant(slug="vase", text="a red vase")
+    place = url("promptvariant", "change", variant.pk)
+    assert admin.post(place, fields(slug="vase", quality_floor="0.75")).status_code == 302
+    variant.refresh_from_db()
+    assert variant.quality_floor == 0.75
+    entry = AuditEntry.objects.get(action="variant_edited")
+    assert entry.detail == {"quality_floor": [None, 0.75]}
+
+
 def test_notes_can_be_changed_without_the_checkbox(admin):
     embedding = make_embedding(variant=make_variant(slug="vase", text="a red vase"))
     make_image(job=make_job(embedding=embedding, status=Status.SUCCEEDED))
@@ -701,6 +711,23 @@ def test_a_failed_job_links_to_the_meaning_of_its_code_and_to_the_remedy(admin):
     assert linked(damaged, cure) and not linked(lost, cure)
 
 
+def test_the_list_of_jobs_shows_why_one_failed_and_is_filtered_by_interface_and_owner(admin):
+    failed = make_job(status=Status.FAILED, error_detail="It has 2 bytes.", via="page")
+    other = make_job(owner=make_user(username="else"), via="openai", seed=2)
+
+    def listed(**query) -> str:
+        page = admin.get(url("job", "changelist"), query)
+        text = page.content.decode()
+        assert page.status_code == 200
+        return text.split("result_list", 1)[-1]
+
+    reason = re.sub(r'title="[^"]*"', "", listed())
+    assert "It has 2 bytes." in reason
+    for query in ({"via__exact": "openai"}, {"owner__id__exact": other.owner_id}):
+        page = listed(**query)
+        assert str(other.pk) in page and str(failed.pk) not in page
+
+
 def test_a_job_cannot_be_edited_added_or_deleted(admin, rows):
     job = rows["job"]
     assert admin.post(url("job", "change", job.pk), {"seed": "9"}).status_code == 403
@@ -785,16 +812,20 @@ def test_a_release_is_rejected_and_an_active_one_is_not(admin):
     }
 
 
-def test_only_the_number_of_tries_of_a_release_can_be_edited(admin):
+def test_only_the_quality_control_of_a_release_can_be_edited(admin):
     release = make_release(name="one")
     url = reverse("admin:generation_release_change", args=[release.pk])
 
-    answer = admin.post(url, {"max_tries": "3", "status": "rejected", "name": "other"})
+    answer = admin.post(
+        url, {"max_tries": "3", "quality_floor": "0.5", "status": "rejected", "name": "other"}
+    )
 
     assert answer.status_code == 302
     release.refresh_from_db()
-    assert (release.max_tries, release.status, release.name) == (3, "active", "one")
+    assert (release.max_tries, release.quality_floor) == (3, 0.5)
+    assert (release.status, release.name) == ("active", "one")
     assert "less than or equal to 10" in admin.post(url, {"max_tries": "11"}).content.decode()
+    assert "less than or equal to 1." in admin.post(url, {"quality_floor": "50"}).content.decode()
 
 
 def test_a_canary_is_shown_with_its_share_and_ended(admin):
@@ -832,6 +863,9 @@ def test_flagged_images_are_found_and_their_faults_shown(admin):
 
     assert str(flagged.pk) in listed and str(good.pk) not in listed
     assert "fails: red" in page and "best of 4" in page
+    page = admin.get(reverse("admin:generation_job_change", args=[good.pk])).content.decode()
+    assert "accepted by the detector" in page
+    assert f'download="{good.variant.slug}-{good.seed}.webp"' in page
 
 
 def test_a_release_whose_files_are_gone_is_not_activated_and_the_reason_is_shown(admin):
@@ -945,8 +979,20 @@ def test_the_page_of_a_key_shows_what_it_used(admin):
     shown = admin.get(url("apikey", "change", key.pk)).context["usage"]
     assert [row.images for row in shown] == [42, 0, 0, 17, 0, 0, 0]
     assert shown[0].day == today
+
+
+def test_the_usage_of_a_key_without_a_quota_is_read_from_its_jobs(admin):
+    key, _ = make_key()
     other, _ = make_key()
-    assert "counted only for keys" in admin.get(url("apikey", "change", other.pk)).content.decode()
+    now = timezone.now()
+    for one, days, n in ((key, 0, 3), (key, 0, 1), (key, 3, 2), (key, 8, 9), (other, 0, 9)):
+        at = now - timedelta(days=days)
+        make_job(api_key=one, n=n, status=Status.SUCCEEDED, device_seconds=0.5, created_at=at)
+
+    shown = admin.get(url("apikey", "change", key.pk)).context["usage"]
+
+    assert [row.images for row in shown] == [4, 0, 0, 2, 0, 0, 0]
+    assert [row.device_seconds for row in shown[:4]] == [1.0, 0, 0, 0.5]
 
 
 def test_a_key_is_revoked_and_cannot_be_deleted(admin):

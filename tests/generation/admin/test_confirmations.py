@@ -111,14 +111,29 @@ def test_a_release_that_cannot_be_activated_is_refused_before_waiting_for_worker
     page = run_list_action(admin, "release", "activate", rejected, confirmed="1")
     assert "Activate does not fit the state of two. Nothing was changed." in text(page)
     for release in (rejected, Release.objects.get(name="one")):
-        page = run_list_action(admin, "release", "canary", release, confirmed="1")
+        page = run_list_action(admin, "release", "canary", release, confirmed="1", percent="5")
         assert "a canary is a candidate or a retired release" in text(page)
     make_release(name="three", status="candidate")
     Release.objects.filter(name="three").update(canary_percent=10)
-    page = run_list_action(
-        admin, "release", "canary", make_release(name="four", status="candidate")
-    )
+    four = make_release(name="four", status="candidate")
+    page = run_list_action(admin, "release", "canary", four, confirmed="1", percent="5")
     assert "three is the canary" in text(page)
+
+
+def test_a_canary_asks_for_its_share(admin, settings, monkeypatch):
+    monkeypatch.setattr(releases, "_verified", lambda *_, **__: None)
+    monkeypatch.setattr(releases, "_compare_manifest", lambda *_: None)
+    make_release(name="one")
+    two = make_release(name="two", status="candidate")
+    field = f'name="percent" min="1" max="99" value="{settings.CANARY_PERCENT}"'
+    assert field in text(admin.get(url("release", "change", two.pk)))
+    assert field in text(run_list_action(admin, "release", "canary", two))
+    do = url("release", "do", two.pk, "canary")
+    for percent, said in (("", "give a whole number"), ("100", "from 1 to 99 %")):
+        assert said in text(admin.post(do, {"percent": percent}, follow=True))
+        assert Release.objects.get(name="two").canary_percent == 0
+    assert "two serves 7 % of jobs." in text(admin.post(do, {"percent": "7"}, follow=True))
+    assert Release.objects.get(name="two").canary_percent == 7
 
 
 def test_a_specialist_is_activated_and_retired_after_a_confirmation(admin, settings):

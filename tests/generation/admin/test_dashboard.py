@@ -1,5 +1,6 @@
 """The first page of the admin: what needs attention today, and the figures of the week."""
 
+import re
 from datetime import timedelta
 
 import pytest
@@ -8,6 +9,7 @@ from django.core.cache import cache
 from django.test import Client
 from django.urls import reverse
 from django.utils import timezone
+from django_celery_beat.models import IntervalSchedule, PeriodicTask
 
 from distillation.models import Run
 from generation.access import audit
@@ -72,6 +74,29 @@ def test_a_healthy_installation_has_nothing_that_needs_attention(healthy):
     client = person(is_superuser=True)
     assert attention(client) == []
     assert "None. Everything runs" in client.get(reverse("admin:index")).content.decode()
+
+
+def test_an_uncovered_prompt_is_listed_with_the_way_to_start_a_run(healthy):
+    def advice(client: Client) -> str:
+        items = client.get(reverse("admin:index")).context["attention"]
+        (found,) = (item.advice for item in items if "not covered by the student" in item.text)
+        return found
+
+    make_release(name="starter-teacher", kind="teacher")
+    make_embedding(variant=make_variant(text="a blue vase"))
+    student = Release.objects.get(kind="student")
+    student.manifest["parent"] = "starter-teacher"
+    student.save()
+    every = IntervalSchedule.objects.create(every=1, period="days")
+    PeriodicTask.objects.create(name="consider", task="distillation.consider", interval=every)
+    editor = person("view_promptvariant", "add_run")
+    found = advice(editor)
+    assert f'href="{reverse("admin:distillation_run_add")}"' in found and "Distil now" in found
+    assert re.search(r"\(\d+ minutes on two cores .*\), or wait for the decision of \d{4}-", found)
+    assert advice(person("view_promptvariant")) == "Start a run, or wait for the schedule."
+    run = make_run(percent=12.0)
+    editor = person("view_promptvariant", "add_run")
+    assert reverse("admin:distillation_run_change", args=[run.pk]) in advice(editor)
 
 
 def test_failures_are_listed_before_decisions(healthy):

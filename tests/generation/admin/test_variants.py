@@ -10,6 +10,8 @@ from django.test import Client
 from django.urls import reverse
 from django.utils import timezone
 
+from distillation import folders
+from distillation.evaluation.seeds import seeds_of
 from distillation.models import Run
 from generation.models import AuditEntry, Image, Job, PromptVariant, Release
 from tests.distillation.factories import make_run
@@ -22,6 +24,7 @@ from tests.factories import (
     make_release,
     make_user,
     make_variant,
+    make_variant_image,
 )
 
 pytestmark = pytest.mark.django_db
@@ -101,6 +104,22 @@ def test_the_picture_in_the_list_is_of_the_release_that_serves_now(admin, studen
     assert (shows(by_student), shows(by_teacher)) == (True, False)
     student.coverage.filter(slug="good").delete()
     assert (shows(by_student), shows(by_teacher)) == (False, True)
+
+
+def test_without_a_jobs_picture_the_list_shows_the_image_for_everybody(admin, student):
+    good, weak, new = (PromptVariant.objects.get(slug=slug) for slug in ("good", "weak", "new"))
+    shared = [make_variant_image(variant=one, release=student) for one in (good, weak, new)]
+    by_student = make_image(job=make_job(variant=good, release=student, status="succeeded"))
+    addresses = [url("image", image.pk) for image in shared]
+
+    page = admin.get(url("changelist")).content.decode()
+
+    assert [address in page for address in addresses] == [False, True, False]
+    assert str(by_student.pk) in page
+    assert admin.get(addresses[1])["Content-Type"] == "image/webp"
+    stranger = Client()
+    stranger.force_login(make_user(username="stranger", is_staff=True))
+    assert stranger.get(addresses[1]).status_code == 403
 
 
 def test_a_waiting_variant_shows_its_run_or_the_time_of_the_next_one(admin, student):
@@ -253,6 +272,42 @@ def test_the_page_shows_the_same_seeds_by_each_release_with_faults_and_counts(ad
     assert all(str(image.pk) in answer.content.decode() for image in both)
 
 
+def test_the_page_shows_pictures_of_evaluations_of_candidates_too(admin, student):
+    variant = PromptVariant.objects.get(slug="good")
+    embedding = make_embedding(variant=variant)
+    for seed in (7, 8):
+        picture(variant, student, seed)
+    candidate = make_release(name="made", status="candidate", covered_variants=["good"])
+    (shared,) = seeds_of(["good"], each=2)
+    for name in ("s", "t", "made"):
+        folder = folders.root() / "pictures" / f"{name}-{16 * '0'}"
+        folder.mkdir(parents=True)
+        for seed in shared:
+            (folder / f"{embedding.sha256[:24]}-{seed}.png").write_bytes(b"PNG")
+
+    answer = admin.get(url("change", variant.pk))
+
+    details = answer.context["details"]
+    assert [column["name"] for column in details["columns"]] == ["t", "s", "made"]
+    filled = {seed: [cell is not None for cell in cells] for seed, cells in details["seeds"]}
+    assert filled == dict.fromkeys(shared, [True] * 3) | {
+        key: [False, True, False] for key in (7, 8)
+    }
+    args = [candidate.pk, embedding.sha256[:24], shared[0]]
+    link = reverse("admin:generation_release_compared", args=args)
+    assert f'src="{link}"' in answer.content.decode() and admin.get(link).content == b"PNG"
+
+
+def test_a_comparison_includes_the_candidates_that_wait(admin, student):
+    variant = PromptVariant.objects.get(slug="good")
+    for name, slug in (("made", "good"), ("other", "weak")):
+        candidate = make_release(name=name, status="candidate", covered_variants=[slug])
+        make_run(name=name, status="succeeded", outcome="candidate", release=candidate,
+                 finished_at=timezone.now())  # fmt: skip
+    admin.post(url("do", variant.pk, "compare"), follow=True)
+    assert sorted(Job.objects.values_list("release__name", flat=True)) == ["made", "s", "t"]
+
+
 def test_a_comparison_submits_the_same_seeds_to_student_and_teacher(admin, student):
     variant = PromptVariant.objects.get(slug="good")
     admin.post(url("do", variant.pk, "compare"), follow=True)
@@ -285,9 +340,24 @@ def test_a_file_of_a_european_spreadsheet_is_imported_and_its_changes_are_listed
     assert "a café vase" in words(answer)
     done = admin.post(url("process_import"), answer.context["confirm_form"].initial, follow=True)
     assert "Imported: 1 new, 0 changed, 0 unchanged. Show them" in words(done)
+    assert "Distil now" not in words(done)
     (change,) = re.findall(r"\?change=(\d+)", done.content.decode())
     assert listed(admin, change=change) == ["a-cafe-vase"]
     assert listed(admin, change="987654") == []
+
+
+def test_after_an_import_a_run_can_be_started(admin):
+    make_release(name="teacher-1", kind="teacher")
+    make_release(name="student-1", parent="teacher-1", covered_variants=["other", "a-red-vase"])
+    make_variant(slug="other")
+    for text, is_offered in (("a red vase", False), ("a blue vase", True)):
+        answer = upload(admin, f"text\r\n{text}\r\n".encode())
+        initial = answer.context["confirm_form"].initial
+        done = admin.post(url("process_import"), initial, follow=True)
+        link = reverse("admin:distillation_run_add")
+        assert (
+            f'href="{link}" class="underline">Distil now</a>' in done.content.decode()
+        ) == is_offered
 
 
 def test_a_template_can_be_downloaded(admin):

@@ -17,6 +17,7 @@ pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("
 
 
 def ready() -> tuple[int, dict]:
+    health._checked.cache_clear()
     answer = Client().get("/health/ready")
     return answer.status_code, answer.json()
 
@@ -64,6 +65,19 @@ def test_not_ready_without_a_worker_or_with_only_silent_or_other_workers(setting
 
     assert (status, body["workers"]["ok"], body["database"]["ok"]) == (503, False, True)
     make_worker(name="fresh")
+    assert ready()[0] == 200
+
+
+def test_the_outcome_of_the_checks_is_cached_briefly(monkeypatch):
+    """Anybody may request it, and each check opens connections."""
+    make_worker()
+    checks: list[int] = []
+    check = health.PARTS["database"]
+    monkeypatch.setitem(health.PARTS, "database", lambda: checks.append(1) or check())
+
+    assert [Client().get("/health/ready").status_code for _ in range(20)] == [200] * 20
+
+    assert len(checks) < 20
     assert ready()[0] == 200
 
 

@@ -1,6 +1,7 @@
 """Images over HTTP: metadata for the owner, files for holders of a link."""
 
 import io
+import os
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -303,6 +304,7 @@ def test_an_unreachable_object_store_is_a_temporary_error(bucket, settings):
 
 
 @pytest.mark.django_db(transaction=True)
+@pytest.mark.slow
 def test_a_web_process_configured_with_an_object_store_redirects_clients_to_it(
     bucket, object_store_url: str, tmp_path: Path
 ):
@@ -354,6 +356,39 @@ def test_an_object_store_that_hangs_holds_few_threads_of_the_web_process(
                 assert (answer.status_code, answer.json()["code"]) == (503, "storage_failed")
                 assert int(answer.headers["Retry-After"]) >= 1
             assert web.process.poll() is None
+        finally:
+            web.stop()
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_local_storage_that_hangs_holds_few_threads_of_the_web_process(
+    redis_server, settings, tmp_path: Path
+):
+    """A file whose reading never returns, as on a disk or a file server that hangs."""
+    image = made_by(api := API(), {"variant": DEFAULT_SLUG, "seed": 7})
+    file = settings.MEDIA_ROOT / image.file
+    whole = file.rename(tmp_path / "whole")
+    os.mkfifo(file)
+    with ThreadPoolExecutor(3 * THREADS + 1) as clients:
+        web = Web(tmp_path, DATA_DIR=str(settings.DATA_DIR), WEB_STUCK_SECONDS="10")
+        try:
+            files = [clients.submit(web.http.get, link(image)) for _ in range(3 * THREADS)]
+            own = {"Authorization": f"Bearer {api.plain}"}
+
+            models = clients.submit(web.http.get, "/v1/models", headers=own)
+            assert models.result(timeout=60).status_code == 200
+
+            for answer in (each.result(timeout=60) for each in files):
+                assert (answer.status_code, answer.json()["code"]) == (503, "storage_failed")
+                assert int(answer.headers["Retry-After"]) >= 1
+            eventually(lambda: web.http.get("/health/ready").json()["threads"]["busy"] == 0)
+            assert web.http.get("/v1/models", headers=own).status_code == 200
+            assert web.process.poll() is None
+
+            writer = os.open(file, os.O_RDWR)
+            whole.rename(file)
+            os.close(writer)  # the hanging calls end
+            eventually(lambda: web.http.get(link(image)).status_code == 200)
         finally:
             web.stop()
 

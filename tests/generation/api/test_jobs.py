@@ -106,6 +106,18 @@ def test_a_value_of_the_wrong_type_is_refused_by_name(variant, field: str, value
     assert [error["parameter"] for error in body["errors"]] == [field]
 
 
+@pytest.mark.parametrize("value", [0, 11, "two", 1.5, "9" * 2000])
+def test_every_wrong_number_has_the_same_plain_message(variant, value):
+    for path, body in (
+        ("/v1/jobs", {"variant": "red-vase", "n": value}),
+        ("/v1/images/generations", {"prompt": "a red vase", "n": value}),
+        ("/v1/predictions", {"input": {"prompt": "a red vase", "num_outputs": value}}),
+    ):
+        answer = API().post(path, body)
+        assert answer.status_code in (400, 422)
+        assert "Give a whole number from 1 to 10." in answer.content.decode()
+
+
 @pytest.mark.parametrize(
     ("fields", "status", "code", "parameter"),
     [

@@ -1,6 +1,9 @@
 """GET /v1/me: scopes, limits and use of a key."""
 
+from datetime import timedelta
+
 import pytest
+from django.utils import timezone
 
 from generation.models import OwnerLimits
 from tests.client import API, problem
@@ -14,7 +17,7 @@ def test_any_key_can_read_its_own_data():
     body = api.get("/v1/me").json()
     assert (body["username"], body["key"]["scopes"]) == ("owner", ["variants:read"])
     assert body["key"]["prefix"] == api.key.prefix and api.plain not in str(body)
-    nothing = {"requests_per_minute", "images_per_day", "images_today", "max_queued_jobs"}
+    nothing = {"requests_per_minute", "images_per_day", "max_queued_jobs"}
     assert {body["of_key"][name] for name in nothing} == {None}
     assert body["requests_left"] is None and body["of_key"]["queued_jobs"] == 0
     problem(api.get("/v1/me", {"x": 1}), 400, "invalid_request")
@@ -33,6 +36,20 @@ def test_limits_and_use_of_the_key_and_of_the_account_are_returned():
     assert (key["requests_per_minute"], body["requests_left"]) == (5, 3)
     assert (account["images_per_day"], account["images_today"]) == (20, 2)
     assert (account["max_queued_jobs"], account["queued_jobs"]) == (3, 2)
+
+
+def test_use_without_a_quota_is_read_from_the_jobs():
+    api = API()
+    make_job(owner=api.owner, api_key=api.key, n=2, status="succeeded", device_seconds=0.25)
+    make_job(owner=api.owner)  # submitted on the page
+    yesterday = timezone.now() - timedelta(days=1)
+    make_job(owner=api.owner, api_key=api.key, created_at=yesterday)
+
+    body = api.get("/v1/me").json()
+
+    for who, images in (("of_key", 2), ("of_account", 3)):
+        used = body[who]["images_today"], body[who]["device_seconds_today"]
+        assert used == (images, 0.25)
 
 
 @pytest.mark.parametrize(

@@ -34,7 +34,16 @@ SHARED = {
     "openai-model": "releases under OpenAI's names",
 }
 # Routes without a key: a signature gives the permission, or the content is public.
-OPEN = {"image-file", "image-thumbnail", "problem", "schema", "docs", "guide", "problems"}
+OPEN = {
+    "image-file",
+    "image-thumbnail",
+    "variant-image",
+    "problem",
+    "schema",
+    "docs",
+    "guide",
+    "problems",
+}
 # Routes for any key, whatever its scopes.
 OF_ANY_KEY = {"me"}
 # With PUT a client creates its own object under the id.

@@ -3,7 +3,10 @@
 import base64
 
 import pytest
+from django.test import Client
 
+from generation.engine.proportions import Share
+from generation.images import storage
 from generation.models import AuditEntry, PromptVariant
 from tests.client import API, problem
 from tests.factories import (
@@ -13,6 +16,7 @@ from tests.factories import (
     make_release,
     make_user,
     make_variant,
+    make_variant_image,
 )
 
 pytestmark = pytest.mark.django_db
@@ -136,13 +140,43 @@ def test_a_variant_has_its_serving_release_and_the_owners_newest_image(settings)
     assert api.get("/v1/variants/new").json()["served_by"] is None
 
 
+def test_without_an_own_image_the_example_is_the_variants_image_for_everybody():
+    vase, own = make_variant(slug="a-vase"), make_variant(slug="own")
+    make_release(covered_variants=["a-vase", "own"])
+    shared = make_variant_image(variant=vase)
+    make_variant_image(variant=own)
+    api = API()
+    mine = make_image(job=make_job(owner=api.owner, variant=own, status="succeeded"))
+    make_image(job=make_job(owner=make_user(username="else"), variant=vase, status="succeeded"))
+
+    first, second = (row["example"] for row in listed(api))
+
+    assert first["image"] is None and second["image"] == str(mine.pk)
+    catalogue_only = API(scopes=["variants:read"])
+    assert [row["example"]["image"] for row in listed(catalogue_only)] == [None, None]
+    file = Client().get(first["thumbnail"])
+    assert (file.status_code, file["Content-Type"]) == (200, "image/webp")
+    assert file["ETag"] == f'"{shared.sha256}"' and "immutable" in file["Cache-Control"]
+    again = Client().get(first["thumbnail"], headers={"If-None-Match": file["ETag"]})
+    assert (again.status_code, again.content) == (304, b"")
+    problem(Client().get(first["thumbnail"].partition("?")[0]), 400, "invalid_request")
+    other = first["thumbnail"].replace(str(shared.pk), str(mine.pk))
+    problem(Client().get(other), 403, "link_invalid")
+
+    storage.remove(shared.file)
+    problem(Client().get(first["thumbnail"]), 410, "image_gone")
+    assert listed(api)[0]["example"] is None
+
+
 def test_more_variants_cost_no_more_queries(django_assert_max_num_queries):
     api = API()
     make_release(covered_variants=["v0"])
     for number in range(12):
         variant = make_variant(slug=f"v{number}")
         make_image(job=make_job(owner=api.owner, variant=variant, status="succeeded"))
-    with django_assert_max_num_queries(5):  # key and its last use, releases, variants, images
+        make_variant_image(variant=variant)
+    # Key and its last use, releases, variants, their judged pictures, images, images of variants.
+    with django_assert_max_num_queries(7):
         assert len(slugs(api.get("/v1/variants"))) == 12
 
 
@@ -219,9 +253,32 @@ def test_the_quality_is_that_of_the_serving_release(settings):
         make_quality(student, text, right)
     make_quality(teacher, "two", 4)
 
-    found = {row["slug"]: (row["served_by"], row["quality"]) for row in listed(API())}
+    rows = {row["slug"]: row for row in listed(API())}
 
+    found = {slug: (row["served_by"], row["quality"]) for slug, row in rows.items()}
     assert found == {"one": ("student", 0.75), "two": ("teacher", 1.0), "new": ("teacher", None)}
+    assert rows["one"]["quality_interval"] == list(Share(3, 4).interval)
+    assert rows["two"]["quality_interval"] == list(Share(4, 4).interval)
+    assert rows["new"]["quality_interval"] is None
+
+
+def test_a_variant_has_the_interval_of_its_quality_and_its_own_floor():
+    make_variant(slug="one", quality_floor=0.25)
+    make_quality(make_release(covered_variants=["one"]), "one", 1, 8)
+
+    row = API().get("/v1/variants/one").json()
+
+    assert (row["quality"], row["quality_floor"]) == (0.125, 0.25)
+    assert row["quality_interval"] == list(Share(1, 8).interval)
+
+
+def test_fewer_than_four_judged_pictures_have_no_interval():
+    make_variant(slug="one")
+    make_quality(make_release(covered_variants=["one"]), "one", 1, 3)
+
+    row = API().get("/v1/variants/one").json()
+
+    assert (row["quality"], row["quality_interval"]) == (None, None)
 
 
 def listed(api: API) -> list[dict]:

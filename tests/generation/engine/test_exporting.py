@@ -59,7 +59,7 @@ def worst(folder: Path, exported: Path, requests: list[GenerationRequest]) -> fl
     [
         pytest.param((999,), "epsilon", marks=pytest.mark.slow),
         ((999,), "v_prediction"),  # pure noise, with zero terminal SNR
-        ((625,), "epsilon"),
+        pytest.param((625,), "epsilon", marks=pytest.mark.slow),
         pytest.param((999, 499), "v_prediction", marks=pytest.mark.slow),
         ((749, 249), "v_prediction"),
         ((999, 700, 31), "epsilon"),

@@ -54,13 +54,18 @@ def test_an_uncut_teacher_can_be_folded_too() -> None:
     [
         {"use_linear_projection": True},
         {"transformer_layers_per_block": 2},
-        {"attention_head_dim": (2, 4, 8, 8)},
-        {"time_embedding_act_fn": "silu"},
         {"flip_sin_to_cos": False, "freq_shift": 1},
-        {"in_channels": 4, "norm_eps": 1e-3, "norm_num_groups": 2},
-        {"time_embedding_dim": 24, "dropout": 0.5},
         {"upcast_attention": True},  # Stable Diffusion 2.1
-        {"upcast_attention": None},  # converted from a single file
+        *(
+            pytest.param(changes, marks=pytest.mark.slow)
+            for changes in (
+                {"attention_head_dim": (2, 4, 8, 8)},
+                {"time_embedding_act_fn": "silu"},
+                {"in_channels": 4, "norm_eps": 1e-3, "norm_num_groups": 2},
+                {"time_embedding_dim": 24, "dropout": 0.5},
+                {"upcast_attention": None},  # converted from a single file
+            )
+        ),
     ],
 )
 def test_variants_of_the_configuration_compute_the_same_when_folded(

@@ -219,7 +219,7 @@ def test_without_variants_the_plain_weights_are_imported(tmp_path: Path) -> None
     pipeline.load(target, device="cpu")
 
 
-@pytest.mark.parametrize("variant", ["", ".fp16"])
+@pytest.mark.parametrize("variant", [pytest.param("", marks=pytest.mark.slow), ".fp16"])
 def test_sharded_weights_are_imported_with_their_index(source: Path, variant: str) -> None:
     weights = load_file(source / f"{UNET}{variant}.safetensors")
     for path in (source / "unet").glob("*.safetensors"):
@@ -346,7 +346,7 @@ def test_a_text_encoder_that_lacks_a_weight_is_refused(source: Path) -> None:
         import_as_release(source)
 
 
-@pytest.mark.parametrize("component", ["unet", "vae"])
+@pytest.mark.parametrize("component", ["unet", pytest.param("vae", marks=pytest.mark.slow)])
 def test_a_network_that_lacks_a_weight_is_not_loaded(source: Path, component: str) -> None:
     drop_one_weight(source / component)
     target, _ = import_as_release(source)

@@ -1,5 +1,6 @@
-"""Circuit breaker of the object store: pauses, probes, calls at once."""
+"""Circuit breaker of the storage: pauses, probes, calls at once."""
 
+import os
 import threading
 
 import pytest
@@ -103,4 +104,30 @@ def test_while_few_calls_hang_others_wait_briefly_and_then_fail_at_once(store, m
     goes_on.set()
     for thread in hanging:
         thread.join(60)
+    succeed(store)
+
+
+# --- calls without a time limit of their own ------------------------------------------------------
+def test_the_result_and_the_error_of_a_call_in_another_thread_are_passed_on(store):
+    assert store.run(lambda: 7, seconds=60) == 7
+    with pytest.raises(FileNotFoundError):
+        store.run(lambda: os.stat("/nothing/here"), seconds=60)
+    succeed(store)
+
+
+def test_calls_that_hang_are_waited_for_briefly_and_keep_their_places_until_they_end(
+    store, clock, monkeypatch
+):
+    monkeypatch.setattr(breaker, "WAIT_SECONDS", 0.05)
+    goes_on = threading.Event()
+    for _ in range(CALLS_AT_ONCE):
+        with pytest.raises(StorageFailed, match="does not answer"):
+            store.run(lambda: goes_on.wait(60), seconds=0.05)
+        refuse(store)  # a pause
+        clock.now += PAUSE_SECONDS
+    refuse(store)  # without a place
+
+    clock.now += PAUSE_SECONDS
+    goes_on.set()
+    monkeypatch.setattr(breaker, "WAIT_SECONDS", 60)
     succeed(store)

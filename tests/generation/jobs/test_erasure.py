@@ -52,8 +52,9 @@ DECIDED: dict[str, dict[str, str]] = {
          "error_detail"], "kept",
     ),
     "Image": dict.fromkeys(["key", "master", "file", "format", "sha256", "failing", "detector"], "removed"),
-    # Made ahead, for no client. The job that gets the image has an Image.
+    # Made ahead, for no client. The job that gets a stocked image has an Image.
     "StockedImage": dict.fromkeys(["format", "file", "master", "image"], "kept"),
+    "VariantImage": {"file": "kept"},
     "Delivery": dict.fromkeys(["event", "body", "status", "last_error"], "removed"),
     "IdempotencyKey": {"key": "digest", "route": "kept", "fingerprint": "kept"},
     "WebhookEndpoint": dict.fromkeys(["url", "disabled_reason"], "removed"),

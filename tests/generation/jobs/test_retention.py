@@ -296,7 +296,12 @@ def test_what_a_host_with_a_wrong_clock_writes_is_removed_on_time(
         clocks.shift(patch, timedelta(days=365 * years))
         first = idempotency.once(owner, "r", key="k", body={}, make=submit)
         twin = make_job(
-            variant=variant, embedding=first.embedding, release=first.release, key=first.key, seed=7
+            variant=variant,
+            embedding=first.embedding,
+            release=first.release,
+            key=first.key,
+            seed=7,
+            created_at=first.created_at + timedelta(seconds=1),
         )
         Job.objects.update(webhook=endpoint, webhook_events=["completed"])
         fake_worker.make_pictures()

@@ -185,6 +185,49 @@ def test_a_prompt_that_the_student_makes_badly_is_served_by_a_better_teacher(
     assert served_by(None, "blue-bowl") == "s"
 
 
+@pytest.mark.parametrize(
+    ("of_variant", "of_release", "setting", "name"),
+    [
+        (None, None, 0.5, "s"),
+        (None, 0.8, 0.0, "t"),
+        (None, 0.8, 0.5, "t"),
+        (None, 0.0, 0.8, "s"),
+        (0.8, None, 0.0, "t"),
+        (0.8, 0.5, 0.5, "t"),
+        (0.5, 0.8, 0.8, "s"),
+        (0.0, 0.8, 0.8, "s"),
+    ],
+)
+def test_the_floor_is_the_variants_else_the_releases_else_the_settings(
+    settings, student, of_variant, of_release, setting, name
+):
+    """The student makes three of four pictures right."""
+    settings.QUALITY_FLOOR = setting
+    PromptVariant.objects.filter(slug="red-vase").update(quality_floor=of_variant)
+    Release.objects.filter(name="s").update(quality_floor=of_release)
+    make_quality(student, "blue bowl", 4)
+    assert served_at(3, 4) == name
+    assert listed("red-vase") == name
+    assert served_by(None, "blue-bowl") == listed("blue-bowl") == "s"
+
+
+def test_the_floor_is_that_of_the_student_that_makes_the_prompt_best(settings, student, specialist):
+    make_quality(student, "red vase", 2)
+    make_quality(specialist, "red vase", 3)
+    Release.objects.filter(name="s").update(quality_floor=1.0)
+    assert (served_by(None, "red-vase"), listed("red-vase")) == ("v", "v")
+    Release.objects.filter(name="v").update(quality_floor=0.8)
+    assert (served_by(None, "red-vase"), listed("red-vase")) == ("t", "t")
+
+
+def test_a_canary_has_its_own_floor(canary):
+    make_quality(canary, "red vase", 3)
+    keys = [str(key) for key in range(50)]
+    assert {served_by(None, "red-vase", key) for key in keys} == {"active", "canary"}
+    Release.objects.filter(name="canary").update(quality_floor=0.8)
+    assert {served_by(None, "red-vase", key) for key in keys} == {"active"}
+
+
 def test_quality_decides_nothing_without_a_floor_or_with_few_pictures(settings, student):
     make_quality(student, "red vase", 0, 4)
     assert served_by(None, "red-vase") == "s"

@@ -15,10 +15,11 @@ from generation.errors import (
     VariantNotEncoded,
     VariantNotFound,
 )
+from generation.jobs import lifecycle as jobs
 from generation.jobs import submission
 from generation.jobs.job_request import JobRequest
 from generation.models import Job, PromptVariant, Release
-from tests import fake_worker
+from tests import clocks, fake_worker
 from tests.factories import cover, make_embedding, make_key, make_release, make_user, make_variant
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -39,6 +40,27 @@ def test_a_variant_or_its_text_in_any_spelling_makes_the_same_job(owner):
 
     assert (by_slug.status, by_slug.variant_id) == ("queued", by_text.variant_id)
     assert by_slug.key == by_text.key
+
+
+@pytest.mark.parametrize(
+    "fields", [{}, {"seed": 1}, {"seed": 1, "metadata": True}, {"cancel_after": 600}]
+)
+def test_jobs_are_claimed_in_the_order_of_their_submission_by_hosts_whose_clocks_differ(
+    owner, settings, monkeypatch, fields: dict
+):
+    settings.BATCH_SIZE = 1
+    submitted = []
+    for hours in (1, 0, -1):
+        with monkeypatch.context() as patch:
+            clocks.shift(patch, timedelta(hours=hours))
+            submitted.append(submission.submit(owner, JobRequest(variant="vase", **fields)))
+
+    claimed = [jobs.claim("worker-1").jobs[0].id for _ in range(1 if "seed" in fields else 3)]
+
+    assert claimed == [job.id for job in submitted][: len(claimed)]
+    for job in submitted:
+        assert job.created_at == Job.objects.get(id=job.id).created_at
+        assert abs(job.created_at - timezone.now()) < timedelta(minutes=30)
 
 
 def test_without_a_seed_a_new_one_is_stored(owner):

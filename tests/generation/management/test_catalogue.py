@@ -7,6 +7,7 @@ from django.core.management import CommandError, call_command
 
 from generation.catalogue import variants as catalogue
 from generation.models import PromptVariant
+from generation.releases import lifecycle as releases
 from tests.factories import make_embedding, make_release, make_variant
 
 pytestmark = pytest.mark.django_db
@@ -76,3 +77,25 @@ def test_status_counts_the_states(capsys):
     call_command("catalogue", "status")
     printed = capsys.readouterr().out
     assert "encoded: 1" in printed and "pending: 1" in printed and "1 missing" in printed
+
+
+def test_cluster_shows_the_parts_and_tags_the_variants_unless_it_is_a_dry_run(tmp_path, capsys):
+    from tests import tiny
+
+    tiny.make_tiny_release(tmp_path / "tiny")
+    release = releases.activate(releases.register(tmp_path / "tiny"))
+    assert release.has_encoder
+    for thing in ("vase", "bowl", "cup", "cube"):
+        make_variant(text=f"a red {thing}", tags=[thing])
+    call_command("catalogue", "encode")
+    capsys.readouterr()
+
+    call_command("catalogue", "cluster", "--parts", "2", "--dry-run")
+    shown = capsys.readouterr().out
+    assert "part-1: " in shown and "In the middle: a red " in shown and "Dry run" in shown
+    assert not PromptVariant.objects.filter(tags__overlap=["part-1", "part-2"]).exists()
+    call_command("catalogue", "cluster", "--parts", "2")
+    assert "4 prompt variants changed." in capsys.readouterr().out
+    assert PromptVariant.objects.filter(tags__overlap=["part-1", "part-2"]).count() == 4
+    with pytest.raises(CommandError, match="from 2 to 4"):
+        call_command("catalogue", "cluster", "--parts", "9")

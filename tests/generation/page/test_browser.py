@@ -18,6 +18,7 @@ from tests.factories import (
     make_release,
     make_user,
     make_variant,
+    make_variant_image,
 )
 from tests.web import Web, eventually
 
@@ -35,7 +36,9 @@ def visitor(
     settings.MEDIA_ROOT = web.log.parent / "media"
     make_release()
     for text in ("a blue bowl", "a red clay vase", "a red glass vase"):
-        make_embedding(variant=make_variant(text=text))
+        variant = make_variant(text=text)
+        make_embedding(variant=variant)
+        make_variant_image(variant=variant)
     with browser.visiting(web.url, monkeypatch, **getattr(request, "param", {})) as found:
         yield found
 
@@ -119,6 +122,16 @@ def test_several_pictures_are_chosen_saved_and_deleted(visitor: Visitor, picture
     page.get_by_role("button", name="Delete all 2").click()
     expect(page.locator(".notice")).to_have_text("2 pictures were deleted.")
     assert set(Image.objects.all()) == set(pictures[1:3])
+
+
+def test_all_shown_pictures_are_chosen_at_once(visitor: Visitor, pictures):
+    visitor.log_in(PASSWORD)
+    page = visitor.page
+    page.goto("/gallery")
+    page.locator(".tile").first.hover()
+    page.locator("[name=image]").first.check()
+    page.get_by_role("button", name="Select all shown").click()
+    expect(page.locator(".chosen .count")).to_have_text("4 pictures chosen")
 
 
 WINDOWS = [

@@ -6,7 +6,7 @@ from datetime import timedelta
 import pytest
 from django.utils import timezone
 
-from generation.models import Job
+from generation.models import Image, Job
 from tests.factories import make_image, make_job, make_user, make_variant
 from tests.page_client import Person, html, words
 
@@ -49,7 +49,7 @@ def test_failed_jobs_are_marked_and_canceled_or_purged_jobs_are_not_shown():
     ended(person, purged_at=timezone.now())
     make_job(owner=make_user(username="somebody"), status="succeeded")
     page = person.get("/gallery")
-    assert shown(page) == [str(failed.id)] and "Failed It broke." in words(page)
+    assert shown(page) == [str(failed.id)] and "Failed An unexpected fault occurred." in words(page)
 
 
 def test_the_gallery_is_loaded_in_parts_without_a_gap_or_a_repetition():
@@ -118,6 +118,22 @@ def test_filters_find_by_words_tag_and_day():
     page = person.get("/gallery", {"q": "bl", "since": "2026-03-01"})
     assert 'value="bl"' in html(page) and 'value="2026-03-01"' in html(page)
     assert "?q=bl&since=2026-03-01" in html(page)  # to go to the next picture of the same filter
+
+
+def test_the_oldest_can_come_first_in_every_part_and_among_neighbours():
+    person = Person()
+    jobs = [ended(person) for _ in range(30)]
+    first = person.get("/gallery", {"order": "oldest"})
+    second = person.get(more(first), htmx=True)
+
+    seen = shown(first) + shown(second)
+
+    assert seen == [str(job.id) for job in sorted(jobs, key=lambda job: (job.created_at, job.id))]
+    images = [Image.objects.get(job=job_id).pk for job_id in seen[:3]]
+    page = person.get(f"/pictures/{images[1]}", {"order": "oldest"})
+    previous, following = re.findall(r'rel="(?:prev|next)" href="/pictures/([^"]+)"', html(page))
+    assert previous == f"{images[0]}?order=oldest" and following == f"{images[2]}?order=oldest"
+    assert "← Older Newer →" in words(page)
 
 
 def test_more_pictures_cost_no_more_queries(django_assert_num_queries):

@@ -7,8 +7,10 @@ from urllib.parse import parse_qsl, urlsplit
 import pytest
 from django.utils import timezone
 
+from generation.api import problems
 from generation.infra import notifications
 from generation.models import Job, Release
+from generation.page import presentation
 from generation.page.presentation import Shown, duration
 from tests.factories import make_image, make_job, make_release, make_worker
 from tests.page_client import Person, checked, html, words
@@ -59,8 +61,15 @@ def test_a_job_has_a_page_with_its_pictures_and_facts(person, done):
 def test_a_failed_job_shows_its_error_and_the_explanation(person):
     job = make_job(owner=person.user, status="failed")
     page = person.get(f"/jobs/{job.id}")
-    assert "Failed. It broke." in words(page)
+    assert "Failed. An unexpected fault occurred. Press Again;" in words(page)
+    assert "internal_error It broke." in words(page)  # the cause, among the facts
     assert 'href="/v1/problems/internal_error"' in html(page)
+
+
+def test_every_error_of_a_job_has_a_sentence_for_people():
+    codes = {problem.code for problem in problems.known() if problem.is_of_jobs}
+    assert codes and codes - set(presentation.PROBLEMS) == set()
+    assert all(problems.find(code) for code in presentation.PROBLEMS)
 
 
 def test_a_picture_rejected_by_the_detector_is_marked(person, done):

@@ -120,6 +120,16 @@ def test_several_become_favourites_once(person, done):
     assert Favourite.objects.filter(owner=person.user).count() == 2
 
 
+def test_several_are_unmarked(person, done):
+    person.post(PATH, {"do": "favourite", "image": ids(done)})
+    kept, *others = ids(done)
+
+    answer = person.post(PATH, {"do": "unmark", "image": others})
+
+    assert answer.status_code == 302
+    assert [str(pk) for pk in Favourite.objects.values_list("image", flat=True)] == [kept]
+
+
 def test_deletion_asks_for_confirmation_and_removes_only_the_chosen_pictures(person, done):
     other = make_job(
         owner=person.user, status="succeeded", variant=make_variant(text="a blue bowl")

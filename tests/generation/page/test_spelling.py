@@ -3,7 +3,7 @@
 import pytest
 
 from generation.page import choices, spelling
-from tests.factories import make_variant
+from tests.factories import make_user, make_variant
 
 KNOWN = ["a", "red", "glass", "vase", "on", "wooden", "table", "ball", "bowl", "blue", "plastic"]
 
@@ -32,14 +32,16 @@ def test_a_word_without_a_similar_one_is_not_corrected():
 def test_a_typo_is_corrected_and_a_guess_is_only_offered():
     for text in ("a red glass vase", "a red plastic ball", "a blue bowl"):
         make_variant(text=text)
-    found = choices.search("red galss vase", ())
+    owner = make_user()
+    found = choices.search("red galss vase", (), owner=owner)
     assert (found.meant, found.chosen and found.chosen.text) == (
         "red glass vase",
         "a red glass vase",
     )
     assert found.is_wording
-    found = choices.search("red plastik", ())
+    found = choices.search("red plastik", (), owner=owner)
     assert (found.meant, found.chosen) == ("red plastic", None)
     assert [variant.text for variant in found.variants] == ["a red plastic ball"]
-    assert choices.search("red galss vase", (), is_own_text=True).chosen is None
-    assert choices.search("glass", ()).meant == choices.search("elephant", ()).meant == ""
+    assert choices.search("red galss vase", (), owner=owner, is_own_text=True).chosen is None
+    for text in ("glass", "elephant"):
+        assert choices.search(text, (), owner=owner).meant == ""

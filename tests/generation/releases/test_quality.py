@@ -5,8 +5,10 @@ from datetime import timedelta
 import pytest
 from django.utils import timezone
 
+from generation.catalogue.standing import Overview, Standing
 from generation.models import Image, Job, PromptVariant, Quality, Release
-from generation.releases import quality
+from generation.releases import default_release, quality
+from generation.releases.default_release import Serving
 from generation.releases.quality import Counts
 from tests.factories import make_image, make_job, make_quality, make_release, make_variant
 
@@ -81,3 +83,27 @@ def test_a_later_evaluation_replaces_the_earlier_one_and_keeps_what_jobs_counted
     share = found.share
     assert (share.count, share.total) == (9, 16)
     assert share.interval == pytest.approx((0.332, 0.769), abs=0.001)
+
+
+def test_a_floor_of_its_own_overrides_the_releases_and_the_settings(settings) -> None:
+    settings.QUALITY_FLOOR = 0.2
+    release, vase = make_release(), make_variant(text="a red vase")
+    assert quality.floor(vase, release) == 0.2
+    release.quality_floor = 0.4
+    assert quality.floor(vase, release) == 0.4
+    vase.quality_floor = 0.0
+    assert quality.floor(vase, release) == 0.0
+    assert quality.is_weak(0.3, 0.4) and not quality.is_weak(None, 0.4)
+
+
+def test_variants_are_shown_as_weak_by_their_own_floor(settings) -> None:
+    """The student makes three of four pictures of each right."""
+    settings.QUALITY_FLOOR = 0.5
+    release = make_release()
+    for slug, floor in (("vase", 0.8), ("bowl", None), ("mug", 0.0)):
+        make_quality(release, make_variant(slug=slug, quality_floor=floor).normalized_text, 3)
+    rows = Serving.now().annotated(PromptVariant.objects.all())
+    assert [row.slug for row in rows.filter(default_release.hard())] == ["vase"]
+    assert {row.slug: row.floor for row in rows} == {"vase": 0.8, "bowl": 0.5, "mug": 0.0}
+    overview = Overview.now()
+    assert (overview.counts[Standing.HARD], overview.counts[Standing.WEAK]) == (1, 1)

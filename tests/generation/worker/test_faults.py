@@ -22,14 +22,14 @@ from generation.engine import release as release_format
 from generation.engine.errors import NotFinite
 from generation.engine.request import GenerationResult
 from generation.infra import heartbeat
+from generation.infra.stalls import EXIT_STALLED, TIMES_UNKNOWN, unknown_bound
 from generation.jobs import claiming, completion, stock
 from generation.jobs import lifecycle as jobs
 from generation.jobs.lifecycle import Claim
 from generation.models import Attempt, Job, Release, Worker
 from generation.releases import lifecycle as releases
 from generation.worker import health, interleaving, pipelines, writing
-from generation.worker.loop import EXIT_DEVICE, EXIT_STALLED, GenerationWorker
-from generation.worker.stalls import TIMES_UNKNOWN, unknown_bound
+from generation.worker.loop import EXIT_DEVICE, GenerationWorker
 from tests.factories import make_job, make_worker
 from tests.generation.worker.test_loop import TEXTS, served, submit  # noqa: F401
 from tests.tiny import make_tiny_release

@@ -7,12 +7,13 @@ from pathlib import Path
 import pytest
 
 from generation.catalogue import encoding
+from generation.infra.stalls import EXIT_STALLED
 from generation.jobs import lifecycle as jobs
 from generation.jobs import submission
 from generation.jobs.job_request import JobRequest
 from generation.models import Attempt, Job, Worker
 from generation.releases import lifecycle as releases
-from generation.worker.loop import EXIT_DEVICE, EXIT_STALLED
+from generation.worker.loop import EXIT_DEVICE
 from tests.celery_worker import CeleryWorker
 from tests.factories import make_user, make_variant
 from tests.tiny import make_tiny_release

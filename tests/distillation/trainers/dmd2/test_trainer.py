@@ -22,7 +22,7 @@ RECIPE = MatchingRecipe(
     steps=5,
     batch=4,
     critic_batch=4,
-    critic_updates=2,
+    critic_updates=1,
     student_after=0,
     paired=2,
     warmup=0,
@@ -307,6 +307,7 @@ def test_the_fake_score_may_start_from_the_student_of_the_structure_stage():
 
 
 # --- a run ----------------------------------------------------------------------------------------
+@pytest.mark.slow
 def test_an_interrupted_training_ends_with_the_same_weights(tmp_path):
     adversarial = replace(ADVERSARIAL, learn_after=0, gan_after=1)
     recipe = replace(RECIPE, steps=2, adversarial=adversarial)
