@@ -63,16 +63,20 @@ def expected(
     recipe: Mapping[str, Any], *, is_warm: bool, tags: Sequence[str] = ()
 ) -> Measured | None:
     """Return the time of earlier runs of the recipe; None for a recipe with changes or a part of the catalogue."""
-    is_whole = set(recipe) == {"recipe"} and not tags
-    return measured().get((recipe["recipe"], is_warm)) if is_whole else None
+    key = _key(recipe, is_warm, tags)
+    return measured().get(key) if key else None
 
 
 def reference(
     recipe: Mapping[str, Any], *, is_warm: bool, tags: Sequence[str] = ()
 ) -> Reference | None:
-    """Return the time of the recipe on another machine. Arguments: see `expected`."""
-    is_whole = set(recipe) == {"recipe"} and not tags
-    return REFERENCES.get((recipe["recipe"], is_warm)) if is_whole else None
+    """Return the time of the recipe on another machine; None as for `expected`."""
+    key = _key(recipe, is_warm, tags)
+    return REFERENCES.get(key) if key else None
+
+
+def _key(recipe: Mapping[str, Any], is_warm: bool, tags: Sequence[str]) -> tuple[str, bool] | None:
+    return (recipe["recipe"], is_warm) if set(recipe) == {"recipe"} and not tags else None
 
 
 def in_advance(recipe: Mapping[str, Any], *, is_warm: bool) -> str:

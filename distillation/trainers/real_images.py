@@ -62,9 +62,10 @@ def read_pictures(folder: Path, *, catalogue: Catalogue) -> RealImages | None:
     rows = {slug: row for row, slug in enumerate(catalogue.slugs)}
     examples = json.loads(index.read_text("utf-8"))
     files = sorted({_picture(example) for example in examples})
+    places = {file: place for place, file in enumerate(files)}
     return RealImages(
         torch.stack([_read(folder / PICTURES / file) for file in files]),
-        torch.tensor([files.index(_picture(example)) for example in examples]),
+        torch.tensor([places[_picture(example)] for example in examples]),
         torch.tensor([rows[example["slug"]] for example in examples]),
     )
 

@@ -20,9 +20,8 @@ from generation.models import Delivery, Job, Release
 from generation.releases import quality
 
 MIN_FREE = 0.1  # of the disk
-NOT_COVERED = (
-    f"?standing={Standing.WAITING}"  # query of the page of an item, which `distillation` completes
-)
+# Query of the page of an item, which `distillation` completes.
+NOT_COVERED = f"?standing={Standing.WAITING}"
 
 
 class Level(IntEnum):

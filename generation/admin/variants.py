@@ -184,7 +184,7 @@ class PromptVariantAdmin(
         return {"details": details | {"blocks": self.blocks(request, obj)}}
 
     def further_pictures(self, request: HttpRequest, variant: Any) -> Further:
-        """Return the URLs of pictures without a job."""
+        """Return the URLs of the variant's pictures that belong to no job, such as those of evaluations."""
         return {}
 
     def blocks(self, request: HttpRequest, obj: Any) -> list[dict[str, Any]]:

@@ -45,9 +45,8 @@ IMPATIENT = {  # limits of a web process's requests to an object store
     "retries": {"mode": "standard", "total_max_attempts": 2},
 }
 
-LOCAL_SECONDS = (
-    5.0  # limit of a web process's wait for a local folder, whose disk or server may hang
-)
+# Limit of a web process's wait for a local folder, whose disk or server may hang.
+LOCAL_SECONDS = 5.0
 
 _breaker: Breaker | None = None  # of a web process
 _hands = ThreadPoolExecutor(AT_ONCE, thread_name_prefix="storage")

@@ -152,6 +152,13 @@ def report(activity: Activity) -> None:
         faulthandler.dump_traceback()
 
 
+def try_briefly(call: Callable[[], object]) -> None:
+    """Run the call of a process that is about to end, for at most GIVE_BACK_SECONDS: PostgreSQL may hang too."""
+    thread = threading.Thread(target=call, daemon=True)
+    thread.start()
+    thread.join(GIVE_BACK_SECONDS)
+
+
 def unknown_bound() -> float:
     """Return the bound in seconds for activities without a measured time."""
     return TIMES_UNKNOWN * settings.STALL_SECONDS

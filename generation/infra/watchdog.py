@@ -5,9 +5,9 @@ until it is restarted.
 """
 
 import os
-import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import structlog
@@ -15,7 +15,7 @@ from celery.signals import task_postrun, task_prerun
 from django.conf import settings
 
 from generation.infra import redis_client, stalls
-from generation.infra.stalls import EXIT_STALLED, GIVE_BACK_SECONDS, Activity, Kind, StallWatch
+from generation.infra.stalls import EXIT_STALLED, Activity, Kind, StallWatch
 
 log = structlog.get_logger(__name__)
 
@@ -96,7 +96,5 @@ class Watchdog:
     def _stalled(self, activity: Activity) -> None:
         """Give the work back and end the process. Runs in the watch's thread."""
         stalls.report(activity)
-        giving_back = threading.Thread(target=self._give_back, args=(activity.detail,), daemon=True)
-        giving_back.start()
-        giving_back.join(GIVE_BACK_SECONDS)
+        stalls.try_briefly(partial(self._give_back, activity.detail))
         os._exit(EXIT_STALLED)

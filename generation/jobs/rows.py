@@ -17,17 +17,17 @@ def names(model: type[Model], *, without: str = "") -> list[str]:
     return [field.attname for field in model._meta.concrete_fields if field.attname != without]
 
 
-def values(row: Model) -> list[Any]:
+def values(row: Model, *, without: str = "") -> list[Any]:
     """Return the values of a new row, in the order of `names`."""
-    return [field.pre_save(row, True) for field in row._meta.concrete_fields]
+    fields = row._meta.concrete_fields
+    return [field.pre_save(row, True) for field in fields if field.attname != without]
 
 
 def insert(rows: Sequence[Model], *, now: str = "") -> None:
     """Insert rows of one model that has no JSONField. now: column to set to PostgreSQL's time, and to read back."""
     with connection.cursor() as cursor:
-        cursor.execute(
-            _insert(type(rows[0]), len(rows), now), [one for row in rows for one in values(row)]
-        )
+        given = [one for row in rows for one in values(row, without=now)]
+        cursor.execute(_insert(type(rows[0]), len(rows), now), given)
         if now:
             for row, (time,) in zip(rows, cursor.fetchall(), strict=True):
                 setattr(row, now, time)
@@ -38,8 +38,7 @@ def insert(rows: Sequence[Model], *, now: str = "") -> None:
 @cache
 def _insert(model: type[Model], count: int, now: str) -> str:
     columns = names(model)
-    # The value is not used: each row has the same number of values.
-    each = ["coalesce(statement_timestamp(), %s)" if name == now else "%s" for name in columns]
+    each = ["statement_timestamp()" if name == now else "%s" for name in columns]
     places = f"({', '.join(each)})"
     return (
         f"INSERT INTO {model._meta.db_table} ({', '.join(columns)})"

@@ -2,7 +2,6 @@
 
 import gc
 import os
-import threading
 from collections import deque
 from collections.abc import Callable, Collection
 from concurrent.futures import Future, ThreadPoolExecutor, wait
@@ -21,7 +20,6 @@ from generation.images import store as images
 from generation.infra import heartbeat, metrics, notifications, queues, stalls
 from generation.infra.stalls import (
     EXIT_STALLED,
-    GIVE_BACK_SECONDS,
     Activity,
     Kind,
     StallWatch,
@@ -309,11 +307,8 @@ class GenerationWorker:
         stalls.report(activity)
         detail = activity.detail
         error = DeviceFailed(detail) if activity.kind == Kind.DEVICE else StorageFailed(detail)
-        giving_back = threading.Thread(
-            target=writing.settle, args=(self.leases.held(), error), daemon=True
-        )
-        giving_back.start()
-        giving_back.join(GIVE_BACK_SECONDS)  # PostgreSQL may hang too; the leases then expire
+        # If it does not end in time, the leases expire.
+        stalls.try_briefly(partial(writing.settle, self.leases.held(), error))
         self._end_process(EXIT_STALLED, Failure.of(error))
 
     def _end_with_broken_device(self, error: DeviceUnavailable) -> None:
@@ -325,13 +320,7 @@ class GenerationWorker:
 
     def _end_process(self, code: int, fault: Failure) -> None:
         log.error("worker_ends", code=fault.code, detail=fault.detail, exit_code=code)
-        noting = threading.Thread(
-            target=heartbeat.note_fault,
-            kwargs={"code": fault.code, "detail": fault.detail},
-            daemon=True,
-        )
-        noting.start()
-        noting.join(GIVE_BACK_SECONDS)
+        stalls.try_briefly(partial(heartbeat.note_fault, code=fault.code, detail=fault.detail))
         metrics.flush()
         self._exit(code)
 

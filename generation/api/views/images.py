@@ -79,7 +79,11 @@ class LinkedView(APIView):
     content_negotiation_class = AnyAccept
 
 
-ELSEWHERE = {302: OpenApiResponse(description="Redirect to the object store")}
+def _answers(*types: str) -> dict[Any, Any]:
+    """Return the responses of a route that sends a file of one of these media types by a signed link."""
+    elsewhere = {302: OpenApiResponse(description="Redirect to the object store")}
+    files = dict.fromkeys(((200, kind) for kind in types), OpenApiTypes.BINARY)
+    return files | elsewhere | {304: None} | responses(400, 403, 404, 410, 503)
 
 
 class ImageFile(LinkedView):
@@ -87,10 +91,7 @@ class ImageFile(LinkedView):
         operation_id="read_image_file",
         auth=[],
         parameters=[FileQuery],
-        responses={(200, kind): OpenApiTypes.BINARY for kind in storage.CONTENT_TYPES.values()}
-        | ELSEWHERE
-        | {304: None}
-        | responses(400, 403, 404, 410, 503),
+        responses=_answers(*storage.CONTENT_TYPES.values()),
     )
     def get(self, request: Request, image_id: UUID) -> HttpResponseBase:
         """Read the file of an image. The signed link is the permission; the file never changes and can be cached."""
@@ -107,10 +108,7 @@ class ImageThumbnail(LinkedView):
         operation_id="read_image_thumbnail",
         auth=[],
         parameters=[LinkQuery],
-        responses={(200, "image/webp"): OpenApiTypes.BINARY}
-        | ELSEWHERE
-        | {304: None}
-        | responses(400, 403, 404, 410, 503),
+        responses=_answers("image/webp"),
     )
     def get(self, request: Request, image_id: UUID) -> HttpResponseBase:
         """Read the thumbnail, a WebP of at most 256 pixels on its longest side. Its link is not valid for the file."""
@@ -127,13 +125,10 @@ class VariantImageFile(LinkedView):
         operation_id="read_variant_image",
         auth=[],
         parameters=[LinkQuery],
-        responses={(200, "image/webp"): OpenApiTypes.BINARY}
-        | ELSEWHERE
-        | {304: None}
-        | responses(400, 403, 404, 410, 503),
+        responses=_answers("image/webp"),
     )
     def get(self, request: Request, image_id: UUID) -> HttpResponseBase:
-        """Read the thumbnail of a prompt variant that was made for everybody: a WebP."""
+        """Read the image of a prompt variant that was made in advance for everybody: a WebP of at most 256 pixels."""
         asked = query(LinkQuery, request)
         seconds = links.check(
             image_id, asked["expires"], asked["signature"], to=links.VARIANT_IMAGE
