@@ -128,7 +128,7 @@ class VariantImageFile(LinkedView):
         responses=_answers("image/webp"),
     )
     def get(self, request: Request, image_id: UUID) -> HttpResponseBase:
-        """Read the image of a prompt variant that was made in advance for everybody: a WebP of at most 256 pixels."""
+        """Read the image of a prompt variant that was made in advance for everybody: a WebP."""
         asked = query(LinkQuery, request)
         seconds = links.check(
             image_id, asked["expires"], asked["signature"], to=links.VARIANT_IMAGE
