@@ -230,7 +230,14 @@ def _default_variant() -> PromptVariant:
     return known or make_variant(slug=DEFAULT_SLUG, text=DEFAULT_TEXT)
 
 
-def make_job(
+def make_job(**fields: Any) -> Job:
+    """Create the job that `unsaved_job` returns."""
+    job = unsaved_job(**fields)
+    job.save(force_insert=True)
+    return job
+
+
+def unsaved_job(
     *,
     owner=None,
     variant: PromptVariant | None = None,
@@ -240,7 +247,7 @@ def make_job(
     key: str | None = None,
     **fields: Any,
 ) -> Job:
-    """Create a job without `generation.jobs.lifecycle`, with the fields that its status needs. Its key is unique."""
+    """Return a job with the fields that its status needs. Its key is unique. Create the rows that it refers to."""
     now = timezone.now()
     release = release or make_release()
     variant = variant or (embedding.variant if embedding else _default_variant())
@@ -258,7 +265,7 @@ def make_job(
         facts["finished_at"] = now
     if status == Job.Status.FAILED:
         facts |= {"error_code": "internal_error", "error_detail": "It broke."}
-    return Job.objects.create(
+    return Job(
         owner=owner or make_user(),
         variant=variant,
         embedding=embedding,

@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable, Collection
 
 import structlog
+from django.conf import settings
 
 from generation.engine.request import Timings
 from generation.infra.stalls import Kind, StallWatch, unknown_bound
@@ -39,7 +40,8 @@ class Stocking:
         releases = self._releases()
         if not releases or time.monotonic() < self._again_at:
             return False
-        return time.monotonic() >= self._look_at or stock.wanted(releases) is not None
+        may_look = settings.VARIANT_IMAGES and time.monotonic() >= self._look_at
+        return may_look or stock.wanted(releases) is not None
 
     def pause(self) -> None:
         """Make no images for a while after a failure."""
@@ -69,6 +71,8 @@ class Stocking:
         log.info("image_stocked", variant=job.variant.slug, release=job.release.name)
 
     def _missing_of_variants(self, releases: Collection[int]) -> Job | None:
+        if not settings.VARIANT_IMAGES:
+            return None
         if not self._of_variants and time.monotonic() >= self._look_at:
             self._of_variants = variant_images.wanted(releases)
             if not self._of_variants:

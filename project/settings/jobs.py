@@ -22,6 +22,7 @@ RESULT_JUDGE = "distillation.detectors.result_judge.judge"
 TAG_KINDS = "distillation.detectors.registry.tag_kinds"
 MATCH_THRESHOLD = environment.share("MATCH_THRESHOLD", 0.98)
 STOCK = environment.whole("STOCK", 0, most=1000)
+VARIANT_IMAGES = environment.flag("VARIANT_IMAGES", True)
 LOADED_RELEASES = environment.count("LOADED_RELEASES", 3)
 IMAGE_CACHE_SECONDS = environment.count("IMAGE_CACHE_SECONDS", 7 * 24 * 3600)
 IMAGE_CACHE_ENTRIES = environment.count("IMAGE_CACHE_ENTRIES", 100_000)

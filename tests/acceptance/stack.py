@@ -65,6 +65,7 @@ class Stack:
             "RETORT_HOME": str(home),
             "WORKERS": str(workers),
             "PORT": str(ports.pick()),
+            "VARIANT_IMAGES": "false",  # 256 images, which take the cores from the tests
             **env,
         }
         self.log = (home / "launcher.log").open("w")

@@ -16,7 +16,7 @@ from generation.releases import lifecycle as releases
 from generation.worker import pipelines
 from tests import clocks
 from tests.distillation.factories import make_run
-from tests.factories import make_embedding, make_image, make_job, make_release, make_user
+from tests.factories import make_embedding, make_image, make_release, make_user, unsaved_job
 
 pytestmark = pytest.mark.django_db
 
@@ -36,12 +36,19 @@ def served_by(
     release: Release, *, count: int, failed: int = 0, flagged: int = 0, **fields: object
 ) -> None:
     """Create jobs of the release that ended after the canary began."""
-    for number in range(count):
-        status = Job.Status.FAILED if number < failed else Job.Status.SUCCEEDED
-        job = make_job(release=release, status=status, seed=number, **fields)
-        if (failed or flagged) and status == Job.Status.SUCCEEDED:
+    shared = {
+        "owner": make_user(),
+        "embedding": make_embedding(encoder_fingerprint=release.encoder_fingerprint),
+    }
+    statuses = [Job.Status.FAILED] * failed + [Job.Status.SUCCEEDED] * (count - failed)
+    jobs = Job.objects.bulk_create(
+        unsaved_job(release=release, status=status, seed=seed, **(shared | fields))
+        for seed, status in enumerate(statuses)
+    )
+    if failed or flagged:
+        for number, job in enumerate(jobs[failed:]):
             image = make_image(job=job)
-            image.is_accepted = number >= failed + flagged
+            image.is_accepted = number >= flagged
             image.save()
 
 

@@ -326,6 +326,7 @@ def test_a_web_process_configured_with_an_object_store_redirects_clients_to_it(
         web.stop()
 
 
+@pytest.mark.slow
 @pytest.mark.django_db(transaction=True)
 def test_an_object_store_that_hangs_holds_few_threads_of_the_web_process(
     redis_server, tmp_path: Path

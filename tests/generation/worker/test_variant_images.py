@@ -133,6 +133,13 @@ def test_retention_removes_images_that_are_not_shown(idle):
     assert not VariantImage.objects.exists() and not storage.exists(second.file)
 
 
+def test_no_image_is_made_if_the_setting_is_off(idle, settings):
+    settings.VARIANT_IMAGES = False
+    idle.run()
+
+    assert not idle._stocking.is_wanted() and not VariantImage.objects.exists()
+
+
 def test_no_image_is_made_while_the_queue_is_paused_or_after_a_failure(idle, monkeypatch, caplog):
     idle.run()
     VariantImage.objects.all().delete()

@@ -211,6 +211,7 @@ def test_files_that_cannot_be_moved_keep_the_previous_tables(written: Path, othe
     assert other.query(SCHEMAS) == [("public",)]
 
 
+@pytest.mark.slow
 def test_a_restoration_that_was_killed_while_it_moved_files_can_be_repeated(written: Path, other):
     other.query("CREATE SCHEMA before_restore; CREATE TABLE before_restore.of_before AS SELECT 1")
     other.query("CREATE TABLE restored AS SELECT 1")  # the state in which it was killed

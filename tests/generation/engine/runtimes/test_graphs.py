@@ -115,6 +115,7 @@ print("runtime:", runtime.name)
 """
 
 
+@pytest.mark.slow
 def test_without_a_compiler_the_networks_are_used_uncompiled(student: Path, tmp_path: Path) -> None:
     cache = str(tmp_path / "cache")
     done = subprocess.run(
