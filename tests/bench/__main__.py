@@ -77,6 +77,7 @@ def main(arguments: list[str] | None = None) -> int:
                 figures["stack"] = stack.measure(
                     serving, student=name, rounds=options.rounds, say=say
                 )
+            figures["student_alone"] = stack.student_alone(serving, say)
     if "sd15" in parts:
         from tests.bench import sd15  # it loads torch into this process
 

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+import psutil
 from tqdm import tqdm
 
 from generation.engine import release
@@ -119,6 +120,34 @@ def memories(stack: Stack, say: Say) -> dict[str, Any]:
         found[name] = seen.plain()
         say(f"  {name:<16} {seen}")
     return found
+
+
+def student_alone(stack: Stack, say: Say) -> dict[str, Any]:
+    """Restart the worker while the teacher's queue is paused, so that it loads the student alone.
+
+    Return the seconds from the start of its process to the end of the first job, and its resident memory after
+    further pictures.
+    """
+    slug = variant(stack)
+    stack.manage("queues", "pause", "reference")
+    before = stack.pid("generation-1")
+    os.kill(before, signal.SIGTERM)
+    wait_for(lambda: stack.pid("generation-1") != before, "the worker is started again")
+    (job,) = stack.ended([stack.submit(variant=slug, seed=7_000)["id"]])
+    pid = stack.pid("generation-1")
+    (row,) = stack.query(
+        "SELECT extract(epoch FROM finished_at)::float AS s FROM generation_job WHERE id = %s",
+        job["id"],
+    )
+    seconds = row["s"] - psutil.Process(pid).create_time()
+    stack.ended(
+        stack.submit(variant=slug, seed=7_100 + seed)["id"] for seed in range(2 * BATCH)
+    )
+    seen = memory(pid)
+    stack.manage("queues", "resume", "reference")
+    say("\nA generation worker that serves the student alone (queue reference paused)")
+    say(f"  start of the process to the first picture {seconds:.1f} s, resident memory {seen}")
+    return {"seconds_to_first_picture": seconds, "memory": seen.plain()}
 
 
 def variant(stack: Stack) -> str:
