@@ -69,8 +69,12 @@ class Breaker:
                 self._answered()
                 self._places.release()
 
-        # A daemon, since a hanging thread must not prevent the end of the process.
-        threading.Thread(target=work, name="storage", daemon=True).start()
+        try:
+            # A daemon, since a hanging thread must not prevent the end of the process.
+            threading.Thread(target=work, name="storage", daemon=True).start()
+        except RuntimeError as error:  # the process may have no more threads
+            self._places.release()
+            raise StorageFailed(f"The storage cannot be called: {error}.") from error
         wait([future], timeout=seconds)
         if not future.done():
             self._not_answered(began, f"A call has not ended within {seconds:g} s.")

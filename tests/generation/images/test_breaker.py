@@ -131,3 +131,17 @@ def test_calls_that_hang_are_waited_for_briefly_and_keep_their_places_until_they
     goes_on.set()
     monkeypatch.setattr(breaker, "WAIT_SECONDS", 60)
     succeed(store)
+
+
+def test_a_call_for_which_there_is_no_thread_keeps_no_place(store, clock, monkeypatch):
+    def refuse_to_start(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", refuse_to_start)
+        for _ in range(CALLS_AT_ONCE):
+            with pytest.raises(StorageFailed, match="can't start new thread"):
+                store.run(lambda: 7, seconds=60)
+
+    monkeypatch.setattr(breaker, "WAIT_SECONDS", 0.05)
+    assert store.run(lambda: 7, seconds=60) == 7
