@@ -138,7 +138,8 @@ def _write(path: Path, content: bytes) -> None:
 def sync(names: Iterable[str]) -> None:
     """Wait until the files that this process stored are on the disk. Raises StorageFailed if one is not."""
     begun = {name: future for name in names if (future := _syncing.get(name)) is not None}
-    wait(begun.values())
+    if begun:
+        _ask(next(iter(begun)), lambda: wait(begun.values()))
     failed = {name: future for name, future in begun.items() if future.exception() is not None}
     for name, future in failed.items():
         _forget(name, future)

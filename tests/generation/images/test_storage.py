@@ -4,6 +4,7 @@ import errno
 import os
 import resource
 import signal
+import threading
 import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -185,6 +186,22 @@ def test_a_file_of_another_process_that_cannot_be_synced_is_reported_and_kept(mo
     with pytest.raises(StorageFailed, match="Input/output error"):
         storage.sync([name])
     assert storage.exists(name)
+
+
+def test_a_web_process_waits_briefly_for_a_disk_that_does_not_sync(monkeypatch):
+    monkeypatch.setattr(storage, "_breaker", None)
+    monkeypatch.setattr(storage, "LOCAL_SECONDS", 0.2)
+    goes_on = threading.Event()
+    monkeypatch.setattr(os, "fsync", lambda handle: goes_on.wait(60))
+    storage.fail_fast()
+    name = storage.save(b"one", "png").name
+    began = time.monotonic()
+
+    with pytest.raises(StorageFailed, match="does not answer"):
+        storage.sync([name])
+
+    assert time.monotonic() - began < 30
+    goes_on.set()
 
 
 # --- an object store ------------------------------------------------------------------------------
