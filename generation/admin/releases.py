@@ -148,11 +148,8 @@ class ReleaseAdmin(ReadOnlyMixin, ObjectActionsMixin, ModelAdmin):
             "retire": f"New jobs will use other releases for the prompts of {obj.name}.",
             "rollback": f"New jobs will use {obj.replaced} again, and {obj.name} is retired.",
             "reject": f"{obj.name} can never be served after this. This cannot be undone.",
-            # Without a question where it does not apply: then it is refused with the reason.
             "canary": f"A share of the jobs uses {obj.name}, and its failures are compared with those of the active "
-            "release. It is withdrawn if it is measurably worse."
-            if self.action_applies("canary", obj)
-            else "",
+            "release. It is withdrawn if it is measurably worse.",
         }.get(name, "") + _changes(name, obj)
 
     def number(self, name: str, obj: Any) -> Number | None:
