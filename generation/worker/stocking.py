@@ -18,8 +18,7 @@ from generation.worker.generating import Generator
 log = structlog.get_logger(__name__)
 
 PAUSE_SECONDS = 60.0
-# Between two searches for missing variant images, which read the whole catalogue.
-LOOK_SECONDS = 60.0
+LOOK_SECONDS = 60.0  # between two searches for missing variant images
 
 
 class Stocking:
@@ -73,6 +72,8 @@ class Stocking:
     def _missing_of_variants(self, releases: Collection[int]) -> Job | None:
         if not settings.VARIANT_IMAGES:
             return None
+        # A release may have left service since the search.
+        self._of_variants = [job for job in self._of_variants if job.release_id in releases]
         if not self._of_variants and time.monotonic() >= self._look_at:
             self._of_variants = variant_images.wanted(releases)
             if not self._of_variants:

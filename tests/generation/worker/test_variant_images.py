@@ -1,8 +1,11 @@
 """Variant images: idle workers make one of each covered prompt variant, for everybody."""
 
+import json
 from pathlib import Path
 
 import pytest
+from django.db import connection
+from django.test.utils import CaptureQueriesContext
 
 from generation.catalogue import encoding
 from generation.catalogue import variants as catalogue
@@ -14,7 +17,13 @@ from generation.models import Job, PromptVariant, Release, VariantImage
 from generation.releases import lifecycle as releases
 from generation.releases.default_release import Serving
 from generation.worker import stocking
-from tests.factories import make_user, make_variant
+from tests.factories import (
+    make_embedding,
+    make_quality,
+    make_release,
+    make_user,
+    make_variant,
+)
 from tests.tiny import make_tiny_release
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("redis_server")]
@@ -169,3 +178,69 @@ def test_a_lost_file_is_made_again(idle):
     idle.run()
 
     assert storage.exists(shown()[TEXT].file)
+
+
+def test_a_search_that_became_outdated_makes_no_image(idle, tmp_path):
+    first = Release.objects.get(name="first")
+    (job,) = (one for one in variant_images.wanted([first.pk]) if one.variant.text == TEXT)
+    variant = PromptVariant.objects.get(text=TEXT)
+    variant.text = "a red glass cup"
+    catalogue.save(variant, new_revision=True)
+    variant_images.put(job, storage.save(b"of the earlier text", "webp"))
+    assert not VariantImage.objects.exists()
+
+    idle._stocking._of_variants = [job]
+    second = activate(tmp_path, "second")
+    assert idle._stocking._missing_of_variants([second.pk]).release == second
+
+
+# --- searches in a catalogue ----------------------------------------------------------------------
+def make_catalogue(count: int) -> Release:
+    """A student that covers so many encoded variants, all with images."""
+    variants = [make_variant(slug=f"prompt-{number}") for number in range(count)]
+    student = make_release(name="main", covered_variants=[one.slug for one in variants])
+    for one in variants:
+        make_embedding(variant=one)
+        VariantImage.objects.create(variant=one, release=student, revision=1, file=one.slug)
+    return student
+
+
+def test_when_a_specialist_becomes_the_best_it_makes_another_image():
+    main = make_catalogue(2)
+    assert variant_images.wanted([main.pk]) == []
+    beside = make_release(name="beside", status="specialist", covered_variants=["prompt-1"])
+    make_quality(main, "prompt 1", right=1)
+    make_quality(beside, "prompt 1", right=4)
+
+    (job,) = variant_images.wanted([main.pk, beside.pk])
+
+    assert (job.variant.slug, job.release) == ("prompt-1", beside)
+    assert variant_images.wanted([main.pk]) == []
+    assert variant_images.remove_outdated() == 1
+    assert VariantImage.objects.get().variant.slug == "prompt-0"
+
+
+def joined_in_vain(plan: dict) -> int:
+    """The pairs of rows that the joins of a plan compared and rejected."""
+    own = plan.get("Rows Removed by Join Filter", 0) * plan["Actual Loops"]
+    return own + sum(joined_in_vain(part) for part in plan.get("Plans", ()))
+
+
+@pytest.mark.parametrize("call", ["wanted", "remove_outdated"])
+def test_the_work_of_a_search_grows_in_proportion_to_the_catalogue(call):
+    main = make_catalogue(400)
+    with connection.cursor() as cursor:
+        cursor.execute("ANALYZE")
+    calls = {
+        "wanted": lambda: variant_images.wanted([main.pk]),
+        "remove_outdated": variant_images.remove_outdated,
+    }
+    with CaptureQueriesContext(connection) as queries:
+        assert not calls[call]()
+
+    for query in queries.captured_queries:
+        with connection.cursor() as cursor:
+            cursor.execute(f"EXPLAIN (ANALYZE, FORMAT JSON) {query['sql']}")
+            (found,) = cursor.fetchone()
+        (facts,) = json.loads(found) if isinstance(found, str) else found
+        assert joined_in_vain(facts["Plan"]) < 400
