@@ -89,14 +89,19 @@ def test_a_release_has_its_own_number_of_tries(two_releases: None) -> None:
         run("tries", "first", "11")
 
 
-def test_a_release_has_its_own_floor_of_quality(two_releases: None) -> None:
+def test_a_student_has_its_own_floor_of_quality_and_a_teacher_has_none(tmp_path: Path) -> None:
+    for name, kind in (("first", "student"), ("slow", "teacher")):
+        tiny.make_tiny_release(tmp_path / name, name=name, kind=kind)
+        run("register", str(tmp_path / name))
     assert "floor of quality is 0.75" in run("floor", "first", "0.75")
     rows = Release.objects.values_list("name", "quality_floor")
-    assert dict(rows) == {"first": 0.75, "second": None}
+    assert dict(rows) == {"first": 0.75, "slow": None}
     assert "the setting QUALITY_FLOOR" in run("floor", "first")
     assert Release.objects.get(name="first").quality_floor is None
     with pytest.raises(CommandError, match="give a share from 0 to 1"):
         run("floor", "first", "75")
+    with pytest.raises(CommandError, match="slow is a teacher, and serves where"):
+        run("floor", "slow", "0.75")
 
 
 def test_registering_prints_the_next_command(tmp_path: Path) -> None:
