@@ -352,7 +352,7 @@ class GenerationWorker:
         self._served = self.read_served()
         self.loaded.prepare(list(self._served.releases.values()))
         metrics.flush()
-        if self.health.check() or self._stocking.is_wanted():
+        if self.health.check() or (self.health.is_good and self._stocking.is_wanted()):
             notifications.wake(self.queue)
         self._update_row()
         heartbeat.note_measured(self.measured.stored())
