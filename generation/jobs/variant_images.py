@@ -143,13 +143,13 @@ def content(image: VariantImage) -> bytes:
 def remove_outdated() -> int:
     """Remove images that are not shown any more, with their files. Return how many."""
     serving = Serving.now()
+    images = list(VariantImage.objects.values_list("variant_id", "pk", "file"))
     rows: dict[UUID, str] = {}
-    variants = list(VariantImage.objects.values_list("variant_id", flat=True))
-    for start in range(0, len(variants), CHECKED):
-        some = variants[start : start + CHECKED]
-        current = shown(serving, serving.annotated(ACTIVE.filter(pk__in=some)))
-        outdated = VariantImage.objects.filter(variant__in=some).exclude(pk__in=current.values())
-        rows |= dict(outdated.values_list("pk", "file"))
+    for start in range(0, len(images), CHECKED):
+        some = images[start : start + CHECKED]
+        variants = ACTIVE.filter(pk__in=[variant for variant, _, _ in some])
+        current = set(shown(serving, serving.annotated(variants)).values())
+        rows |= {pk: file for _, pk, file in some if pk not in current}
         stalls.progressed()
     if rows:
         VariantImage.objects.filter(pk__in=rows).delete()
