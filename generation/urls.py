@@ -42,6 +42,12 @@ urlpatterns = [
     path("logout", login.Logout.as_view(), name="logout"),
     path("v1/me", me.Me.as_view(), name="me"),
     path("v1/variants", variants.VariantList.as_view(), name="variants"),
+    path(
+        "v1/variants/import",
+        variants.VariantImport.as_view(),
+        {"slug": "import"},
+        name="variants-import",
+    ),
     path("v1/variants/<slug:slug>", variants.VariantDetail.as_view(), name="variant"),
     path(
         "v1/variants/images/<uuid:image_id>/thumbnail",

@@ -42,6 +42,13 @@ BODIES: dict[str, Any] = {
     "create_run": {"anew": False},
     "create_design": {"size": "8MB", "quality": "0.97", "wish": "smallest", "hours": 2},
     "create_variant": {"text": "a red clay ball on a glass table", "tags": ["red", "clay", "ball"]},
+    "import_variants": {
+        "variants": [
+            {"text": "a blue clay ball on a glass table", "tags": ["blue", "clay", "ball"]},
+            {"text": "a green clay ball on a glass table", "status": "draft"},
+        ],
+        "dry_run": True,
+    },
     "change_variant": {"tags": ["glass", "red", "vase"]},
     "pause_queue": {"reason": "maintenance"},
 }

@@ -1,4 +1,4 @@
-"""Parser of request bodies: one JSON object in UTF-8, restricted to values that can be stored."""
+"""Parsers of request bodies: one JSON object in UTF-8, restricted to values that can be stored."""
 
 import json
 import math
@@ -11,11 +11,14 @@ from generation.infra.database import UNSTORABLE
 
 LARGEST = 2**63 - 1
 MAX_VALUES = 1000  # each may be a separate error, slow to report
+MAX_VALUES_OF_IMPORT = 100_000
 MAX_DEPTH = 32  # the answer and PostgreSQL's driver write the values again, with recursion
 
 
 class StrictJSON(JSONParser):
     """JSON parser that ignores a charset in Content-Type: JSON between programs is UTF-8 (RFC 8259)."""
+
+    max_values = MAX_VALUES
 
     def parse(
         self, stream: IO[bytes], media_type: Any = None, parser_context: Any = None
@@ -36,8 +39,14 @@ class StrictJSON(JSONParser):
             raise ParseError("The body is nested too deeply.") from error
         if not isinstance(value, dict):
             raise ValidationError("The body must be one JSON object.")
-        _check(value)
+        _check(value, self.max_values)
         return value
+
+
+class ImportJSON(StrictJSON):
+    """Parser for imports of many rows."""
+
+    max_values = MAX_VALUES_OF_IMPORT
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -65,15 +74,15 @@ def _constant(name: str) -> NoReturn:
     raise ParseError(f"{name} is not JSON.")
 
 
-def _check(value: dict[str, Any]) -> None:
+def _check(value: dict[str, Any], max_values: int) -> None:
     waiting: list[tuple[Any, int]] = [(value, 1)]  # with their depth
     count = 0
     while waiting:
         part, depth = waiting.pop()
         if isinstance(part, dict | list):
             count += len(part)
-            if count > MAX_VALUES:
-                raise ParseError(f"The body has more than {MAX_VALUES} values.")
+            if count > max_values:
+                raise ParseError(f"The body has more than {max_values} values.")
             if depth > MAX_DEPTH:
                 raise ParseError(f"The body is nested deeper than {MAX_DEPTH} levels.")
             waiting += [(inner, depth + 1) for inner in part]

@@ -80,7 +80,7 @@ add(
         Problem("parse_error", "The body cannot be read", 400, False,
                 "The body is not JSON in UTF-8, or contains a value that cannot be stored: a NUL character, a lone "
                 "surrogate, a number beyond 64 bits, a duplicate name; or more than 1000 values "
-                "or 32 levels.",
+                "(an import: 100,000) or 32 levels.",
                 "Send a JSON object. The message says where the error is."),
         Problem("bad_request", "The request cannot be understood", 400, False,
                 "A header is malformed, or the Host header has an unknown host.",
@@ -109,7 +109,8 @@ add(
                 "Send the request again."),
         Problem("body_too_large", "The body is too large", 413, False,
                 "The body is longer than the server's limit.",
-                "A request for images needs a few hundred bytes: check what else the body contains."),
+                "A request for images needs a few hundred bytes: check what else the body contains. Divide a large "
+                "import."),
         Problem("unsupported_media_type", "The content type is not supported", 415, False,
                 "The Content-Type is not JSON.",
                 "Send Content-Type: application/json."),

@@ -2,7 +2,7 @@
 
 import csv
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -11,6 +11,7 @@ from typing import Any
 import tablib
 from django.core.exceptions import ValidationError
 from django.core.validators import validate_slug
+from django.db import IntegrityError
 from django.db.models import Exists, OuterRef
 from django.utils.functional import cached_property
 from import_export import fields, resources
@@ -24,15 +25,17 @@ from generation.errors import InvalidRequest, PromptInvalid
 from generation.infra import database
 from generation.models import Image, PromptVariant
 
-UPDATED = ("text", "normalized_text", "revision", "tags", "status", "notes", "updated_at")
+UPDATED = ("tags", "status", "notes", "updated_at")
+UPDATED_WITH_TEXT = ("text", "normalized_text", "revision", *UPDATED)
 BATCH_SIZE = 1000  # rows per INSERT or UPDATE
+ATTEMPTS = 2  # the first one fails if another process adds one of the variants meanwhile
 
 
 # --- the resource ---------------------------------------------------------------------------------
 class VariantResource(resources.ModelResource):
     """Import of rows as variants, which are found by slug, or by text if the slug is empty.
 
-    new_revisions: whether texts of variants with images may change.
+    new_revisions: whether texts of variants with images may change; first_row: number of the first row, in errors.
     """
 
     tags = fields.Field(attribute="tags", column_name="tags", widget=TagsWidget())
@@ -49,9 +52,14 @@ class VariantResource(resources.ModelResource):
         skip_diff = True
 
     def __init__(
-        self, *, new_revisions: bool = False, on_progress: Callable[[int], None] | None = None
+        self,
+        *,
+        new_revisions: bool = False,
+        on_progress: Callable[[int], None] | None = None,
+        first_row: int = 1,
     ) -> None:
         super().__init__()
+        self._first_row = first_row
         self._new_revisions = new_revisions
         self._on_progress = on_progress
         self._variants: dict[str, PromptVariant] = {}  # by slug
@@ -60,6 +68,7 @@ class VariantResource(resources.ModelResource):
         self._limits: list[text_rules.Limit] = []
         self._before: tuple | None = None
         self._saved: list[PromptVariant] = []
+        self._with_new_texts: set[int] = set()
 
     def before_import(self, dataset: tablib.Dataset, **kwargs: Any) -> None:
         # Lock against concurrent changes between reading and writing; by id, the lock order of the encode worker.
@@ -85,7 +94,7 @@ class VariantResource(resources.ModelResource):
 
     def import_instance(self, instance: PromptVariant, row: dict, **kwargs: Any) -> None:
         """Set the values of a row. Raises ValidationError with all errors of the row."""
-        number, errors = kwargs["row_number"], {}
+        number, errors = kwargs["row_number"] - 1 + self._first_row, {}
         old_text, old_notes = instance.text, instance.notes
         cells = {
             name: value
@@ -133,6 +142,7 @@ class VariantResource(resources.ModelResource):
             if not self._new_revisions and instance.pk in self._with_images:
                 raise catalogue.text_is_locked(instance.slug)
             instance.revision += 1
+            self._with_new_texts.add(instance.pk)
         instance.normalized_text = normalized
         self._variants.setdefault(instance.slug, instance)
 
@@ -163,14 +173,20 @@ class VariantResource(resources.ModelResource):
         result: Any = None,
     ) -> None:
         # Not Django's bulk_update, whose CASE expressions took 30 s for 10,000 rows; this takes one second.
+        # Texts only if they change: a statement that sets a unique column takes a lock for which inserting a job waits.
+        changes: dict[tuple[str, ...], list[PromptVariant]] = {UPDATED: [], UPDATED_WITH_TEXT: []}
+        for variant in self.update_instances:
+            is_new = variant.pk in self._with_new_texts
+            changes[UPDATED_WITH_TEXT if is_new else UPDATED].append(variant)
         try:
-            PromptVariant.objects.bulk_create(
-                self.update_instances,
-                batch_size=batch_size,
-                update_conflicts=True,
-                unique_fields=["id"],
-                update_fields=UPDATED,
-            )
+            for columns, variants in changes.items():
+                PromptVariant.objects.bulk_create(
+                    variants,
+                    batch_size=batch_size,
+                    update_conflicts=True,
+                    unique_fields=["id"],
+                    update_fields=columns,
+                )
         except Exception as error:
             self.handle_import_error(result, error, raise_errors)
         finally:
@@ -195,13 +211,22 @@ class VariantResource(resources.ModelResource):
 
 # --- without the admin ----------------------------------------------------------------------------
 @dataclass(frozen=True)
+class RowError:
+    """Error in a row. row: number of the row; field: column."""
+
+    row: int
+    field: str
+    message: str
+
+
+@dataclass(frozen=True)
 class Report:
-    """Result of an import or dry run. errors: (row of the file from 1, or None; message)."""
+    """Result of an import or dry run."""
 
     new: int
     updated: int
     unchanged: int
-    errors: list[tuple[int | None, str]]
+    errors: list[RowError]
     seconds: float
 
 
@@ -222,24 +247,45 @@ def import_dataset(
     dry_run: bool = False,
     new_revisions: bool = False,
     on_progress: Callable[[int], None] | None = None,
+    first_row: int = 1,
 ) -> Report:
-    """Import in one transaction; any error rolls it back. Return the report. on_progress: called with 1 per row."""
+    """Import in one transaction; any error rolls it back. Return the report.
+
+    on_progress: called with 1 per row; first_row: number of the first row, in errors.
+    """
     started = time.monotonic()
-    resource = VariantResource(new_revisions=new_revisions, on_progress=on_progress)
-    result = resource.import_data(
-        dataset, dry_run=dry_run, use_transactions=True, rollback_on_validation_errors=True
-    )
-    errors: list[tuple[int | None, str]] = [
-        (None, _message(error.error)) for error in result.base_errors
-    ]
-    errors += [(row.number, _message(row.error)) for row in result.invalid_rows]
-    errors += [
-        (row.number, _message(error.error)) for row in result.error_rows for error in row.errors
+    for _ in range(ATTEMPTS):
+        resource = VariantResource(
+            new_revisions=new_revisions, on_progress=on_progress, first_row=first_row
+        )
+        result = resource.import_data(
+            dataset, dry_run=dry_run, use_transactions=True, rollback_on_validation_errors=True
+        )
+        unexpected = [error.error for error in result.base_errors]
+        unexpected += [error.error for row in result.error_rows for error in row.errors]
+        if not any(isinstance(error, IntegrityError) for error in unexpected):
+            break
+    if unexpected:
+        raise unexpected[0]
+    errors = [
+        RowError(row.number - 1 + first_row, field, " ".join(messages))
+        for row in result.invalid_rows
+        for field, messages in row.error.message_dict.items()
     ]
     totals = result.totals
     return Report(
         totals["new"], totals["update"], totals["skip"], errors, time.monotonic() - started
     )
+
+
+def import_rows(
+    rows: Sequence[Mapping[str, Any]], *, dry_run: bool = False, new_revisions: bool = False
+) -> Report:
+    """Import rows with values by column; a missing one keeps the stored value. Return the report, with rows from 0."""
+    dataset = tablib.Dataset(
+        *([row.get(column) for column in COLUMNS] for row in rows), headers=COLUMNS
+    )
+    return import_dataset(dataset, dry_run=dry_run, new_revisions=new_revisions, first_row=0)
 
 
 def import_file(
@@ -264,12 +310,6 @@ def export_file(path: Path) -> int:
     except OSError as error:
         raise InvalidRequest(f"{path}: {error.strerror}.") from error
     return len(dataset)
-
-
-def _message(error: Any) -> str:
-    if isinstance(error, ValidationError):
-        return " ".join(error.messages)
-    return str(error)
 
 
 def template() -> str:

@@ -11,6 +11,7 @@ from generation.images import links
 from generation.models import PromptVariant
 
 MAX_TAGS = 50
+MAX_ROWS = 5000  # of an import
 NOTES = f"Notes of editors, at most {MAX_NOTES_CHARACTERS} characters; they have no effect."
 
 
@@ -60,6 +61,57 @@ class NewVariantSerializer(Strict):
         PromptVariant.Status.choices, default=PromptVariant.Status.ACTIVE
     )
     notes = serializers.CharField(allow_blank=True, help_text=NOTES)
+
+
+class ImportedVariantSerializer(Strict):
+    slug = serializers.SlugField(
+        max_length=120,
+        help_text="Variant to change, or name of a new one. Default: the variant that has the text, else made from it.",
+    )
+    text = serializers.CharField(help_text=f"1 to {MAX_WORDS} words. Required for a new variant.")
+    tags = Tags()
+    status = serializers.ChoiceField(
+        PromptVariant.Status.choices, help_text="A new variant is active by default."
+    )
+    notes = serializers.CharField(allow_blank=True, help_text=NOTES)
+
+
+class ImportedVariants(serializers.ListField):
+    def __init__(self) -> None:
+        super().__init__(
+            child=ImportedVariantSerializer(),
+            min_length=1,
+            max_length=MAX_ROWS,
+            help_text="A field that is not given keeps its value.",
+        )
+
+    def run_child_validation(self, data: list[Any]) -> list[Any]:
+        # Before the rows, of which each may have errors.
+        if len(data) > MAX_ROWS:
+            raise serializers.ValidationError(
+                f"Send at most {MAX_ROWS:,} variants in a request.", code="max_length"
+            )
+        checked: list[Any] = super().run_child_validation(data)
+        return checked
+
+
+class ImportVariantsSerializer(Strict):
+    mandatory = ("variants",)
+
+    variants = ImportedVariants()
+    dry_run = serializers.BooleanField(
+        default=False, help_text="Check and count, but change nothing."
+    )
+    new_revisions = serializers.BooleanField(
+        default=False,
+        help_text="Required to change texts that have images: they keep the old texts.",
+    )
+
+
+class ImportReportSerializer(serializers.Serializer[Any]):
+    created = serializers.IntegerField()
+    changed = serializers.IntegerField()
+    unchanged = serializers.IntegerField()
 
 
 class ExampleSerializer(serializers.Serializer[Any]):

@@ -21,6 +21,7 @@ log = structlog.get_logger(__name__)
 
 RETRY_AFTER_SECONDS = 2  # default
 MAX_SECONDS = 120  # OpenAI's clients ignore longer waits
+MAX_ERRORS = 100  # of one response
 NOT_FOUND = "not_found"
 _TRACEPARENT = re.compile(r"(?!ff)[0-9a-f]{2}-(?!0{32})([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}")
 
@@ -111,7 +112,8 @@ def _of_framework(error: exceptions.APIException) -> Refusal:
 
 def _of_validation(error: exceptions.ValidationError, request: Request) -> Refusal:
     entries: list[Mapping[str, str]] = []
-    for path, detail in _flatten(error.detail, ()):
+    found = list(_flatten(error.detail, ()))
+    for path, detail in found[:MAX_ERRORS]:
         entry = {"detail": str(detail), "code": detail.code or "invalid"}
         if path:
             entry["parameter"] = ".".join(path)
@@ -122,6 +124,8 @@ def _of_validation(error: exceptions.ValidationError, request: Request) -> Refus
         f"{entry['parameter']}: {entry['detail']}" if "parameter" in entry else entry["detail"]
         for entry in entries
     )
+    if len(found) > MAX_ERRORS:
+        summary += f"; and {len(found) - MAX_ERRORS} more errors"
     return Refusal(400, "invalid_request", summary, errors=tuple(entries))
 
 

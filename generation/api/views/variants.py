@@ -1,4 +1,4 @@
-"""Views of prompt variants: list, read, add, change. Only active ones can be read."""
+"""Views of prompt variants: list, read, add, change, import. Only active ones can be read."""
 
 from collections.abc import Collection
 from typing import Any, cast
@@ -6,23 +6,27 @@ from uuid import UUID
 
 from django.db.models import Q, QuerySet
 from django.shortcuts import get_object_or_404
-from drf_spectacular.utils import extend_schema
-from rest_framework import status
+from drf_spectacular.utils import extend_schema, extend_schema_view
+from rest_framework import serializers, status
 from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.views import APIView
 
+from generation.api.parsers import ImportJSON
 from generation.api.serializers.shapes import NoQuery, query
 from generation.api.serializers.variants import (
     ChangeVariantSerializer,
+    ImportReportSerializer,
+    ImportVariantsSerializer,
     NewVariantSerializer,
     VariantQuery,
     VariantSerializer,
 )
 from generation.api.views.pagination import ListView
 from generation.api.views.problem_responses import responses
-from generation.catalogue import editing
+from generation.catalogue import editing, import_export
 from generation.catalogue import variants as catalogue
+from generation.errors import PromptInvalid
 from generation.jobs import variant_images
 from generation.models import APIKey, Image, Job, PromptVariant
 from generation.releases.default_release import Serving
@@ -108,6 +112,44 @@ class VariantDetail(APIView):
         get_object_or_404(PromptVariant, slug=slug)
         variant = editing.edit(slug, **asked.validated_data)
         return Response(_shown(request, variant.slug))
+
+
+# GET and PATCH are for a variant with the slug "import".
+@extend_schema_view(get=extend_schema(exclude=True), patch=extend_schema(exclude=True))
+class VariantImport(VariantDetail):
+    required_scopes = VariantDetail.required_scopes | {"POST": APIKey.Scope.VARIANTS_WRITE}
+    parser_classes = (ImportJSON,)
+
+    @extend_schema(
+        operation_id="import_variants",
+        request=ImportVariantsSerializer,
+        responses={200: ImportReportSerializer} | responses(400, 401, 403, 413),
+    )
+    def post(self, request: Request, slug: str) -> Response:
+        """Add and change many prompt variants. Any error refuses the whole request; repeating it changes nothing."""
+        query(NoQuery, request)
+        asked = ImportVariantsSerializer(data=request.data)
+        asked.is_valid(raise_exception=True)
+        given = asked.validated_data
+        report = import_export.import_rows(
+            given["variants"], dry_run=given["dry_run"], new_revisions=given["new_revisions"]
+        )
+        if report.errors:
+            raise _wrong_rows(report.errors)
+        counts = {
+            "created": report.new,
+            "changed": report.updated,
+            "unchanged": report.unchanged,
+        }
+        return Response(ImportReportSerializer(counts).data)
+
+
+def _wrong_rows(errors: Collection[import_export.RowError]) -> serializers.ValidationError:
+    """Return the exception for wrong rows, with the same paths as errors of the serializer."""
+    rows: dict[str, dict[str, Any]] = {}
+    for error in errors:
+        rows.setdefault(str(error.row), {})[error.field] = error.message
+    return serializers.ValidationError({"variants": rows}, code=PromptInvalid.code)
 
 
 def _facts(

@@ -184,8 +184,10 @@ class Command(BaseCommand):
         self.say("Importing the starter catalogue …")
         report = import_export.import_file(STARTER / "catalogue.csv")
         if report.errors:
-            row, reason = report.errors[0]
-            raise CommandError(f"The starter catalogue is damaged, row {row}: {reason}")
+            error = report.errors[0]
+            raise CommandError(
+                f"The starter catalogue is damaged, row {error.row}: {error.message}"
+            )
         return report.new
 
     def make_api_key(self) -> bool:

@@ -87,8 +87,8 @@ class Command(BaseCommand):
                 on_progress=bar.update,
             )
         if report.errors:
-            for row, message in report.errors[:SHOWN_ERRORS]:
-                self.stderr.write(f"row {row}: {message}" if row else message)
+            for error in report.errors[:SHOWN_ERRORS]:
+                self.stderr.write(f"row {error.row}: {error.message}")
             if len(report.errors) > SHOWN_ERRORS:
                 self.stderr.write(f"… and {len(report.errors) - SHOWN_ERRORS} more.")
             raise CommandError(

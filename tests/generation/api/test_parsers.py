@@ -6,7 +6,7 @@ import time
 import pytest
 from rest_framework.exceptions import APIException
 
-from generation.api.parsers import StrictJSON
+from generation.api.parsers import ImportJSON, StrictJSON
 
 
 def parse(body: bytes) -> dict:
@@ -54,6 +54,16 @@ def test_bodies_that_cannot_be_stored_are_refused_with_the_reason(body: bytes, r
         parse(body)
 
     assert caught.value.status_code == 400
+
+
+def test_the_body_of_an_import_may_have_more_values():
+    for count, is_taken in ((1000, True), (99_999, True), (100_000, False)):
+        body = io.BytesIO(b'{"a": [' + b",".join([b"0"] * count) + b"]}")
+        if is_taken:
+            assert len(ImportJSON().parse(body)["a"]) == count
+        else:
+            with pytest.raises(APIException, match="more than 100000 values"):
+                ImportJSON().parse(body)
 
 
 def test_a_body_of_many_names_is_refused_as_fast_as_it_is_read():

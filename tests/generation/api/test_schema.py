@@ -47,7 +47,8 @@ def test_every_operation_is_described_with_its_security():
     }
 
     assert {path for _, path in operations} == {
-        "/v1/me", "/v1/variants", "/v1/variants/{slug}", "/v1/variants/images/{image_id}/thumbnail",
+        "/v1/me", "/v1/variants", "/v1/variants/{slug}", "/v1/variants/import",
+        "/v1/variants/images/{image_id}/thumbnail",
         "/v1/jobs", "/v1/jobs/{job_id}", "/v1/jobs/{job_id}/cancel",
         "/v1/jobs/{job_id}/events",
         "/v1/images/{image_id}", "/v1/images/{image_id}/file", "/v1/images/{image_id}/thumbnail",

@@ -87,7 +87,7 @@ def test_every_wrong_row_is_named_and_nothing_is_written(tmp_path):
 
     report = import_export.import_file(file)
 
-    complaints = dict(report.errors)
+    complaints = {error.row: error.message for error in report.errors}
     assert sorted(complaints) == [2, 3, 4, 5, 6, 7, 8, 9]
     assert "13 words" in complaints[2]
     assert "“good”" in complaints[3]
@@ -105,8 +105,10 @@ def test_all_errors_of_a_row_are_reported(tmp_path):
 
     report = import_export.import_file(file)
 
-    found = " ".join(message for row, message in report.errors if row == 1)
-    assert "13 words" in found and "draft, active" in found and "5001 characters" in found
+    found = {error.field: error.message for error in report.errors if error.row == 1}
+    assert sorted(found) == ["notes", "status", "text"]
+    assert "13 words" in found["text"] and "draft, active" in found["status"]
+    assert "5001 characters" in found["notes"]
 
 
 def test_a_dry_run_reports_and_writes_nothing(tmp_path):
@@ -121,7 +123,7 @@ def test_the_text_of_images_changes_only_when_new_revisions_are_requested(tmp_pa
     file = write(tmp_path, "slug,text\nvase,a blue vase\n")
 
     refused = import_export.import_file(file)
-    assert "new revision" in refused.errors[0][1]
+    assert "new revision" in refused.errors[0].message
     assert texts() == {"vase": "a red vase"}
 
     assert import_export.import_file(file, new_revisions=True).updated == 1
@@ -261,6 +263,24 @@ def test_jobs_are_accepted_while_a_file_is_imported(tmp_path, redis_server):
     assert import_export.import_file(file, on_progress=on_progress).errors == []
 
     assert len(accepted) == 2
+
+
+@pytest.mark.django_db(transaction=True)
+def test_variants_that_another_process_adds_during_an_import_are_no_error(tmp_path, redis_server):
+    added: list[PromptVariant] = []
+
+    def add() -> None:
+        added.append(catalogue.save(PromptVariant(text="a red vase")))
+
+    def on_progress(_: int) -> None:
+        if not added:
+            in_threads(add, count=1)
+
+    file = write(tmp_path, "text,tags\na red vase,red\na blue bowl,\n")
+    report = import_export.import_file(file, on_progress=on_progress)
+
+    assert (report.new, report.updated, report.errors) == (1, 1, [])
+    assert PromptVariant.objects.get(slug="a-red-vase").tags == ["red"]
 
 
 def test_the_template_is_a_file_that_can_be_imported(tmp_path):
