@@ -75,7 +75,7 @@ def add(
     check_url(url)
     check_tags(tags, variants)
     most = ImageSource._meta.get_field("name").max_length
-    if len(name) > most:
+    if most is not None and len(name) > most:
         raise DistillationRefused(
             f"The name of a source has at most {most} characters, not {name}."
         )
