@@ -149,7 +149,9 @@ def _compared(reference: Reference | None, candidates: Sequence[Candidate], choi
     chosen = next((one for one in candidates if one.number == choice.number), None)
     if chosen is None or chosen.costs is None or chosen.last is None:
         return own
-    found = verdict.of((chosen.costs, chosen.last), (costs, judged))
+    rung = chosen.last.rung
+    count = sum(len(one.rungs) > rung for one in candidates)
+    found = verdict.of((chosen.costs, chosen.last), (costs, judged), chosen_from=count)
     factors = [f"{found.smaller:.2f} times smaller"]
     if found.faster is not None:
         factors.append(f"{found.faster:.2f} times faster")

@@ -23,7 +23,8 @@ class Verdict:
     """The choice against the reference.
 
     smaller, faster: factors; faster is None if a time is unknown. points: share of right pictures, choice − reference,
-    in per cent, with its interval from a bootstrap over the prompts; None if these are not the same or too few.
+    in per cent, with its interval from a bootstrap over the prompts, for all candidates that it was chosen from
+    together; None if the prompts are not the same or too few.
     """
 
     smaller: float
@@ -51,26 +52,33 @@ class Verdict:
     @property
     def sentence(self) -> str:
         if self.points is None:
-            return f"Fewer than {MIN_PROMPTS} prompts were judged for both, so whether it is better is not known."
+            few = f"fewer than {MIN_PROMPTS} of the same prompts were judged for both"
+            return f"Whether it is better is not known: {few}."
         if self.reasons:
             return f"It is better: {' and '.join(self.reasons)}."
         return f"It is not shown to be better. {RULE}"
 
 
-def of(choice: tuple[Costs, Judged], reference: tuple[Costs, Judged]) -> Verdict:
-    """Return the verdict on costs and judged pictures of the choice and the reference."""
+def of(
+    choice: tuple[Costs, Judged], reference: tuple[Costs, Judged], *, chosen_from: int = 1
+) -> Verdict:
+    """Return the verdict on costs and judged pictures of the choice and the reference.
+
+    chosen_from: number of candidates that were judged by as many pictures. The best of six equal ones seems better than
+    the reference in every tenth design; therefore the tails of the interval are divided by it.
+    """
     (costs, judged), (other_costs, other) = choice, reference
     return Verdict(
         other_costs.size / costs.size,
         other_costs.time / costs.time if costs.time and other_costs.time else None,
-        _points(judged, other),
+        _points(judged, other, chosen_from),
     )
 
 
-def _points(judged: Judged, other: Judged) -> Interval | None:
+def _points(judged: Judged, other: Judged, chosen_from: int) -> Interval | None:
     if len(judged.right) != len(other.right) or len(judged.right) < MIN_PROMPTS:
         return None
     ours, theirs = (
         torch.tensor(one.right, dtype=torch.float64) / one.each for one in (judged, other)
     )
-    return means.over_prompts(100 * (ours - theirs))
+    return means.over_prompts(100 * (ours - theirs), together=chosen_from)

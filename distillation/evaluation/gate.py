@@ -5,7 +5,7 @@ those of `noninferiority`; checks without an interval compare single numbers.
 """
 
 from collections.abc import Mapping
-from dataclasses import astuple, dataclass
+from dataclasses import astuple, dataclass, replace
 
 import torch
 from torch import Tensor
@@ -113,7 +113,7 @@ def decide(
         if shared:
             ours, theirs = candidate.take(shared), active.take(shared)
             found += _against("active", recipe.to_active, ours, theirs)
-            ways += _better(recipe.to_active, ours, theirs)
+            ways += _better(recipe.to_active, ours, theirs, teacher.take(shared))
         if new := len(candidate.slugs) - len(shared):
             ways.append("1 more prompt" if new == 1 else f"{new} more prompts")
     checks = [check for _, check in found]
@@ -155,19 +155,36 @@ def _judged(
     return [verdict for verdict in found if verdict.outcome != NOT_MEASURED]
 
 
-def _better(margins: Margins, candidate: Measured, active: Measured) -> list[str]:
+def _better(
+    margins: Margins, candidate: Measured, active: Measured, teacher: Measured
+) -> list[str]:
     """Return the measures that are better with certainty, each with its value and the end of its interval.
 
-    The tail is divided by the number of measures: otherwise one of five would be better by chance in every fifth gate.
+    Diversity and sharpness count up to the teacher's value: beyond it, faults that differ and noise raise them. The
+    worst prompts do not count: with 20 to 60 prompts the interval of equal releases is above 0 four times too often.
+    The tail is divided by the number of measures: otherwise one of four would be better by chance in every fifth gate.
     """
+    margins = replace(margins, worst_prompts=None)
     tail = TAIL / max(1, sum(margin is not None for margin in astuple(margins)))
+    ours, theirs = (_up_to(teacher, one) for one in (candidate, active))
     return [
         f"{verdict.measure} {_value(verdict, verdict.estimate)} (at least {_value(verdict, verdict.low)})"
-        for verdict in _judged(margins, candidate, active, tail=tail)
+        for verdict in _judged(margins, ours, theirs, tail=tail)
         if verdict.prompts >= noninferiority.MIN_PROMPTS
         and verdict.low is not None
         and verdict.low > (1 if verdict.is_ratio else 0)
     ]
+
+
+def _up_to(teacher: Measured, other: Measured) -> Measured:
+    """Return the measurements with diversity and sharpness of at most the teacher's. Both of the same prompts."""
+    gradient = (
+        None
+        if other.gradient is None or teacher.gradient is None
+        else other.gradient.minimum(teacher.gradient.to(other.gradient))
+    )
+    spread = other.spread.minimum(teacher.spread.to(other.spread))
+    return replace(other, spread=spread, gradient=gradient)
 
 
 def _value(verdict: Verdict, value: float | None) -> str:

@@ -13,9 +13,9 @@ class GateRecipe:
     variant: the least change of the share of right pictures of any one variant, against the active release if that
     covers it, otherwise against the teacher. Variants that lose more are measured again with `second_look` new seeds,
     and only these count: among hundreds of variants some lose by chance.
-    better: the candidate must be better than the active release somewhere: by a measure of `to_active` with certainty,
-    by prompts that only the candidate covers, or by seconds or bytes of at most this multiple of the active
-    release's; None = it need not.
+    better: the candidate must be better than the active release somewhere: by a measure of `to_active` but the worst
+    prompts, with certainty; by prompts or texts that only the candidate covers; or by seconds or bytes of at most this
+    multiple of the active release's; None = it need not.
     slower, larger: the limits of seconds per picture and bytes, as multiples of the active release's.
     most_seconds, most_bytes, most_memory: absolute limits of seconds per picture on this machine, bytes on disk and
     resident bytes; None = no limit. Growth within the relative limits adds up over releases; these bound it.

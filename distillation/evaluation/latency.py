@@ -1,7 +1,7 @@
 """Latency, throughput and memory of a release, measured in a separate process.
 
 In a new process no memory of other networks and no earlier peak is counted. Run as a program, this module measures one
-release and writes one line of JSON; `measure` starts that program.
+release; it writes an empty line for each pass and finally one line of JSON. `measure` starts that program.
 """
 
 import gc
@@ -10,7 +10,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from statistics import median, quantiles
@@ -19,6 +19,7 @@ import psutil
 from safetensors.torch import load_file, save_file
 
 from distillation.evaluation.prompts import Prompts
+from distillation.resumable.progress import Bar
 from generation.engine import pipeline as pipelines
 from generation.engine.files import FORMATS, encode
 from generation.engine.pipeline import Pipeline
@@ -96,16 +97,40 @@ def measure(
     with tempfile.TemporaryDirectory(prefix="retort-speed-") as folder:
         file = Path(folder) / "prompts.safetensors"
         save_file({"prompt_embeds": prompts.prompt_embeds[:most].half().contiguous()}, file)
-        done = subprocess.run(
-            [sys.executable, "-m", __name__, str(Path(release).resolve()), str(file), runtime],
-            input=json.dumps(asdict(recipe)),
-            cwd=ROOT,
-            capture_output=True,
-            text=True,
-        )
-    if done.returncode:
-        raise SpeedNotMeasured(f"{release} could not be measured: {done.stderr.strip()[-2000:]}")
-    return _speed(json.loads(done.stdout.splitlines()[-1]))
+        (Path(folder) / "recipe.json").write_text(json.dumps(asdict(recipe)), "utf-8")
+        command = [sys.executable, "-m", __name__, str(Path(release).resolve()), str(file), runtime]
+        code, said = _run(command, Path(folder), passes=_passes(recipe))
+    if code:
+        raise SpeedNotMeasured(f"{release} could not be measured: {said[-2000:]}")
+    return _speed(json.loads(said))
+
+
+def _run(command: list[str], folder: Path, *, passes: int) -> tuple[int, str]:
+    """Run the program on the recipe in the folder. Return its code, and its last line or its errors."""
+    last, bar = "", Bar(passes, title="speed", unit="pass", is_shown=False)
+    with (
+        (folder / "recipe.json").open() as given,
+        (folder / "errors").open("w+", encoding="utf-8", errors="replace") as errors,
+        bar,
+        subprocess.Popen(
+            command, cwd=ROOT, stdin=given, stdout=subprocess.PIPE, stderr=errors, text=True
+        ) as process,
+    ):
+        try:
+            for line in process.stdout or ():
+                last = line
+                if not line.strip():
+                    bar.add()
+        except BaseException:
+            process.kill()
+            raise
+        code = process.wait()
+        errors.seek(0)
+        return code, errors.read().strip() if code else last
+
+
+def _passes(recipe: SpeedRecipe) -> int:
+    return recipe.warm_up + recipe.calls + len(recipe.batches) * (recipe.rounds + 1)
 
 
 def bytes_by_component(manifest: Manifest) -> dict[str, int]:
@@ -119,9 +144,14 @@ def bytes_by_component(manifest: Manifest) -> dict[str, int]:
 
 # --- in the new process ---------------------------------------------------------------------------
 def measure_here(
-    release: Path, prompts: Path, recipe: SpeedRecipe, *, runtime: str = "torch"
+    release: Path,
+    prompts: Path,
+    recipe: SpeedRecipe,
+    *,
+    runtime: str = "torch",
+    on_pass: Callable[[], object] = lambda: None,
 ) -> Speed:
-    """Measure a release in this process, which should have loaded nothing else."""
+    """Measure a release in this process, which should have loaded nothing else. on_pass: called after each pass."""
     libraries = _resident()
     pipeline = pipelines.load(
         release,
@@ -137,13 +167,15 @@ def measure_here(
         # One prompt: the cached embedding of a pipeline is resident in a service too.
         request = replace(requests[0], seed=call)
         seconds = _one(pipeline, request, recipe.output_format)
+        on_pass()
         if call >= recipe.warm_up:
             for part, value in seconds.items():
                 taken[part].append(value)
     gc.collect()
     memory = Memory(libraries, loaded, _resident(), _peak(pipeline), _device_peak(pipeline))
     throughput = {
-        size: _throughput(pipeline, requests, size, recipe.rounds) for size in recipe.batches
+        size: _throughput(pipeline, requests, size, recipe.rounds, on_pass)
+        for size in recipe.batches
     }
     return Speed(
         pipeline.describe(),
@@ -181,7 +213,11 @@ def _one(pipeline: Pipeline, request: GenerationRequest, output_format: str) -> 
 
 
 def _throughput(
-    pipeline: Pipeline, requests: Sequence[GenerationRequest], size: int, rounds: int
+    pipeline: Pipeline,
+    requests: Sequence[GenerationRequest],
+    size: int,
+    rounds: int,
+    on_pass: Callable[[], object],
 ) -> float:
     """Return images per second in batches of `size`, the best of the rounds after a warm-up."""
     batch = [requests[row % len(requests)] for row in range(size)]
@@ -191,6 +227,7 @@ def _throughput(
         pipeline.generate(batch)
         if number:
             best = min(best, time.perf_counter() - started)
+        on_pass()
     return size / best
 
 
@@ -234,8 +271,13 @@ def main() -> None:
     release, prompts, runtime = sys.argv[1:]
     values = json.load(sys.stdin)
     recipe = SpeedRecipe(**{**values, "batches": tuple(values["batches"])})
-    found = measure_here(Path(release), Path(prompts), recipe, runtime=runtime)
-    sys.stdout.write(f"\n{json.dumps(asdict(found))}\n")
+
+    def on_pass() -> None:
+        sys.stdout.write("\n")
+        sys.stdout.flush()
+
+    found = measure_here(Path(release), Path(prompts), recipe, runtime=runtime, on_pass=on_pass)
+    sys.stdout.write(f"{json.dumps(asdict(found))}\n")
 
 
 if __name__ == "__main__":

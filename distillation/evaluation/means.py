@@ -9,10 +9,11 @@ from distillation.evaluation.results import Both, Pair
 from distillation.image_metrics.distances import RESAMPLES, Interval, ends
 
 
-def over_prompts(values: Tensor) -> Interval:
+def over_prompts(values: Tensor, *, together: int = 1) -> Interval:
     """Return the mean and its percentile interval by a bootstrap over prompts. values: [P] or [P, S].
 
     The pictures of one prompt are similar, so they are drawn together. Prompts without a finite value are left out.
+    together: number of intervals that share one probability of error.
     Raises ValueError if none is left.
     """
     rows = of_each(values)
@@ -21,7 +22,7 @@ def over_prompts(values: Tensor) -> Interval:
         raise ValueError("No prompt has a value.")
     generator = torch.Generator().manual_seed(0)
     drawn = torch.randint(len(rows), (RESAMPLES, len(rows)), generator=generator)
-    return Interval(float(rows.mean()), *ends(rows[drawn].mean(1)))
+    return Interval(float(rows.mean()), *ends(rows[drawn].mean(1), together=together))
 
 
 def of_each(values: Tensor) -> Tensor:

@@ -74,6 +74,11 @@ def add(
     """Create a source and request its ingestion. Raises DistillationRefused."""
     check_url(url)
     check_tags(tags, variants)
+    most = ImageSource._meta.get_field("name").max_length
+    if most is not None and len(name) > most:
+        raise DistillationRefused(
+            f"The name of a source has at most {most} characters, not {name}."
+        )
     with transaction.atomic():
         if ImageSource.objects.filter(name=name).exists():
             raise DistillationRefused(f"A source named {name} already exists. Give another name.")

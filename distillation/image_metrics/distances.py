@@ -163,10 +163,13 @@ def _check_pictures(a: Tensor, b: Tensor) -> None:
 
 
 # --- between two sets, for all resamples at once --------------------------------------------------
-def ends(values: Tensor) -> list[float]:
-    """Return the ends of the percentile interval. A resample of a single picture has no value."""
+def ends(values: Tensor, *, together: int = 1) -> list[float]:
+    """Return the ends of the percentile interval. A resample of a single picture has no value.
+
+    together: number of intervals that share one probability of error.
+    """
     values = values[values.isfinite()]
-    tail = (1 - CONFIDENCE) / 2
+    tail = (1 - CONFIDENCE) / 2 / together
     return values.quantile(torch.tensor([tail, 1 - tail], dtype=values.dtype)).tolist()
 
 

@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
@@ -56,7 +56,7 @@ class Acceptance:
         return (
             manifest.encoder_fingerprint == self._catalogue.encoder_fingerprint
             and tuple(manifest.image_sizes[0]) == (size, size)
-            and bool(self._covered(self._catalogue.slugs))
+            and bool(self._covered)
         )
 
     def check(self) -> None:
@@ -124,8 +124,8 @@ class Acceptance:
     def _compare(self, active: Path, context: Context) -> None:
         """Write a sheet of all three releases, of pictures that the two evaluations have made; new prompts first."""
         slugs = self._catalogue.slugs
-        shown = sheets.chosen(len(slugs), new_rows(slugs, active))
-        covered = set(self._covered(slugs))
+        shown = sheets.chosen(len(slugs), new_rows(self._catalogue, active))
+        covered = set(self._covered)
         rows: list[sheets.Row] = []
         for is_new in (True, False):
             found = [slugs[row] for row in shown if (slugs[row] not in covered) == is_new]
@@ -171,7 +171,7 @@ class Acceptance:
         self._evaluated(release, prompts, folder, context, is_timed=False, **options)
         ours = measured.read(folder, "student")
         found = gates.changes(ours, measured.read(folder, "teacher"))
-        covered = self._covered(suspected)
+        covered = [slug for slug in suspected if slug in self._covered]
         if self.has_incumbent and self._active is not None and covered:
             folder = context.folder / "again-active"
             prompts = self._catalogue.of(covered)
@@ -182,7 +182,7 @@ class Acceptance:
     @cached_property
     def _of_active(self) -> Prompts:
         """Return the prompts that the release to be replaced covers as well."""
-        return self._catalogue.of(self._covered(self._catalogue.slugs))
+        return self._catalogue.of(self._covered)
 
     def _evaluated(
         self,
@@ -222,16 +222,17 @@ class Acceptance:
             fresh_from=run,
             core=core if run and not each else None,
             core_cache=album,
-            new=tuple(prompts.slugs[row] for row in new_rows(prompts.slugs, self._active)),
+            new=tuple(prompts.slugs[row] for row in new_rows(prompts, self._active)),
         )
         return evaluations.evaluate(inputs, progress_bar=context.progress_bar)
 
-    def _covered(self, slugs: Sequence[str]) -> list[str]:
-        """Return those of the slugs that the release to be replaced covers."""
+    @cached_property
+    def _covered(self) -> list[str]:
+        """Return the slugs of the prompts that the release to be replaced covers with their present texts."""
         if self._active is None:
             return []
-        covered = set(releases.read(self._active).covered_variants)
-        return [slug for slug in slugs if not covered or slug in covered]
+        new = set(new_rows(self._catalogue, self._active))
+        return [slug for row, slug in enumerate(self._catalogue.slugs) if row not in new]
 
 
 def _costs(folder: Path) -> Costs:

@@ -1,7 +1,7 @@
 """Inputs of a run: its folders, digests of their content, and the networks and pairs read from them."""
 
 import hashlib
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -12,6 +12,7 @@ from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 
 from distillation.detector import network as detectors
 from distillation.detector.network import Detector
+from distillation.evaluation.prompts import Prompts
 from distillation.evaluation.report.sheets import chosen
 from distillation.resumable.stages import Context
 from distillation.trainers import catalogue as catalogues
@@ -23,6 +24,8 @@ from distillation.trainers.sample_sheets import Samples
 from distillation.trainers.teacher import Teacher
 from distillation.training import networks, processes
 from generation.engine import release as releases
+from generation.engine.prompts import prompt_embeds
+from generation.engine.prompts.texts import normalize
 
 
 @dataclass(frozen=True)
@@ -125,7 +128,7 @@ class Loaded:
     def _shown(self, context: Context) -> Samples | None:
         """Return samples of the same pairs in all stages; None in other processes than the main one."""
         if self._samples is None and processes.is_main():
-            shown = chosen(len(self.catalogue), new_rows(self.catalogue.slugs, self._inputs.active))
+            shown = chosen(len(self.catalogue), new_rows(self.catalogue, self._inputs.active))
             held_out = pairs.read(
                 context.needs["pairs"], "held_out", prompts=shown, with_path=False
             )
@@ -145,10 +148,24 @@ class Loaded:
         return networks.load(AutoencoderTiny, folder / "vae").to(self.teacher.device)
 
 
-def new_rows(slugs: Sequence[str], active: Path | None) -> list[int]:
-    """Return the indices of the prompts that the release to be replaced does not cover; empty without one."""
-    covered = set() if active is None else set(releases.read(active).covered_variants)
-    return [row for row, slug in enumerate(slugs) if covered and slug not in covered]
+def new_rows(prompts: Prompts, active: Path | None) -> list[int]:
+    """Return the indices of the prompts that the release to be replaced does not cover with their present texts; empty
+    without one. Raises ReleaseInvalid.
+    """
+    manifest = None if active is None else releases.read(active)
+    if active is None or manifest is None or not manifest.covered_variants:
+        return []
+    if prompt_embeds.listed(manifest) is None:  # it has no texts
+        known = dict.fromkeys(manifest.covered_variants)
+    else:
+        texts = prompt_embeds.read_texts(active, manifest)
+        known = {slug: normalize(text) for slug, text in texts.items()}
+    found = enumerate(zip(prompts.slugs, prompts.texts, strict=True))
+    return [
+        row
+        for row, (slug, text) in found
+        if slug not in known or known[slug] not in (None, normalize(text))
+    ]
 
 
 def digest(folder: Path | None, *, without: Collection[str] = ()) -> str:

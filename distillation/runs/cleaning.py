@@ -89,11 +89,15 @@ def _set_aside(spare: Sequence[tuple[Path, Removed]], kept_runs: int) -> list[tu
         # Locked while folders are renamed: a slice writes its needs before it looks for existing stages.
         needs = _Needs.of(_wanted(kept_runs, Run.objects.select_for_update()))
         unneeded = _unneeded_stages(needs)
-        kept = set(unneeded) if any(map(_is_being_built, unneeded)) else set()
+        free = set() if any(map(_is_being_built, unneeded)) else set(unneeded)
         for path, removed in spare:
-            if path in kept or needs.have(path):
+            is_of_run = path.parent == folders.root() and _is_stage(path)
+            if needs.have(path) or (is_of_run and path not in free):
                 continue
-            with _held(path) as is_free:
+            with (
+                suppress(FileNotFoundError),
+                _held(path) as is_free,
+            ):  # another cleaning removes too
                 if is_free:
                     aside.append((path.rename(path.with_name(f".removing-{path.name}")), removed))
     return aside

@@ -1,7 +1,8 @@
 """Accepted real pictures by prompt variant: real samples of the discriminators, of pictures and of latents."""
 
 import json
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import torch
 from PIL import Image
 from torch import Generator, Tensor
 
+from distillation.resumable.progress import Bar
 from distillation.trainers.catalogue import EXAMPLES, PICTURES, Catalogue
 from distillation.trainers.teacher import Teacher
 from generation.engine.latents import image_to_latents
@@ -48,14 +50,20 @@ class RealImages:
 def read_latents(folder: Path, *, teacher: Teacher, catalogue: Catalogue) -> RealImages | None:
     """Return a snapshot's pictures as the VAE encodes them; None if it has none.
 
-    Raises OSError, ValueError for an incomplete folder.
+    Holds a few pictures at once. Raises OSError, ValueError for an incomplete folder.
     """
-    found = read_pictures(folder, catalogue=catalogue)
-    return None if found is None else replace(found, samples=_encoded(found.samples, teacher))
+    return _read_all(folder, catalogue, lambda files: _encoded(files, teacher))
 
 
 def read_pictures(folder: Path, *, catalogue: Catalogue) -> RealImages | None:
     """Return a snapshot's pictures; None if it has none. Raises OSError, ValueError for an incomplete folder."""
+    return _read_all(folder, catalogue, lambda files: torch.stack([_read(file) for file in files]))
+
+
+def _read_all(
+    folder: Path, catalogue: Catalogue, samples: Callable[[Sequence[Path]], Tensor]
+) -> RealImages | None:
+    """Return the pictures that the folder lists. samples: returns those of the files, [m, …]."""
     index = folder / EXAMPLES
     if not index.is_file():
         return None
@@ -64,7 +72,7 @@ def read_pictures(folder: Path, *, catalogue: Catalogue) -> RealImages | None:
     files = sorted({_picture(example) for example in examples})
     places = {file: place for place, file in enumerate(files)}
     return RealImages(
-        torch.stack([_read(folder / PICTURES / file) for file in files]),
+        samples([folder / PICTURES / file for file in files]),
         torch.tensor([places[_picture(example)] for example in examples]),
         torch.tensor([rows[example["slug"]] for example in examples]),
     )
@@ -75,12 +83,17 @@ def _picture(example: dict[str, str]) -> str:
 
 
 @torch.no_grad()
-def _encoded(pictures: Tensor, teacher: Teacher) -> Tensor:
+def _encoded(files: Sequence[Path], teacher: Teacher) -> Tensor:
     """Return the latents, fp16 [m, C, h, w]: the means of the VAE's distributions."""
     found: list[Tensor] = []
-    for part in pictures.split(teacher.decoded_at_once):
+    size = teacher.decoded_at_once
+    parts = [files[start : start + size] for start in range(0, len(files), size)]
+    for part in Bar(len(parts), title="accepted pictures", unit="batch", is_shown=False).over(
+        parts
+    ):
+        pictures = _as_target(torch.stack([_read(file) for file in part]))
         with teacher.autocast():
-            latents = image_to_latents(teacher.vae, _as_target(part).to(teacher.device))
+            latents = image_to_latents(teacher.vae, pictures.to(teacher.device))
         found.append(latents.half().cpu())
     return torch.cat(found)
 

@@ -1,6 +1,7 @@
 """Setting of the C library's allocator for long computations on a CPU."""
 
 import ctypes
+import gc
 import platform
 
 # Parameters of mallopt(3).
@@ -21,3 +22,10 @@ def keep_freed_memory() -> None:
     library = ctypes.CDLL(None)
     for parameter, value in ((_MMAP_MAX, 0), (_TRIM_THRESHOLD, -1), (_TOP_PAD, GROWTH)):
         library.mallopt(parameter, value)
+
+
+def return_freed_memory() -> None:
+    """Return the memory of freed tensors to the system, such as after the last work of a process that stays."""
+    if platform.libc_ver()[0] == "glibc":
+        gc.collect()  # networks are freed with their cycles
+        ctypes.CDLL(None).malloc_trim(0)

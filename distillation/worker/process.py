@@ -14,6 +14,7 @@ from distillation.designs import lifecycle as designs
 from distillation.examples import lifecycle as examples
 from distillation.models import Slice
 from distillation.runs import lifecycle as runs
+from distillation.training import allocator
 from distillation.worker.lease import Holding
 from generation.errors import GenerationError
 from generation.infra import heartbeat, stalls
@@ -58,6 +59,13 @@ def run() -> None:
     curate()  # first: it is short compared with a run, which may use the newly accepted images
     if heartbeat.stopping.is_set() or not is_work_waiting():
         return
+    try:
+        _work()
+    finally:
+        allocator.return_freed_memory()  # the process stays, and may be idle for a day
+
+
+def _work() -> None:
     if not runs.waiting().exists():
         _design()
         return

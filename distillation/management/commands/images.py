@@ -83,7 +83,12 @@ class Command(DistillationCommand):
     def add_each(self, options: dict[str, Any]) -> None:
         """Add a source for each folder in the source's folder; none if one of them is no variant's."""
         whole = examples.folder_of(options["url"])
-        slugs = sorted(path.name for path in whole.iterdir() if path.is_dir())
+        found = whole.iterdir() if whole.is_dir() else ()
+        slugs = sorted(
+            path.name
+            for path in found
+            if path.is_dir() and not path.is_symlink() and not path.name.startswith(".")
+        )
         if not slugs:
             raise CommandError(
                 f"{whole} contains no folder. Make one for each variant, named by its slug."

@@ -64,6 +64,22 @@ def test_the_interval_is_of_the_differences_of_paired_prompts():
     assert 3 < found.points.low < 6.25 < found.points.high < 10
 
 
+def test_the_best_of_several_equal_candidates_is_seldom_better_by_chance():
+    generator = torch.Generator().manual_seed(0)
+
+    def drawn(rates: torch.Tensor) -> Judged:
+        right = torch.rand(64, 8, generator=generator) < rates[:, None]
+        return judged(*right.sum(1).tolist())
+
+    better = 0
+    for _ in range(100):
+        rates = 0.5 + torch.rand(64, generator=generator) / 2
+        best = max((drawn(rates) for _ in range(6)), key=lambda one: sum(one.right))
+        found = verdict.of((COSTS, best), (COSTS, drawn(rates)), chosen_from=6)
+        better += bool(found.reasons)
+    assert better <= 5
+
+
 def test_rungs_with_other_numbers_of_pictures_are_compared_by_shares():
     found = verdict.of((COSTS, judged(*[12] * 64, each=16)), (COSTS, ALIKE))
     assert found.points == (0.0, 0.0, 0.0)

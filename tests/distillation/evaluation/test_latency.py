@@ -4,6 +4,7 @@ import pytest
 
 from distillation.evaluation import latency
 from distillation.evaluation.latency import SpeedNotMeasured, SpeedRecipe
+from distillation.resumable import progress
 from generation.engine import release as releases
 from tests.distillation.evaluation import toys
 
@@ -13,7 +14,11 @@ def test_a_release_is_measured_in_a_process_of_its_own():
     ballast = bytearray(900_000_000)
     ballast[::4096] = b"x" * len(ballast[::4096])  # resident in this process, not in that
     recipe = SpeedRecipe(calls=3, warm_up=1, batches=(2,), rounds=1, threads=1)
-    found = latency.measure(toys.teacher_folder(), toys.prompts(2), recipe)
+    seen = []
+    with progress.watched(lambda *given: bool(seen.append(given))):
+        found = latency.measure(toys.teacher_folder(), toys.prompts(2), recipe)
+    # A slice without progress counts as hung, and a slow teacher needs hours.
+    assert [(done, total) for _, done, total in seen] == [(done, 6) for done in range(1, 7)]
     assert found.calls == 3 and "1 threads" in found.device
     assert set(found.seconds) == set(latency.PARTS)
     for seconds in found.seconds.values():

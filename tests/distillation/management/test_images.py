@@ -60,6 +60,8 @@ def test_each_folder_becomes_the_source_of_the_variant_of_its_name(folder):
     for slug in ("red-vase", "blue-vase"):
         (folder / slug).mkdir()
         (folder / slug / "one.png").write_bytes(png(len(slug)))
+    (folder / ".thumbnails").mkdir()
+    (folder / "newest").symlink_to(folder / "red-vase")
     assert "Added 2 sources" in images("add", "shop", "vases", "--each-folder")
     assert {source.name: list(source.variants.all()) for source in ImageSource.objects.all()} == {
         "shop-red-vase": [red],
@@ -70,6 +72,8 @@ def test_each_folder_becomes_the_source_of_the_variant_of_its_name(folder):
 
 def test_with_a_folder_that_no_variant_has_none_is_added(folder):
     make_variant(slug="red-vase")
+    with pytest.raises(CommandError, match="contains no folder"):
+        images("add", "shop", "missing", "--each-folder")
     with pytest.raises(CommandError, match="contains no folder"):
         images("add", "shop", "vases", "--each-folder")
     for slug in ("red-vase", "sofa"):
@@ -112,3 +116,11 @@ def test_a_source_that_cannot_be_read_does_not_block_the_others(folder):
 def test_invalid_arguments_are_named(folder, arguments, message):
     with pytest.raises(CommandError, match=message):
         images(*arguments)
+
+
+def test_a_name_that_is_too_long_is_refused(folder):
+    make_variant(slug="red-vase")
+    (folder / "red-vase").mkdir()
+    with pytest.raises(CommandError, match="at most 100 characters"):
+        images("add", "n" * 95, "vases", "--each-folder")
+    assert not ImageSource.objects.exists()

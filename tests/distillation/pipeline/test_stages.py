@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from distillation.pipeline import overrides
-from distillation.pipeline.inputs import Inputs
+from distillation.pipeline.inputs import Inputs, new_rows
 from distillation.pipeline.recipes import RECIPES, Recipe, warm
 from distillation.pipeline.stages import Chain
 from distillation.resumable import stages
@@ -21,6 +22,7 @@ from distillation.training.errors import TrainingError
 from generation.engine import importing
 from generation.engine import release as releases
 from generation.engine.importing import Options
+from generation.engine.release import PROMPT_EMBEDS
 from tests import tiny
 from tests.distillation.toys import SMALL
 
@@ -144,6 +146,27 @@ def test_an_active_release_of_another_size_is_not_measured(inputs, tmp_path):
     inputs = replace(inputs, active=tmp_path / "active")
     assert "incumbent" in keys(SMALLER, inputs)
     assert "incumbent" not in keys(ONE_STEP, inputs)
+
+
+def test_a_prompt_whose_text_has_changed_is_new_to_the_active_release(inputs, tmp_path):
+    """A run starts because of it, so the gate must count it as a prompt that only the candidate covers."""
+    folder = tmp_path / "active"
+    manifest = tiny.make_tiny_release(folder, name="active", kind="student")
+    save_file(
+        {"prompt_embeds": torch.zeros(2, *manifest.embedding_shape).half()},
+        folder / PROMPT_EMBEDS,
+        {"texts": json.dumps(["A  mug", "a vase"])},
+    )
+    files = releases.list_files(folder)
+    releases.write(folder, replace(manifest, covered_variants=["mug", "vase"], files=files))
+    slugs, texts = ("cone", "mug", "vase"), ("a cone", "a mug", "a red vase")
+    embeds = torch.zeros(3, 2, 3).half()
+    known = Catalogue(slugs, texts, embeds, manifest.encoder_fingerprint)
+    catalogue.write(known, inputs.catalogue)
+    chain = Chain(SMALLER, replace(inputs, active=folder))
+    assert chain._acceptance._of_active.slugs == ("mug",)
+    assert new_rows(known, folder) == [0, 2]
+    assert new_rows(known, None) == []
 
 
 @pytest.mark.parametrize(

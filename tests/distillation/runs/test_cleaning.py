@@ -3,6 +3,7 @@
 import fcntl
 import json
 import os
+import shutil
 import time
 from collections.abc import Callable, Iterator
 from io import StringIO
@@ -166,12 +167,12 @@ def test_temporary_files_of_killed_processes_are_removed_after_a_day():
 
 
 def test_stages_of_designs_stay_for_a_month_after_their_last_use():
-    for name, days in (("joint-a", 40), ("joint-b", 20)):
+    for name, days in ((f"joint-{'a' * 16}", 40), (f"joint-{'b' * 16}", 20)):
         write_stage(f"designs/{name}", {"done.json": {}})
         age(folders.root() / "designs" / name, days)
 
-    assert [removed.place for removed in cleaning.clean()] == ["designs/joint-a"]
-    assert [path.name for path in (folders.root() / "designs").iterdir()] == ["joint-b"]
+    assert [removed.place for removed in cleaning.clean()] == [f"designs/joint-{'a' * 16}"]
+    assert [path.name for path in (folders.root() / "designs").iterdir()] == [f"joint-{'b' * 16}"]
 
 
 def test_a_dry_run_removes_nothing_and_reports_the_same():
@@ -333,3 +334,40 @@ def test_a_folder_that_a_run_needs_meanwhile_stays(monkeypatch):
 
     assert removed == {run.folders["evaluation"], run.catalogue}
     assert there() == {run.folders["joint"]}
+
+
+def test_a_folder_where_a_release_is_registered_meanwhile_stays(monkeypatch):
+    run = ended(1)
+    place = folders.root() / run.folders["joint"] / "release"
+    size = cleaning._size
+
+    def register(path: Path) -> int:
+        if not place.exists():
+            place.mkdir()
+            make_release(path=str(place))
+        return size(path)
+
+    monkeypatch.setattr(cleaning, "_size", register)
+
+    removed = {row.place for row in cleaning.clean(kept_runs=0)}
+
+    assert removed == {run.folders["evaluation"], run.catalogue}
+    assert place.is_dir()
+
+
+def test_a_folder_that_another_cleaning_has_removed_meanwhile_is_left_out(monkeypatch):
+    run = ended(1)
+    size = cleaning._size
+
+    def remove(path: Path) -> int:
+        found = size(path)
+        if path.name == run.folders["joint"]:
+            shutil.rmtree(path)
+        return found
+
+    monkeypatch.setattr(cleaning, "_size", remove)
+
+    removed = {row.place for row in cleaning.clean(kept_runs=0)}
+
+    assert removed == {run.folders["evaluation"], run.catalogue}
+    assert there() == set()

@@ -6,6 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from distillation.resumable import progress
 from distillation.trainers import real_images
 from distillation.trainers.catalogue import EXAMPLES, PICTURES
 from distillation.trainers.dmd2.discriminator import AdversarialRecipe
@@ -40,6 +41,19 @@ def test_pictures_are_encoded_as_the_teachers_vae_does(folder):
     wanted = image_to_latents(teacher.vae, pixels.permute(0, 3, 1, 2).float() / 127.5 - 1)
     assert (latents[0] - wanted[0]).abs().max() < 0.01
     assert latents_to_image(teacher.vae, latents.float()).shape == (3, 3, 64, 64)
+
+
+def test_the_encoding_of_pictures_reports_its_progress(folder):
+    """Thousands take hours on a CPU, and a slice without progress counts as hung."""
+    seen = []
+
+    def watcher(title: str, done: int, total: int) -> bool:
+        seen.append((done, total))
+        return False
+
+    with progress.watched(watcher):
+        real_images.read_latents(folder, teacher=toys.teacher(), catalogue=toys.catalogue())
+    assert seen == [(1, 1)]
 
 
 def test_a_snapshot_without_pictures_has_no_real_images(tmp_path):
