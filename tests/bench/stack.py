@@ -140,9 +140,7 @@ def student_alone(stack: Stack, say: Say) -> dict[str, Any]:
         job["id"],
     )
     seconds = row["s"] - psutil.Process(pid).create_time()
-    stack.ended(
-        stack.submit(variant=slug, seed=7_100 + seed)["id"] for seed in range(2 * BATCH)
-    )
+    stack.ended(stack.submit(variant=slug, seed=7_100 + seed)["id"] for seed in range(2 * BATCH))
     seen = memory(pid)
     stack.manage("queues", "resume", "reference")
     say("\nA generation worker that serves the student alone (queue reference paused)")
