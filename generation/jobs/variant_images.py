@@ -98,16 +98,19 @@ def _job(release: Release, embedding: Embedding) -> Job:
 
 
 def put(job: Job, file: StoredFile) -> None:
-    """Replace the variant's image by the file of a job that `wanted` returned. Raises StorageFailed."""
+    """Replace the variant's image by the file of a job that `wanted` returned. Raises StorageFailed.
+
+    While another process changes the variant the image is dropped: a worker waits for no import.
+    """
     storage.sync([file.name])
     with transaction.atomic():
         references.hold([file.name])
         # Serialises two workers. NO KEY: jobs of the variant can be inserted.
-        same = PromptVariant.objects.select_for_update(no_key=True).filter(
+        same = PromptVariant.objects.select_for_update(no_key=True, skip_locked=True).filter(
             pk=job.variant.pk, revision=job.embedding.revision
         )
         if not same or not storage.exists(file.name):
-            return  # just deleted or changed
+            return
         former = VariantImage.objects.filter(variant=job.variant)
         replaced = list(former.values_list("file", flat=True))
         former.delete()

@@ -1,10 +1,11 @@
 """Variant images: idle workers make one of each covered prompt variant, for everybody."""
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from django.db import connection
+from django.db import connection, transaction
 from django.test.utils import CaptureQueriesContext
 
 from generation.catalogue import encoding
@@ -205,6 +206,26 @@ def test_a_search_that_became_outdated_makes_no_image(idle, tmp_path):
     idle._stocking._of_variants = [job]
     second = activate(tmp_path, "second")
     assert idle._stocking._missing_of_variants([second.pk]).release == second
+
+
+def test_a_worker_waits_for_no_import_that_changes_the_variant(idle):
+    first = Release.objects.get(name="first")
+    job = variant_images.wanted([first.pk])[0]
+    file = storage.save(b"made meanwhile", "webp")
+    with transaction.atomic(), ThreadPoolExecutor(1) as other:
+        PromptVariant.objects.filter(pk=job.variant.pk).update(notes="in an import")
+        other.submit(put, job, file).result(timeout=60)
+    assert not VariantImage.objects.exists()
+
+
+def put(job: Job, file: storage.StoredFile) -> None:
+    """Store the image on a connection of its own, which gives up when it waits for a lock."""
+    try:
+        with connection.cursor() as cursor:
+            cursor.execute("SET lock_timeout = '20s'")
+        variant_images.put(job, file)
+    finally:
+        connection.close()
 
 
 # --- searches in a catalogue ----------------------------------------------------------------------
