@@ -276,13 +276,14 @@ def no_file_without_row(evidence: Evidence) -> Found:
     of_thumbnails = {PurePosixPath(name).stem for name in known}
     for path in sorted(evidence.media.rglob("*")):
         name = path.relative_to(evidence.media)
-        is_referred_to = name.as_posix() in known or (
+        is_of_row = name.as_posix() in known or (
             name.parts[0] == "thumbnails" and name.stem in of_thumbnails
         )
-        if path.is_file() and not is_referred_to:
-            seconds = time.time() - path.stat().st_mtime
-            if seconds > ORPHAN_SECONDS:
-                yield str(name), f"{path.stat().st_size} bytes, {seconds:.0f} s old"
+        if is_of_row or not path.is_file():
+            continue
+        seconds = time.time() - path.stat().st_mtime
+        if seconds > ORPHAN_SECONDS:
+            yield str(name), f"{path.stat().st_size} bytes, {seconds:.0f} s old"
 
 
 def nothing_half_written(evidence: Evidence) -> Found:

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -55,8 +56,8 @@ class Evidence:
 
 
 def age(media: Path, seconds: float) -> None:
-    """Make all files so much older, as if the time had passed."""
+    """Make all files and folders so much older, as if the time had passed."""
     for path in media.rglob("*"):
-        if path.is_file():
+        with suppress(FileNotFoundError):  # removed meanwhile
             seen = path.stat()
             os.utime(path, (seen.st_atime - seconds, seen.st_mtime - seconds))

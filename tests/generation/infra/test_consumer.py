@@ -25,9 +25,9 @@ pytestmark = pytest.mark.django_db(transaction=True)
 
 
 @pytest.fixture
-def own_redis(tmp_path: Path, settings, monkeypatch) -> Iterator[RedisServer]:
-    """A Redis only for this test, which this process and its workers use."""
-    server = RedisServer(tmp_path / "redis")
+def own_redis(tmp_path: Path, settings, monkeypatch, request) -> Iterator[RedisServer]:
+    """A Redis only for this test, which this process and its workers use. Its parameter is the password."""
+    server = RedisServer(tmp_path / "redis", password=getattr(request, "param", "secret"))
     settings.REDIS_URL = server.url
     monkeypatch.setattr(redis_client, "_client", None)
     monkeypatch.setattr(redis_client, "_resume_at", 0.0)
@@ -54,8 +54,13 @@ def is_canceled(job: Job) -> bool:
 
 
 @pytest.mark.parametrize(
-    "states",
-    (("read_only", "other_password"), pytest.param((*REFUSING, *AWAY), marks=pytest.mark.slow)),
+    ("own_redis", "states"),
+    (
+        ("secret", ("read_only", "other_password")),
+        pytest.param("secret", (*REFUSING, *AWAY), marks=pytest.mark.slow),
+        pytest.param("", ("other_password",), marks=pytest.mark.slow, id="NOAUTH"),
+    ),
+    indirect=["own_redis"],
 )
 def test_a_worker_survives_states_of_redis_and_runs_the_waiting_tasks(own_redis, start, states):
     """Use a worker of light tasks, which has the same consumer as all: its sweeps end jobs after their deadline."""
