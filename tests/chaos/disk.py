@@ -45,9 +45,10 @@ class SmallDisk:
     def fill(self) -> None:
         """Shrink the disk to the used space, unless more is used meanwhile."""
         seen = os.statvfs(self.folder)
-        if seen.f_bfree:
+        used = seen.f_blocks - seen.f_bfree
+        if seen.f_bfree and used:  # 0 would mean no limit
             with suppress(subprocess.CalledProcessError):
-                self._resize((seen.f_blocks - seen.f_bfree) * seen.f_frsize)
+                self._resize(used * seen.f_frsize)
 
     def _resize(self, size: int) -> None:
         _mount("-o", f"remount,size={size}", str(self.folder))

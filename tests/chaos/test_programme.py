@@ -94,7 +94,8 @@ def test_a_process_has_the_clock_of_its_host(tmp_path: Path, process: str, hours
 def test_a_full_disk_has_space_again_at_its_end(tmp_path: Path):
     with disk.SmallDisk(tmp_path / "disk", megabytes=10) as small:
         file = small.folder / "file"
-        file.write_bytes(bytes(2 << 20))
+        for path in (small.folder / "kept", file):
+            path.write_bytes(bytes(2 << 20))
         with small.full():
             with pytest.raises(OSError, match="No space left"):
                 (small.folder / "another").write_bytes(bytes(2 << 20))
