@@ -12,6 +12,7 @@ os.environ.setdefault("DJANGO_SETTINGS_MODULE", "project.settings")
 
 app = Celery("retort")
 app.config_from_object("django.conf:settings", namespace="CELERY")
+app.Task.Request = "generation.infra.expiry:LastMessageRequest"  # clocks of hosts may differ
 app.autodiscover_tasks()
 app.steps["worker"].update(
     {

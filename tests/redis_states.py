@@ -1,9 +1,9 @@
-"""A Redis server for one test, and the states in which Redis answers but refuses to serve."""
+"""States in which Redis answers but refuses to serve, and a Redis server for one test."""
 
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -13,37 +13,31 @@ from deploy.local import ports
 from deploy.local.redis import Redis
 
 OTHER_PASSWORD = "changed-at-run-time"
+BALLAST = 400  # keys that are loaded one by one
 
 
-class RedisServer:
-    """A server with its data in a folder of the test. End it with `stop`."""
+def prepare(server: Redis) -> None:
+    """Write the server's configuration, with the commands that the states need."""
+    server.prepare()
+    with server.config.open("a") as config:
+        config.write("enable-debug-command local\nenable-protected-configs local\n")
 
-    def __init__(self, folder: Path) -> None:
-        self._settings = Redis(folder, port=ports.pick(), password="secret", throw_away=True)
-        self._settings.prepare()
-        with self._settings.config.open("a") as config:
-            config.write("enable-debug-command local\nenable-protected-configs local\n")
-        self.url = self._settings.url
-        self.start()
 
-    def start(self) -> None:
-        self.process = subprocess.Popen(
-            self._settings.command(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-        )
-        deadline = time.monotonic() + 60
-        while not self._settings.is_ready():
-            assert time.monotonic() < deadline, "Redis does not start"
-            time.sleep(0.02)
+class RedisStates:
+    """States of a running server that was prepared by `prepare`. Each is entered by a context manager."""
+
+    def __init__(self, server: Redis) -> None:
+        self._server = server
+        self.connect()
+
+    def connect(self) -> None:
         # This connection survives a change of the password.
-        self.admin = redis.Redis.from_url(self.url, decode_responses=True)
+        self.admin = redis.Redis.from_url(self._server.url, decode_responses=True)
         self.admin.ping()
 
-    def stop(self) -> None:
+    def close(self) -> None:
         self.admin.close()
-        self.process.kill()
-        self.process.wait()
 
-    # --- states -----------------------------------------------------------------------------------
     @contextmanager
     def read_only(self) -> Iterator[None]:
         """READONLY: the server is the replica of another, as during a failover."""
@@ -70,7 +64,7 @@ class RedisServer:
     def cannot_save(self) -> Iterator[None]:
         """MISCONF: snapshots fail, as on a full disk, and writes are refused."""
         # Without its folder, a snapshot fails as on a full disk.
-        folder = self._settings.folder / "gone"
+        folder = self._server.folder / "gone"
         folder.mkdir(exist_ok=True)
         self.admin.config_set("dir", str(folder))
         folder.rmdir()
@@ -80,7 +74,7 @@ class RedisServer:
             time.sleep(0.02)
         yield
         self.admin.config_set("save", "")
-        self.admin.config_set("dir", str(self._settings.folder))
+        self.admin.config_set("dir", str(self._server.folder))
 
     @contextmanager
     def too_few_replicas(self) -> Iterator[None]:
@@ -91,30 +85,51 @@ class RedisServer:
 
     @contextmanager
     def other_password(self) -> Iterator[None]:
-        """WRONGPASS: the password changed, and earlier connections were cut."""
+        """The password changed, and earlier connections were cut. WRONGPASS; NOAUTH if there was no password."""
         self.admin.config_set("requirepass", OTHER_PASSWORD)
-        self.admin.execute_command("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
+        for kind in ("normal", "pubsub"):
+            self.admin.execute_command("CLIENT", "KILL", "TYPE", kind, "SKIPME", "yes")
         yield
-        self.admin.config_set("requirepass", "secret")
+        self.admin.config_set("requirepass", self._server.password)
 
     @contextmanager
-    def loading(self) -> Iterator[None]:
-        """LOADING: the server reads its data, as after a restart."""
+    def loading(self, *, seconds: float = 4.0) -> Iterator[None]:
+        """LOADING: the server reads its data, as after a restart. seconds: the least duration."""
         self.admin.config_set("key-load-delay", 0)
-        with self.admin.pipeline(transaction=False) as pipe:
-            for number in range(400):
-                pipe.set(f"ballast:{number}", "x" * 1000)
-            pipe.execute()
+        names = [f"ballast:{number}" for number in range(BALLAST)]
+        self.admin.mset(dict.fromkeys(names, "x" * 1000))
         self.admin.save()
         self.admin.config_set("loading-process-events-interval-bytes", 1024)
-        self.admin.config_set("key-load-delay", 10_000)  # microseconds
-        loader = redis.Redis.from_url(self.url, socket_timeout=60)
+        microseconds = 1_000_000 * seconds / self.admin.dbsize()
+        self.admin.config_set("key-load-delay", int(microseconds) + 1)
+        loader = redis.Redis.from_url(self._server.url, socket_timeout=10 * seconds + 60)
         connection = loader.connection_pool.get_connection()
         connection.send_command("DEBUG", "RELOAD", "NOSAVE")
         yield
         connection.read_response()
         loader.close()
         self.admin.config_set("key-load-delay", 0)
+        self.admin.delete(*names)
+
+
+class RedisServer(RedisStates):
+    """A server with its data in a folder of the test. End it with `stop`."""
+
+    def __init__(self, folder: Path, *, password: str = "secret") -> None:
+        server = Redis(folder, port=ports.pick(), password=password, throw_away=True)
+        prepare(server)
+        self.url = server.url
+        self.process = _started(server)
+        super().__init__(server)
+
+    def start(self) -> None:
+        self.process = _started(self._server)
+        self.connect()
+
+    def stop(self) -> None:
+        self.close()
+        self.process.kill()
+        self.process.wait()
 
     @contextmanager
     def frozen(self) -> Iterator[None]:
@@ -131,7 +146,17 @@ class RedisServer:
         self.start()
 
 
-State = Callable[[RedisServer], "contextmanager[None]"]
+def _started(server: Redis) -> subprocess.Popen[bytes]:
+    process = subprocess.Popen(
+        server.command(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    deadline = time.monotonic() + 60
+    while not server.is_ready():
+        assert time.monotonic() < deadline, "Redis does not start"
+        time.sleep(0.02)
+    return process
+
+
 REFUSING = (
     "read_only",
     "master_down",

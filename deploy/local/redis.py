@@ -39,7 +39,7 @@ class Redis:
         lines = [
             f"bind {HOST}",
             f"port {self.port}",
-            f"requirepass {self.password}",
+            f'requirepass "{self.password}"',
             f"databases {TEST_DATABASES if self.throw_away else 16}",
             f'dir "{folder}"',
             "daemonize no",

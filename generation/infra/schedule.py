@@ -1,10 +1,12 @@
 """Scheduler of beat: the schedule is in the database, where people can change it; only the lock's holder sends."""
 
 from collections.abc import Mapping
+from datetime import timedelta
 from typing import Any
 
 import structlog
 from celery.beat import ScheduleEntry
+from django.utils import timezone
 from django_celery_beat.models import PeriodicTask
 from django_celery_beat.schedulers import DatabaseScheduler
 
@@ -12,6 +14,7 @@ from generation.infra import beat_lock
 
 log = structlog.get_logger(__name__)
 
+CLOCK_TOLERANCE = timedelta(minutes=1)  # of the clocks of two hosts
 DEFAULT = "Default: "  # prefix of a row's description, followed by the schedule of the settings
 
 
@@ -25,7 +28,20 @@ class Scheduler(DatabaseScheduler):
         """Send due tasks if this process still holds the lock. Return the seconds until the next call."""
         if not beat_lock.keep():
             return beat_lock.POLL_SECONDS
+        self._correct_future_runs()
         return super().tick(*args, **kwargs)
+
+    def _correct_future_runs(self) -> None:
+        """Replace times of runs from before this host's clock was set back: nothing would be due until then."""
+        now = timezone.now()
+        ahead = [
+            entry for entry in self.schedule.values() if entry.last_run_at > now + CLOCK_TOLERANCE
+        ]
+        for entry in ahead:
+            entry.last_run_at = entry.model.last_run_at = now
+        if ahead:
+            log.warning("clock_was_ahead", entries=len(ahead))
+            self._heap = None  # the library sorts the entries by time again
 
     def all_as_schedule(self) -> dict[str, ScheduleEntry]:
         """Return the entries of the enabled rows by name, without rows that cannot be scheduled.

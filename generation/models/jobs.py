@@ -183,6 +183,12 @@ class Job(models.Model):
                 condition=Q(purged_at__isnull=True),
                 name="job_owner_kept",
             ),
+            # Jobs of an earlier release are older than all others of the owner.
+            models.Index(
+                fields=["owner", "release", "-created_at", "-id"],
+                condition=Q(purged_at__isnull=True),
+                name="job_owner_release",
+            ),
             models.Index(fields=["-created_at", "-id"], name="job_newest"),
             models.Index(fields=["variant", "-created_at"], name="job_variant_newest"),
             models.Index(

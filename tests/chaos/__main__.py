@@ -30,6 +30,7 @@ MAX_RATE = 12.0  # scenarios per second
 SHARE = 0.5  # of the idle stack's capacity
 ENDED = "the round was finished"
 UNUSABLE = {ENDED, "no thread is held"}  # violations after which the next round gets a new stack
+UNUSABLE_HERE = " (not on this machine)"
 QUICK = Timing(before=3, during=6, after=6, rate=0)
 WHOLE = Timing(before=10, during=15, after=15, rate=0)
 
@@ -42,7 +43,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = _options(arguments)
     known = faults.everything()
     if options.list:
-        say("\n".join(fault.name for fault in known))
+        say("\n".join(fault.name + (not fault.is_usable()) * UNUSABLE_HERE for fault in known))
         return 0
     if PGBOUNCER is None:
         say("PgBouncer is not installed: all processes connect to PostgreSQL directly.")
@@ -83,15 +84,18 @@ def _options(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--fresh", action="store_true", help="forget the rounds of an earlier run")
     parser.add_argument("--list", action="store_true", help="list the faults")
     options = parser.parse_args(arguments)
-    names = {fault.name for fault in faults.everything()}
-    if unknown := sorted(set(options.faults or ()) - names):
+    known = {fault.name: fault for fault in faults.everything()}
+    chosen = set(options.faults or ())
+    if unknown := sorted(chosen - known.keys()):
         parser.error(f"unknown faults: {', '.join(unknown)}. --list names all.")
+    if unusable := sorted(name for name in chosen if not known[name].is_usable()):
+        parser.error(f"not on this machine: {', '.join(unusable)}. docs/reliability.md says why.")
     return options
 
 
 def plan(options: argparse.Namespace, known: list[Fault]) -> dict[str, tuple[Fault, ...]]:
     """Return the rounds of this run by name."""
-    usable = {fault.name: fault for fault in known if faults.usable(fault)}
+    usable = {fault.name: fault for fault in known if fault.is_usable()}
     if options.faults:
         chosen = [(usable[name],) for name in options.faults]
     elif options.quick:

@@ -4,6 +4,7 @@ The checker reads the database without caches and pools, the files, the receiver
 """
 
 import hashlib
+import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path, PurePosixPath
@@ -20,6 +21,9 @@ TOLERANCE = 8  # of 255: the largest of generation.engine.pipeline.TOLERANCE, wh
 
 # Several times STALL_SECONDS of the programme's stack, and shorter than the fault of a device that hangs.
 OPEN_SECONDS = 45
+
+# A file without a row is removed by the first nightly sweep in which it is older.
+ORPHAN_SECONDS = 24 * 3600
 
 Found = Iterator[tuple[str, str]]  # subject and detail
 
@@ -253,6 +257,35 @@ def files_as_promised(evidence: Evidence) -> Found:
             yield str(pk), f"the master {master} has another hash"
 
 
+REFERENCES = " UNION ".join(
+    f"SELECT {column} FROM {table}"
+    for table, column in (
+        ("generation_image", "file"),
+        ("generation_image", "master"),
+        ("generation_stockedimage", "file"),
+        ("generation_stockedimage", "master"),
+        ("generation_variantimage", "file"),
+        ("distillation_example", "file"),
+    )
+)
+
+
+def no_file_without_row(evidence: Evidence) -> Found:
+    """No file is older than `ORPHAN_SECONDS` that no row refers to. A thumbnail belongs to the file with its hash."""
+    known = {name for (name,) in evidence.query(REFERENCES)}
+    of_thumbnails = {PurePosixPath(name).stem for name in known}
+    for path in sorted(evidence.media.rglob("*")):
+        name = path.relative_to(evidence.media)
+        is_of_row = name.as_posix() in known or (
+            name.parts[0] == "thumbnails" and name.stem in of_thumbnails
+        )
+        if is_of_row or not path.is_file():
+            continue
+        seconds = time.time() - path.stat().st_mtime
+        if seconds > ORPHAN_SECONDS:
+            yield str(name), f"{path.stat().st_size} bytes, {seconds:.0f} s old"
+
+
 def nothing_half_written(evidence: Evidence) -> Found:
     """No partial file is left in the folder of images."""
     for path in evidence.media.rglob(".partial-*"):
@@ -318,6 +351,7 @@ AT_ANY_TIME = (
     one_beat,
     one_job_per_request,
 )
+OF_FILES = (files_as_promised, no_file_without_row)
 AT_THE_END = (
     *AT_ANY_TIME,
     refusals_are_retryable,
@@ -326,7 +360,7 @@ AT_THE_END = (
     accepted_jobs_end,
     no_job_fails,
     clients_are_answered,
-    files_as_promised,
+    *OF_FILES,
     nothing_half_written,
     same_seed_same_picture,
     webhooks_once_each,

@@ -1,6 +1,8 @@
 """Input of the checker, and the violations that it returns."""
 
+import os
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -51,3 +53,11 @@ class Evidence:
     active: Mapping[str, str] = field(
         default_factory=dict
     )  # by kind, the release that was activated last
+
+
+def age(media: Path, seconds: float) -> None:
+    """Make all files and folders so much older, as if the time had passed."""
+    for path in media.rglob("*"):
+        with suppress(FileNotFoundError):  # removed meanwhile
+            seen = path.stat()
+            os.utime(path, (seen.st_atime - seconds, seen.st_mtime - seconds))

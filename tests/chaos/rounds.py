@@ -17,7 +17,7 @@ import psycopg2
 from tests.acceptance.stack import wait_for
 from tests.chaos import checker
 from tests.chaos.checker import check
-from tests.chaos.evidence import TRIGGER, Evidence, Violation
+from tests.chaos.evidence import TRIGGER, Evidence, Violation, age
 from tests.chaos.faults.fault import Fault
 from tests.chaos.load import Load, World
 from tests.chaos.log import ClientLog
@@ -130,7 +130,10 @@ class Rounds:
             beats.stop()
             result.longest_transaction = transactions.stop()
             log.close()
-        for violation in check(evidence, checker.AT_THE_END):
+        violations = check(evidence, checker.AT_THE_END)
+        self._sweep()
+        violations += check(evidence, checker.OF_FILES)
+        for violation in violations:
             found.setdefault((violation.invariant, violation.subject), violation)
         for fault in faults:
             if not fault.took_effect(self.site):
@@ -184,6 +187,11 @@ class Rounds:
         )
         with suppress(AssertionError):
             wait_for(lambda: none(pending), "all is delivered", seconds=DELIVERED_SECONDS)
+
+    def _sweep(self) -> None:
+        """Sweep the files as in a night after all of them became old enough."""
+        age(self.site.media, checker.ORPHAN_SECONDS + 1)
+        self.site.stack.manage("retention", "--all-files")
 
     def _probe(self, found: dict[tuple[str, str], Violation]) -> None:
         """Send more requests at once than there are threads: each is answered if no thread is held."""

@@ -7,6 +7,7 @@ import subprocess
 import threading
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import psutil
@@ -18,6 +19,7 @@ from deploy.local.home import Home
 from deploy.local.postgresql import DATABASE, PostgreSQL
 from deploy.local.redis import Redis
 from deploy.local.supervision import marked
+from tests import redis_states
 from tests.acceptance.stack import wait_for
 
 PASSWORD = "chaos"
@@ -103,11 +105,11 @@ class Server:
 
 
 class PostgresServer(Server):
-    def __init__(self, home: Home) -> None:
-        super().__init__(home, "postgres")
-        self.server = PostgreSQL(
-            home.postgres, port=ports.pick(), password=PASSWORD, throw_away=True
-        )
+    """folder: for the data, below one of its own."""
+
+    def __init__(self, home: Home, folder: Path, name: str = "postgres") -> None:
+        super().__init__(home, name)
+        self.server = PostgreSQL(folder, port=ports.pick(), password=PASSWORD, throw_away=True)
         self.url = self.server.url
 
     def command(self) -> list[str]:
@@ -153,8 +155,31 @@ class PostgresServer(Server):
         self.query(f"ALTER SYSTEM {words}")
         self.query("SELECT pg_reload_conf()")
 
+    def standby(self, folder: Path) -> "PostgresServer":
+        """Start a standby that has each transaction before the client gets its confirmation."""
+        found = PostgresServer(self.home, folder, "standby")
+        copy: list[str | Path] = [
+            found.server.programs / "pg_basebackup", "--pgdata", found.server.data,
+            "--dbname", self.url.removesuffix(f"/{DATABASE}"), "--write-recovery-conf", "--checkpoint=fast",
+        ]  # fmt: skip
+        done = found.server.account.run(copy)
+        assert done.returncode == 0, done.stderr
+        found.start()
+        self.set("synchronous_standby_names", "*")
+        state = "SELECT sync_state FROM pg_stat_replication"
+        wait_for(lambda: self.query(state) == [("sync",)], "the standby has every transaction")
+        return found
+
+    def fail_over(self, standby: "PostgresServer") -> None:
+        """Promote the standby of this crashed server, and be that server from now on."""
+        standby.query("SELECT pg_promote()")
+        shutil.rmtree(self.server.data)
+        self.server, self.url, self.process = standby.server, standby.url, standby.process
+
 
 class RedisServer(Server):
+    """Can be put into `tests.redis_states.RedisStates`."""
+
     def __init__(self, home: Home) -> None:
         super().__init__(home, "redis")
         self.server = Redis(home.redis, port=ports.pick(), password=PASSWORD)
@@ -167,7 +192,7 @@ class RedisServer(Server):
         return self.server.is_ready()
 
     def prepare(self) -> None:
-        self.server.prepare()
+        redis_states.prepare(self.server)
 
     def client(self) -> redis.Redis:
         return redis.Redis.from_url(self.url, socket_timeout=10)
@@ -180,16 +205,15 @@ class PgBouncer(Server):
         super().__init__(home, "pgbouncer")
         self.port = ports.pick()
         self.config = home.folder / "pgbouncer.ini"
-        self.target = (
-            f"host={ports.HOST} port={postgres.server.port} user=postgres password={PASSWORD}"
-        )
+        self.postgres = postgres
         self.url = f"postgres://postgres:{PASSWORD}@{ports.HOST}:{self.port}/{DATABASE}"
 
     def prepare(self) -> None:
+        port = self.postgres.server.port
         self.config.write_text(
             f"""
 [databases]
-{DATABASE} = {self.target}
+{DATABASE} = host={ports.HOST} port={port} user=postgres password={PASSWORD}
 [pgbouncer]
 listen_addr = {ports.HOST}
 listen_port = {self.port}

@@ -3,18 +3,24 @@
 import json
 import subprocess
 import sys
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 
 from deploy.local.home import Home
 from deploy.local.supervision import kill_processes
 from tests.acceptance.stack import ROOT, Stack, wait_for
+from tests.chaos import clock
 from tests.chaos.device import FOLDER
+from tests.chaos.disk import SmallDisk, may_mount
 from tests.chaos.receiver import CountingReceiver
 from tests.chaos.servers import PGBOUNCER, PgBouncer, PostgresServer, RedisServer
 
 WORKERS = 3
+# On another host than web, encode and the other generation workers.
+OTHER_HOST = ("generation-2", "light", "webhooks", "beat")
+DISK_MB = 4000  # for PostgreSQL; only the used space takes memory
 LEASE_SECONDS = 5
 OWNERS = 4
 QUOTA = 30  # images a day of the key that reaches its limit
@@ -71,7 +77,14 @@ class Site:
         self.second_beat = folder / "second-beat.log"
         self.devices = folder / "devices"
         self.devices.mkdir(exist_ok=True)
-        self.postgres = PostgresServer(self.home)
+        self.clocks = folder / "clocks"
+        self.disk: SmallDisk | None = None
+        self._mounted = ExitStack()
+        if may_mount():
+            disk = SmallDisk(self.home.folder / "disk", megabytes=DISK_MB)
+            self.disk = self._mounted.enter_context(disk)
+        self.databases = self.disk.folder if self.disk else self.home.folder
+        self.postgres = PostgresServer(self.home, self.databases / "postgres")
         self.redis = RedisServer(self.home)
         self.pgbouncer = PgBouncer(self.home, self.postgres) if PGBOUNCER else None
         self.receiver = CountingReceiver()
@@ -97,6 +110,7 @@ class Site:
             "DATABASE_URL": self.pgbouncer.url if self.pgbouncer else self.postgres.url,
             "REDIS_URL": self.redis.url,
             FOLDER: str(self.devices),
+            **self._clocks(),
         }
         self.stack = Stack(self.folder / "home", workers=WORKERS, env=env)
         self.media = Path(self.stack.run["data_dir"]) / "media"
@@ -110,6 +124,15 @@ class Site:
         self.active = dict(
             self.postgres.query("SELECT kind, name FROM generation_release WHERE status = 'active'")
         )
+
+    def _clocks(self) -> dict[str, str]:
+        """Return the environment of processes whose clocks can be shifted."""
+        if not clock.COMPILER:
+            return {}
+        environment = clock.prepare(self.clocks)
+        for process in ("web", *OTHER_HOST):
+            clock.shift(self.clocks, process, timedelta())
+        return environment
 
     def __exit__(self, *_: object) -> None:
         try:
@@ -126,6 +149,7 @@ class Site:
             if server:
                 server.end()
         kill_processes(self.home)
+        self._mounted.close()
 
     def beat(self) -> "subprocess.Popen[bytes]":
         """Start one more beat beside the stack's own; return when it stands by."""

@@ -5,10 +5,12 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
+from django.core.management import call_command
 from django.db import connection
 from django.utils import timezone
 from PIL import Image as Picture
 
+from generation.images import store
 from generation.models import (
     APIKey,
     Attempt,
@@ -22,7 +24,7 @@ from generation.models import (
 )
 from tests.chaos import checker
 from tests.chaos.checker import AT_THE_END, check
-from tests.chaos.evidence import TRIGGER, Evidence
+from tests.chaos.evidence import TRIGGER, Evidence, age
 from tests.chaos.log import ClientLog, Seen
 from tests.chaos.receiver import Tick, origin
 from tests.factories import make_delivery, make_endpoint, make_image, make_job, make_key, make_user
@@ -206,6 +208,20 @@ def a_file_half_written(sound: Sound) -> None:
     (sound.evidence.media / "images" / ".partial-1").write_bytes(b"half")
 
 
+def a_file_without_a_row(sound: Sound) -> None:
+    path = sound.evidence.media / "images" / "00" / f"{'0' * 64}.png"
+    path.parent.mkdir(exist_ok=True)
+    path.write_bytes(b"of a worker that was killed before its commit")
+    age(path.parent, checker.ORPHAN_SECONDS + 60)
+
+
+def a_thumbnail_without_a_row(sound: Sound) -> None:
+    path = sound.evidence.media / "thumbnails" / "00" / f"{'0' * 64}.webp"
+    path.parent.mkdir(parents=True)
+    path.write_bytes(b"of an image that was removed")
+    age(path.parent, checker.ORPHAN_SECONDS + 60)
+
+
 def a_failed_job(sound: Sound) -> None:
     job = make_job(status="failed", attempt=0)
     Job.objects.filter(pk=job.pk).update(error_code="storage_failed")
@@ -272,6 +288,8 @@ PLANTED: list[tuple[Callable[[Sound], None], Callable[..., object]]] = [
     (a_file_truncated, checker.files_as_promised),
     (a_file_missing, checker.files_as_promised),
     (a_master_altered, checker.files_as_promised),
+    (a_file_without_a_row, checker.no_file_without_row),
+    (a_thumbnail_without_a_row, checker.no_file_without_row),
     (a_file_half_written, checker.nothing_half_written),
     (a_failed_job, checker.no_job_fails),
     (a_client_that_gave_up, checker.clients_are_answered),
@@ -291,6 +309,23 @@ def test_a_planted_violation_is_found(sound: Sound, plant, invariant):
     if plant is an_attempt_that_never_ends:
         found -= {"accepted jobs end"}
     assert found == {invariant.__name__.replace("_", " ")}
+
+
+def test_a_nightly_sweep_removes_old_files_without_a_row_and_nothing_else(sound: Sound):
+    store.thumbnail(sound.images[0].master)
+    a_file_without_a_row(sound)
+    a_thumbnail_without_a_row(sound)
+    fresh = sound.evidence.media / "images" / "01" / f"{'1' * 64}.png"
+    age(sound.evidence.media, checker.ORPHAN_SECONDS + 60)
+    fresh.parent.mkdir(exist_ok=True)
+    fresh.write_bytes(b"its row follows")
+    before = set(sound.evidence.media.rglob("*.*"))
+
+    call_command("retention")
+
+    assert check(sound.evidence, AT_THE_END) == []
+    gone = before - set(sound.evidence.media.rglob("*.*"))
+    assert {path.stem for path in gone} == {"0" * 64}
 
 
 def test_pictures_of_one_seed_may_differ_by_the_tolerance_and_no_more(sound: Sound):

@@ -1,15 +1,21 @@
 """Plans, checkpoints, devices and reports of the programme. Its rounds are for `make chaos`."""
 
 import json
+import os
+import subprocess
+import sys
+import time
 from dataclasses import asdict
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
 
 from tests.chaos import __main__ as programme
-from tests.chaos import checker, device, report
+from tests.chaos import checker, clock, device, disk, report
 from tests.chaos.faults import catalogue as faults
 from tests.chaos.rounds import Result
+from tests.web import eventually
 
 
 def planned(*arguments: str) -> list[str]:
@@ -18,7 +24,7 @@ def planned(*arguments: str) -> list[str]:
 
 def test_a_whole_run_has_every_fault_and_the_same_pairs_for_a_seed():
     names = planned("--seed", "3")
-    singles = [fault.name for fault in faults.everything() if faults.usable(fault)]
+    singles = [fault.name for fault in faults.everything() if fault.is_usable()]
     assert names[: len(singles)] == singles
     assert len(names) == len(singles) + programme.PAIRS
     assert names == planned("--seed", "3") != planned("--seed", "4")
@@ -32,7 +38,7 @@ def test_pairs_are_of_different_groups():
 
 def test_a_quick_run_has_a_fault_of_most_groups():
     groups = {fault.name: fault.group for fault in faults.everything()}
-    left_out = {"light", "webhooks", "encode", "people", "flood"}
+    left_out = {"light", "webhooks", "encode", "people", "flood", "clock"}
     assert {groups[name] for name in faults.QUICK} == set(groups.values()) - left_out
 
 
@@ -64,6 +70,39 @@ def test_the_settings_install_the_app_that_breaks_devices():
     from tests.chaos import settings
 
     assert isinstance(AppConfig.create(settings.INSTALLED_APPS[-1]), device.Device)
+
+
+@pytest.mark.skipif(clock.COMPILER is None, reason="there is no C compiler")
+@pytest.mark.parametrize(("process", "hours"), [("light", 2), ("beat", -2), ("generation-1", 0)])
+def test_a_process_has_the_clock_of_its_host(tmp_path: Path, process: str, hours: int):
+    environment = clock.prepare(tmp_path)
+    clock.shift(tmp_path, "light", timedelta(hours=2))
+    clock.shift(tmp_path, "beat", timedelta(hours=-2))
+    script = "import datetime, time; print(time.time(), datetime.datetime.now().timestamp(), time.monotonic())"
+    began = time.time(), time.time(), time.monotonic()
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        env={**environment, "SUPERVISOR_PROCESS_NAME": process},
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    seen = [float(word) for word in done.stdout.split()]
+    passed = [after - before for before, after in zip(began, seen, strict=True)]
+    assert passed == pytest.approx([3600 * hours, 3600 * hours, 0], abs=600)
+
+
+@pytest.mark.skipif(not disk.may_mount(), reason="only root may mount a small disk")
+def test_a_full_disk_has_space_again_at_its_end(tmp_path: Path):
+    with disk.SmallDisk(tmp_path / "disk", megabytes=10) as small:
+        file = small.folder / "file"
+        for path in (small.folder / "kept", file):
+            path.write_bytes(bytes(2 << 20))
+        with small.full():
+            with pytest.raises(OSError, match="No space left"):
+                (small.folder / "another").write_bytes(bytes(2 << 20))
+            file.unlink()
+            eventually(lambda: os.statvfs(small.folder).f_bfree == 0)
+        file.write_bytes(bytes(2 << 20))
+    assert not list((tmp_path / "disk").iterdir())
 
 
 @pytest.mark.parametrize(("mode", "message"), [("raise-once", "once"), ("raise", "CUDA error")])

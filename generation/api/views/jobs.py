@@ -44,7 +44,7 @@ from generation.jobs import estimates, idempotency, reading, retention, submissi
 from generation.jobs import lifecycle as jobs
 from generation.jobs.estimates import Estimate
 from generation.jobs.job_request import JobRequest
-from generation.models import APIKey, Job
+from generation.models import APIKey, Job, PromptVariant, Release
 from generation.webhooks.predictions import ROWS
 
 MAX_POLL_SECONDS = 120  # OpenAI's clients ignore longer waits
@@ -123,8 +123,8 @@ def _answer(
 
 FILTERS = {
     "status": "status",
-    "variant": "variant__slug",
-    "model": "release__name",
+    "variant": "variant",
+    "model": "release",
     "via": "via",
     "created_after": "created_at__gt",
     "created_before": "created_at__lt",
@@ -133,7 +133,17 @@ FILTERS = {
 
 def filtered(rows: QuerySet[Job], asked: dict[str, Any]) -> QuerySet[Job]:
     """Apply the FILTERS of the query."""
-    return rows.filter(**{FILTERS[name]: asked[name] for name in FILTERS.keys() & asked.keys()})
+    wanted = {FILTERS[name]: asked[name] for name in FILTERS.keys() & asked.keys()}
+    # By primary keys: in a join PostgreSQL cannot estimate how many jobs match, and reads all jobs of the owner.
+    if "variant" in asked:
+        wanted["variant"] = _pk(PromptVariant.objects.filter(slug=asked["variant"]))
+    if "model" in asked:
+        wanted["release"] = _pk(Release.objects.filter(name=asked["model"]))
+    return rows.filter(**wanted)
+
+
+def _pk(rows: QuerySet[Any]) -> int | None:
+    return rows.values_list("pk", flat=True).first()
 
 
 class JobList(ListView):

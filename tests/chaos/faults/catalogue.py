@@ -3,30 +3,34 @@
 import itertools
 import random
 import signal
+from datetime import timedelta
+from functools import partial
 
 from tests.chaos.faults.fault import Fault
 from tests.chaos.faults.people import Activation, Flood, MisbehavingClients
 from tests.chaos.faults.postgresql_states import (
     ConnectionsUsedUp,
+    DiskFull,
+    FailedOver,
     PostgresReadOnly,
     PostgresRestarted,
+    PostgresRestored,
     ServerDown,
     ServerFrozen,
     SessionsCut,
 )
-from tests.chaos.faults.processes import GENERATION, BrokenDevice, Frozen, Killed, SecondBeat
-from tests.chaos.faults.redis_states import (
-    READONLY,
-    WRITABLE,
-    Garbage,
-    RedisFlushed,
-    RedisMisconf,
-    RedisPassword,
-    RedisSet,
-    config,
+from tests.chaos.faults.processes import (
+    GENERATION,
+    BrokenDevice,
+    Frozen,
+    Killed,
+    SecondBeat,
+    WrongClock,
 )
+from tests.chaos.faults.redis_states import Garbage, RedisFlushed, RedisState
 from tests.chaos.faults.storage import FilesDamaged, StorageFull, StorageGone
-from tests.chaos.servers import PGBOUNCER
+from tests.chaos.stack import OTHER_HOST
+from tests.redis_states import RedisStates
 
 
 def everything() -> list[Fault]:
@@ -50,14 +54,13 @@ def everything() -> list[Fault]:
         SecondBeat("two beats", "beat"),
         ServerDown("Redis killed", "redis"),
         ServerFrozen("Redis frozen", "redis", 12),
-        RedisSet("Redis READONLY", "redis", 12, begins=READONLY, ends=WRITABLE),
-        RedisSet("Redis OOM", "redis", begins=config("maxmemory", 1), ends=config("maxmemory", 0)),
-        RedisSet(
-            "Redis NOREPLICAS", "redis",
-            begins=config("min-replicas-to-write", 1), ends=config("min-replicas-to-write", 0),
-        ),
-        RedisMisconf("Redis MISCONF", "redis"),
-        RedisPassword("Redis WRONGPASS", "redis"),
+        RedisState("Redis READONLY", "redis", 12, state=RedisStates.read_only),
+        RedisState("Redis MASTERDOWN", "redis", 12, state=RedisStates.master_down),
+        RedisState("Redis LOADING", "redis", 12, state=partial(RedisStates.loading, seconds=12)),
+        RedisState("Redis OOM", "redis", state=RedisStates.out_of_memory),
+        RedisState("Redis NOREPLICAS", "redis", state=RedisStates.too_few_replicas),
+        RedisState("Redis MISCONF", "redis", state=RedisStates.cannot_save),
+        RedisState("Redis WRONGPASS", "redis", state=RedisStates.other_password),
         RedisFlushed("Redis flushed", "redis"),
         Garbage("garbage in Redis", "redis"),
         SessionsCut("PostgreSQL sessions cut", "postgres"),
@@ -67,6 +70,17 @@ def everything() -> list[Fault]:
         PostgresRestarted("PostgreSQL restarted", "postgres"),
         ServerDown("PostgreSQL killed", "postgres", server="postgres"),
         ServerDown("PgBouncer killed", "postgres", server="pgbouncer"),
+        DiskFull("PostgreSQL on a full disk", "postgres", 12),
+        FailedOver("PostgreSQL failed over", "postgres"),
+        PostgresRestored("PostgreSQL restored", "postgres"),
+        WrongClock(
+            "a host two hours ahead", "clock", 15, processes=OTHER_HOST, by=timedelta(hours=2)
+        ),
+        WrongClock(
+            "a host two hours behind", "clock", 15, processes=OTHER_HOST, by=timedelta(hours=-2)
+        ),
+        WrongClock("web's host two hours ahead", "clock", processes=("web",), by=timedelta(hours=2)),
+        WrongClock("web's host two hours behind", "clock", processes=("web",), by=timedelta(hours=-2)),
         StorageGone("storage gone", "storage"),
         StorageFull("storage full", "storage"),
         FilesDamaged("files damaged", "storage"),
@@ -104,8 +118,3 @@ def pairs(faults: list[Fault], number: int, seed: int) -> list[tuple[Fault, Faul
         if first.group != second.group and "none" not in (first.group, second.group)
     ]
     return random.Random(seed).sample(possible, min(number, len(possible)))
-
-
-def usable(fault: Fault) -> bool:
-    """Return whether this machine has the program that the fault needs."""
-    return PGBOUNCER is not None or getattr(fault, "server", "") != "pgbouncer"

@@ -16,6 +16,10 @@ class Fault:
     group: str
     seconds: float = 0.0
 
+    def is_usable(self) -> bool:
+        """Return whether this machine has the programs and the permissions that the fault needs."""
+        return True
+
     def begin(self, site: Site) -> None:
         """Put the server, process or device into its state."""
 

@@ -1,4 +1,4 @@
-"""Processes of the stack that are killed, frozen or doubled, and workers with a broken device."""
+"""Processes of the stack that are killed, frozen, doubled or on a host with a wrong clock, and broken devices."""
 
 import os
 import signal
@@ -6,8 +6,10 @@ import subprocess
 import time
 from contextlib import suppress
 from dataclasses import dataclass, field
+from datetime import timedelta
 
 from tests.acceptance.stack import wait_for
+from tests.chaos import clock
 from tests.chaos.device import effect_file
 from tests.chaos.faults.fault import Fault
 from tests.chaos.servers import Repeating
@@ -105,3 +107,31 @@ class BrokenDevice(Fault):
 
     def took_effect(self, site: Site) -> bool:
         return all(effect_file(site.devices / worker).exists() for worker in self.workers)
+
+
+@dataclass
+class WrongClock(Fault):
+    """A host whose clock jumps, and jumps back at the end. processes: those of the host."""
+
+    processes: tuple[str, ...] = ()
+    by: timedelta = timedelta()
+    _is_followed: bool = False
+
+    def is_usable(self) -> bool:
+        return clock.COMPILER is not None
+
+    def begin(self, site: Site) -> None:
+        self._shift(site, self.by)
+        self._is_followed = all(
+            clock.follows(site.clocks, name, site.stack.pid(name)) for name in self.processes
+        )
+
+    def end(self, site: Site) -> None:
+        self._shift(site, timedelta())
+
+    def _shift(self, site: Site, by: timedelta) -> None:
+        for name in self.processes:
+            clock.shift(site.clocks, name, by)
+
+    def took_effect(self, site: Site) -> bool:
+        return self._is_followed

@@ -1,84 +1,43 @@
 """Faults of Redis: refused commands, lost data, foreign messages."""
 
-from contextlib import suppress
+from collections.abc import Callable
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, field
-from typing import Any
 
 import redis
 
-from deploy.local import ports
 from tests.acceptance.stack import wait_for
 from tests.chaos.faults.fault import Fault
 from tests.chaos.servers import Repeating
 from tests.chaos.stack import Site
-
-READONLY = (("REPLICAOF", ports.HOST, "1"),)  # a replica of a primary that does not exist
-WRITABLE = (("REPLICAOF", "NO", "ONE"),)
-
-
-def config(name: str, value: int) -> tuple[tuple[Any, ...], ...]:
-    return (("CONFIG", "SET", name, value),)
+from tests.redis_states import RedisStates
 
 
 @dataclass
-class RedisSet(Fault):
-    """A Redis that refuses commands. begins, ends: commands that begin and end that state."""
+class RedisState(Fault):
+    """A Redis that refuses commands. state: enters that state."""
 
-    begins: tuple[tuple[Any, ...], ...] = ()
-    ends: tuple[tuple[Any, ...], ...] = ()
-
-    def begin(self, site: Site) -> None:
-        self._do(site, self.begins)
-
-    def end(self, site: Site) -> None:
-        self._do(site, self.ends)
-
-    def _do(self, site: Site, commands: tuple[tuple[Any, ...], ...]) -> None:
-        with site.redis.client() as client:
-            for command in commands:
-                client.execute_command(*command)
-
-
-@dataclass
-class RedisMisconf(Fault):
-    """A Redis that cannot write its snapshot: a folder has the snapshot's name."""
+    state: Callable[[RedisStates], AbstractContextManager[None]] = RedisStates.read_only
+    _left: ExitStack = field(default_factory=ExitStack, repr=False)
 
     def begin(self, site: Site) -> None:
-        folder = site.home.redis / "dump.rdb"
-        folder.unlink(missing_ok=True)
-        (folder / "in-the-way").mkdir(parents=True)
-        with site.redis.client() as client:
-            client.config_set("save", "3600 1")
-            with suppress(Exception):
-                client.bgsave()
-            wait_for(
-                lambda: client.info("persistence")["rdb_last_bgsave_status"] == "err",
-                "the snapshot failed",
-                seconds=60,
-            )
+        states = RedisStates(site.redis.server)
+        self._left.callback(states.close)
+        self._left.enter_context(self.state(states))
+        wait_for(lambda: _refuses(site), f"{self.name}: Redis refuses to write")
 
     def end(self, site: Site) -> None:
-        folder = site.home.redis / "dump.rdb"
-        (folder / "in-the-way").rmdir()
-        folder.rmdir()
+        self._left.close()
+
+
+def _refuses(site: Site) -> bool:
+    try:
         with site.redis.client() as client:
-            client.config_set("save", "")
-
-
-@dataclass
-class RedisPassword(Fault):
-    """A changed password, with the connections of all clients closed."""
-
-    def begin(self, site: Site) -> None:
-        with site.redis.client() as client:
-            client.config_set("requirepass", "another")
-            for kind in ("normal", "pubsub"):
-                client.client_kill_filter(_type=kind, skipme=True)
-
-    def end(self, site: Site) -> None:
-        server = site.redis.server
-        with redis.Redis(ports.HOST, server.port, password="another") as client:
-            client.config_set("requirepass", server.password)
+            client.lpush("chaos:probe", "x")
+            client.delete("chaos:probe")
+    except redis.RedisError:
+        return True
+    return False
 
 
 @dataclass

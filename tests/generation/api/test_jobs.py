@@ -4,6 +4,8 @@ from datetime import timedelta
 from uuid import uuid4
 
 import pytest
+from django.db import connection
+from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
 from generation.jobs import estimates
@@ -452,11 +454,48 @@ def test_jobs_are_filtered_by_variant_model_route_and_time(variant):
 
     assert ids(variant="red-vase") == [new["id"]]
     assert ids(model="student-1", via="jobs") == [new["id"], str(old.id)]
-    assert ids(via="openai") == []
+    assert ids(via="openai") == ids(model="unknown") == ids(variant="unknown") == []
     yesterday = (timezone.now() - timedelta(days=1)).isoformat()
     assert ids(created_after=yesterday) == [new["id"]]
     assert ids(created_before=yesterday) == [str(old.id)]
     problem(api.get("/v1/jobs", {"created_after": "yesterday"}), 400, "invalid_request")
+
+
+@pytest.mark.parametrize(
+    ("query", "index"),
+    [
+        ({"model": "earlier"}, "job_owner_release"),
+        ({"model": "rare"}, "generation_job_release_id"),
+        ({"variant": "rare"}, "job_variant_newest"),
+    ],
+)
+def test_a_filtered_list_reads_only_its_own_jobs(query, index):
+    """Not all newer jobs of the owner, of which there may be a million."""
+    api = API()
+    make_job(owner=api.owner, status=Job.Status.CANCELED)
+    earlier, _ = make_release(name="earlier"), make_release(name="rare")
+    make_variant(slug="rare")
+    copied = {
+        "id": "gen_random_uuid()",
+        "release_id": f"CASE WHEN number > 15000 THEN {earlier.pk} ELSE release_id END",
+        "created_at": "created_at - number * interval '1 second'",
+    }
+    columns = [field.column for field in Job._meta.concrete_fields]
+    with connection.cursor() as cursor:
+        cursor.execute(
+            f"INSERT INTO generation_job ({', '.join(columns)})"
+            f" SELECT {', '.join(copied.get(name, name) for name in columns)}"
+            " FROM generation_job, generate_series(1, 20000) number"
+        )
+        cursor.execute("ANALYZE generation_job")
+        with CaptureQueriesContext(connection) as queries:
+            found = api.get("/v1/jobs", query).json()["results"]
+        (listing,) = [one["sql"] for one in queries if 'FROM "generation_job"' in one["sql"]]
+        cursor.execute(f"EXPLAIN {listing}")
+        plan = "\n".join(line for (line,) in cursor.fetchall())
+
+    assert len(found) == (20 if query == {"model": "earlier"} else 0)
+    assert f"using {index}" in plan, plan
 
 
 # --- wait (the shell's part is in test_waiting) -----------------------------------------------------

@@ -2,12 +2,15 @@
 
 import time
 from collections.abc import Callable, Iterator
+from datetime import timedelta
 from functools import partial
 from pathlib import Path
 
 import celery
 import pytest
 from django.utils import timezone
+from kombu import Message
+from kombu.utils.imports import symbol_by_name
 
 from generation.catalogue import encoding
 from generation.infra import redis_client
@@ -25,9 +28,9 @@ pytestmark = pytest.mark.django_db(transaction=True)
 
 
 @pytest.fixture
-def own_redis(tmp_path: Path, settings, monkeypatch) -> Iterator[RedisServer]:
-    """A Redis only for this test, which this process and its workers use."""
-    server = RedisServer(tmp_path / "redis")
+def own_redis(tmp_path: Path, settings, monkeypatch, request) -> Iterator[RedisServer]:
+    """A Redis only for this test, which this process and its workers use. Its parameter is the password."""
+    server = RedisServer(tmp_path / "redis", password=getattr(request, "param", "secret"))
     settings.REDIS_URL = server.url
     monkeypatch.setattr(redis_client, "_client", None)
     monkeypatch.setattr(redis_client, "_resume_at", 0.0)
@@ -54,8 +57,13 @@ def is_canceled(job: Job) -> bool:
 
 
 @pytest.mark.parametrize(
-    "states",
-    (("read_only", "other_password"), pytest.param((*REFUSING, *AWAY), marks=pytest.mark.slow)),
+    ("own_redis", "states"),
+    (
+        ("secret", ("read_only", "other_password")),
+        pytest.param("secret", (*REFUSING, *AWAY), marks=pytest.mark.slow),
+        pytest.param("", ("other_password",), marks=pytest.mark.slow, id="NOAUTH"),
+    ),
+    indirect=["own_redis"],
 )
 def test_a_worker_survives_states_of_redis_and_runs_the_waiting_tasks(own_redis, start, states):
     """Use a worker of light tasks, which has the same consumer as all: its sweeps end jobs after their deadline."""
@@ -73,6 +81,43 @@ def test_a_worker_survives_states_of_redis_and_runs_the_waiting_tasks(own_redis,
         print(f"{state}: served after {time.monotonic() - began:.1f} s")
     assert worker.poll() is None
     assert worker.log.read_text().count("worker_ready") == 1
+
+
+def send_expired(own_redis: RedisServer) -> None:
+    """Send a message as a host does whose clock is two hours behind."""
+    app = celery.current_app
+    with app.connection_for_write(own_redis.url) as connection:
+        earlier = timezone.now() - timedelta(hours=2)
+        app.send_task("generation.sweep", expires=earlier, connection=connection)
+
+
+def test_a_message_from_a_host_whose_clock_is_behind_is_received(own_redis, start):
+    worker = start("light", "light", SWEEP_SECONDS="3600")  # so that it sends none itself
+    until(Worker.objects.exists, worker)
+    job = make_job(cancel_at=timezone.now())
+    send_expired(own_redis)
+    until(partial(is_canceled, job), worker)
+
+
+def test_of_several_messages_that_seem_expired_only_the_last_is_kept(own_redis):
+    app = celery.current_app
+    make = symbol_by_name(app.Task.Request)
+    discarded: list[bool] = []
+
+    def receive(message: Message) -> None:
+        discarded.append(make(message, app=app, task=app.tasks["generation.sweep"]).revoked())
+
+    for _ in range(3):
+        send_expired(own_redis)
+    with (
+        app.connection_for_read(own_redis.url) as connection,
+        app.amqp.TaskConsumer(
+            connection, queues=[app.amqp.queues["light"]], on_message=receive, prefetch_count=1
+        ),
+    ):
+        while len(discarded) < 3:
+            connection.drain_events(timeout=10)
+    assert discarded == [True, True, False]
 
 
 @pytest.mark.parametrize("item", ("no message", "{}", "[]", "1", "null", b"\xff"))

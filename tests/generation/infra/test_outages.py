@@ -1,7 +1,11 @@
-"""A real PostgreSQL with a full disk, and one that fails over to a standby: web, workers and a client continue."""
+"""A real PostgreSQL with a full disk, one that fails over to a standby, and one that is replaced by a restored backup.
+
+Web, workers and a client continue.
+"""
 
 import os
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -22,18 +26,26 @@ from generation.catalogue import encoding
 from generation.models import Attempt, Job, Worker
 from generation.releases import lifecycle as releases
 from tests.celery_worker import workers
-from tests.chaos.checker import AT_THE_END, check
-from tests.chaos.evidence import TRIGGER, Evidence, Violation
+from tests.chaos.checker import (
+    AT_THE_END,
+    OF_FILES,
+    ORPHAN_SECONDS,
+    check,
+    refusals_are_retryable,
+)
+from tests.chaos.disk import SmallDisk, may_mount
+from tests.chaos.evidence import TRIGGER, Evidence, Violation, age
 from tests.chaos.log import ClientLog, Seen
-from tests.chaos.servers import PASSWORD, PostgresServer, Repeating
+from tests.chaos.servers import CUT, PASSWORD, PostgresServer, Repeating
 from tests.factories import make_key, make_variant
 from tests.tiny import make_tiny_release
-from tests.web import Web, eventually
+from tests.web import ROOT, Web, database_url, eventually
 
 DISK_MB = 300
 STEPS = 100  # of a picture, so that it takes seconds
-PATIENCE_SECONDS = 300
+PATIENCE_SECONDS = 900
 LEASE_SECONDS = 8
+GENERATION = ("generation-1", "generation-2")
 SWEEP_SECONDS = 0.5  # sent by the light worker itself: there is no beat
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.slow]
@@ -106,25 +118,27 @@ def all_ended() -> bool:
     return not Job.objects.filter(status__in=("queued", "running")).exists()
 
 
-def violations(client: Client) -> list[Violation]:
-    """Return the violated guarantees for the client's jobs, answers and files."""
-
+def evidence(log: ClientLog) -> Evidence:
     def query(sql: str, *parameters: Any) -> list[tuple]:
         with connection.cursor() as cursor:
             cursor.execute(sql, parameters or None)
             return cursor.fetchall()
 
-    return check(Evidence(query, settings.MEDIA_ROOT, client.log), AT_THE_END)
+    return Evidence(query, settings.MEDIA_ROOT, log)
 
 
-def server(folder: Path) -> PostgresServer:
-    home = Home(folder)
-    home.create()
-    return PostgresServer(home)
+def violations(client: Client) -> list[Violation]:
+    """Return the violated guarantees for the client's jobs, answers and files, also after the next nightly sweep."""
+    found = check(evidence(client.log), AT_THE_END)
+    age(settings.MEDIA_ROOT, ORPHAN_SECONDS + 1)
+    call_command("retention", "--all-files")
+    return found + check(evidence(client.log), OF_FILES)
 
 
 def started(folder: Path) -> PostgresServer:
-    found = server(folder)
+    home = Home(folder)
+    home.create()
+    found = PostgresServer(home, home.postgres)
     found.prepare()
     found.start()
     return found
@@ -151,9 +165,8 @@ def connect(transactional_db, redis_server, monkeypatch):
     connection.close()
 
 
-@contextmanager
-def serving(folder: Path) -> Iterator[Client]:
-    """Prepare the database, start web and two workers, and send jobs all the time."""
+def prepared(folder: Path) -> str:
+    """Prepare the database: a release and a variant. Return a key."""
     call_command("migrate", verbosity=0)
     make_tiny_release(folder / "tiny", name="tiny", kind="student", steps=STEPS)
     releases.activate(releases.register(folder / "tiny"))
@@ -162,12 +175,22 @@ def serving(folder: Path) -> Iterator[Client]:
     key = make_key()[1]
     with connection.cursor() as cursor:
         cursor.execute(TRIGGER)
+    return key
+
+
+@contextmanager
+def serving(folder: Path, key: str) -> Iterator[Client]:
+    """Start web and two generation workers, and send jobs all the time."""
     web = Web(folder, DATA_DIR=str(settings.DATA_DIR))
     client = Client(web, key)
     try:
         with workers(folder) as start:
-            seconds = {"LEASE_SECONDS": str(LEASE_SECONDS), "SWEEP_SECONDS": str(SWEEP_SECONDS)}
-            for name in ("generation-1", "generation-2"):
+            seconds = {
+                "LEASE_SECONDS": str(LEASE_SECONDS),
+                "SWEEP_SECONDS": str(SWEEP_SECONDS),
+                "DEAF_SECONDS": "300",  # a busy machine may take long to connect to Redis at the start
+            }
+            for name in GENERATION:
                 start(name, "generation", BATCH_SIZE="2", **seconds)
             start("light", "light", pool="threads", **seconds)
             eventually(lambda: Worker.objects.count() == 3, seconds=PATIENCE_SECONDS)
@@ -181,33 +204,21 @@ def serving(folder: Path) -> Iterator[Client]:
 @pytest.fixture
 def pair(tmp_path: Path) -> Iterator[tuple[PostgresServer, PostgresServer]]:
     """A primary, and a standby that has each transaction before the client gets its confirmation."""
-    primary, standby = started(tmp_path / "primary"), server(tmp_path / "standby")
+    primary = started(tmp_path / "primary")
+    standby = None
     try:
-        copy: list[str | Path] = [
-            standby.server.programs / "pg_basebackup",
-            "--pgdata",
-            standby.server.data,
-        ]
-        source = primary.url.removesuffix(f"/{DATABASE}")
-        done = standby.server.account.run(
-            [*copy, "--dbname", source, "--write-recovery-conf", "--checkpoint=fast"]
-        )
-        assert done.returncode == 0, done.stderr
-        standby.start()
-        primary.set("synchronous_standby_names", "*")
-        eventually(
-            lambda: primary.query("SELECT sync_state FROM pg_stat_replication") == [("sync",)]
-        )
+        standby = primary.standby(tmp_path / "standby")
         yield primary, standby
     finally:
         primary.end()
-        standby.end()
+        if standby:
+            standby.end()
 
 
 def test_a_failover_loses_no_accepted_job(connect, pair, tmp_path: Path):
     primary, standby = pair
     connect(primary, standby)
-    with serving(tmp_path) as client:
+    with serving(tmp_path, prepared(tmp_path)) as client:
         eventually(is_any_running, seconds=PATIENCE_SECONDS)
         primary.crash()
         client.wait_for("refused", 5)
@@ -220,48 +231,24 @@ def test_a_failover_loses_no_accepted_job(connect, pair, tmp_path: Path):
 
 # --- a full disk ----------------------------------------------------------------------------------
 @pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", f"size={DISK_MB}m", "tmpfs", str(folder)]
-    if os.geteuid() != 0 or subprocess.run(mount, capture_output=True).returncode != 0:
+def small_disk(tmp_path: Path) -> Iterator[SmallDisk]:
+    if not may_mount():
         pytest.skip("only root may mount a small disk")
-    yield folder
-    subprocess.run(["umount", "--lazy", str(folder)], check=True)
-
-
-def fill(ballast: Path) -> None:
-    """Use up the free space, to the last page."""
-    with ballast.open("ab", buffering=0) as file:
-        for size in (1 << 20, 1 << 12):
-            with suppress(OSError):
-                while True:
-                    file.write(bytes(size))
-
-
-@contextmanager
-def full(disk: Path) -> Iterator[None]:
-    """Use up all space, also what PostgreSQL frees, and release it at the end."""
-    ballast = disk / "ballast"
-    filling = Repeating(lambda: fill(ballast), 0.2)
-    try:
-        yield
-    finally:
-        filling.stop()
-        ballast.unlink()
+    with SmallDisk(tmp_path / "disk", megabytes=DISK_MB) as disk:
+        yield disk
 
 
 def test_a_full_disk_loses_no_accepted_job_and_no_finished_image(
-    connect, small_disk: Path, tmp_path: Path
+    connect, small_disk: SmallDisk, tmp_path: Path
 ):
-    postgres = started(small_disk)
+    postgres = started(small_disk.folder)
     try:
         connect(postgres)
         postgres.set("autovacuum", "off")  # it frees space in tables
         session = postgres.connect()  # opened before there is no space for a new one
-        with serving(tmp_path) as client, session.cursor() as cursor:
+        with serving(tmp_path, prepared(tmp_path)) as client, session.cursor() as cursor:
             client.wait_for("accepted", 5)
-            with full(small_disk):
+            with small_disk.full():
                 client.wait_for("refused", 5)
                 time.sleep(3 * LEASE_SECONDS)
                 cursor.execute("SELECT id::text FROM generation_job WHERE status = 'running'")
@@ -280,3 +267,66 @@ def test_a_full_disk_loses_no_accepted_job_and_no_finished_image(
             assert set(attempts.values_list("number", "outcome")) == {(1, "succeeded")}
     finally:
         postgres.end()
+
+
+# --- a restoration --------------------------------------------------------------------------------
+def manage(*words: str, database: str = DATABASE) -> None:
+    done = subprocess.run(
+        [sys.executable, "manage.py", *words],
+        cwd=ROOT,
+        env={
+            **os.environ,
+            "DATABASE_URL": database_url().rsplit("/", 1)[0] + f"/{database}",
+            "REDIS_URL": settings.REDIS_URL,
+            "DATA_DIR": str(settings.DATA_DIR),
+        },
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.fixture
+def postgres(tmp_path: Path) -> Iterator[PostgresServer]:
+    found = started(tmp_path / "postgresql")
+    yield found
+    found.end()
+
+
+def test_a_restored_backup_is_served_by_the_running_processes(
+    connect, postgres: PostgresServer, tmp_path: Path
+):
+    """Replace the database by a backup from before the workers had rows, and from before the latest jobs."""
+    connect(postgres)
+    key = prepared(tmp_path)
+    archive = str(tmp_path / "retort.tar")
+    manage("backup", archive)
+    with serving(tmp_path, key) as client:
+        client.wait_for("accepted", 5)
+        postgres.query("CREATE DATABASE restored")
+        manage("restore", archive, database="restored")
+        eventually(is_any_running, seconds=PATIENCE_SECONDS)
+        connection.close()
+        session = psycopg2.connect(
+            postgres.url.removesuffix(DATABASE) + "postgres", application_name="chaos"
+        )
+        session.autocommit = True
+        with session.cursor() as cursor:
+            cursor.execute(f"ALTER DATABASE {DATABASE} ALLOW_CONNECTIONS false")
+            cursor.execute(CUT)
+            client.wait_for("refused", 3)
+            cursor.execute(f"ALTER DATABASE {DATABASE} RENAME TO replaced")
+            cursor.execute(f"ALTER DATABASE restored RENAME TO {DATABASE}")
+        session.close()
+        before = len(client.log.seen)
+        client.wait_for("accepted", 10)
+        eventually(lambda: Worker.objects.count() == 3, seconds=PATIENCE_SECONDS)
+        client.drain()
+
+        assert list(refusals_are_retryable(evidence(client.log))) == []
+        client.log.seen = client.log.seen[before:]  # earlier jobs are not in the backup
+        assert Job.objects.count() == client.accepted()
+        assert violations(client) == []
+        for name in GENERATION:
+            events = (tmp_path / f"{name}.log").read_text()
+            assert "worker_row_restored" in events and events.count("worker_ready") == 1

@@ -11,6 +11,7 @@ from structlog.testing import capture_logs
 
 from generation.infra import beat_lock, redis_client
 from generation.infra.schedule import DEFAULT, Scheduler
+from tests.web import eventually
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("redis_server")]
 
@@ -139,6 +140,17 @@ def test_the_holder_of_the_lock_sends_due_tasks(beat):
     for _ in range(20):
         beat.tick()
     assert waiting() > 0
+
+
+def test_a_clock_that_was_ahead_and_is_set_back_delays_no_task(beat):
+    for entry in beat.schedule.values():
+        entry.last_run_at = timezone.now() + timedelta(hours=2)
+
+    def is_sent() -> bool:
+        beat.tick()
+        return waiting() > 0
+
+    eventually(is_sent)
 
 
 def test_a_beat_that_has_lost_its_lock_sends_nothing_and_ends(beat):
