@@ -90,7 +90,8 @@ class RunAdmin(ApprovalsMixin, RequestedMixin, ObjectActionsMixin, ModelAdmin):
     # --- creation
     def get_changeform_initial_data(self, request: HttpRequest) -> dict[str, Any]:
         default = {"recipe": settings.DISTILLATION_RECIPE, "policy": settings.PROMOTION}
-        return default | getattr(request, "given", {})
+        linked = super().get_changeform_initial_data(request)  # values in the URL
+        return default | linked | getattr(request, "given", {})
 
     def changeform_view(
         self,

@@ -5,13 +5,18 @@ Replaces the page of `generation`, which has no access to runs.
 
 from typing import Any
 
+from django import forms
 from django.contrib import admin, messages
+from django.db import transaction
 from django.db.models import QuerySet
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import redirect
 from django.urls import reverse
+from django.utils import timezone
 from django.utils.html import format_html, format_html_join
+from django.utils.http import urlencode
 from unfold.decorators import action
+from unfold.widgets import UnfoldAdminTextInputWidget
 
 from distillation.admin import next_run
 from distillation.admin.next_run import Runs
@@ -21,9 +26,11 @@ from distillation.models import Example
 from distillation.release_comparison import pictures as compared
 from distillation.runs import approval
 from generation.admin.variant_actions import rows
+from generation.admin.variant_forms import form_errors
 from generation.admin.variant_page import Further
 from generation.admin.variants import PromptVariantAdmin
-from generation.catalogue import editing
+from generation.catalogue import editing, text_rules
+from generation.errors import GenerationError
 from generation.models import Embedding, PromptVariant, Release
 from generation.releases import coverage
 from generation.releases import lifecycle as releases
@@ -31,6 +38,42 @@ from generation.releases import lifecycle as releases
 MAX_EXAMPLES = 24
 SHOWN_SEEDS = 2  # of evaluations, beside those of jobs
 admin.site.unregister(PromptVariant)
+Status = PromptVariant.Status
+
+
+class PartForm(forms.Form):
+    """Tag by which a run is restricted to the chosen prompt variants.
+
+    chosen: their ids; bits: tags that the detector checks, which cannot name a part.
+    """
+
+    tag = forms.CharField(
+        label="Tag of this part",
+        required=False,
+        max_length=text_rules.MAX_TAG_CHARACTERS,
+        widget=UnfoldAdminTextInputWidget,
+        help_text="The chosen prompt variants become active and get this tag. The run is for the variants with it, and "
+        "its release becomes a specialist for them. You can remove the tag when the run has ended. Leave it empty for "
+        "a run for all active prompt variants, whose release replaces the active student.",
+    )
+
+    def __init__(self, *args: Any, chosen: list[int], bits: frozenset[str], **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.chosen, self.bits = chosen, bits
+
+    def clean_tag(self) -> str:
+        with form_errors():
+            tag = "".join(text_rules.tidy_tags([self.cleaned_data["tag"]]))
+        if tag.removeprefix(text_rules.NOT) in self.bits:
+            raise forms.ValidationError(
+                f"The detector checks the tag “{tag}” in images. Give another one."
+            )
+        others = PromptVariant.objects.filter(status=Status.ACTIVE, tags__contains=[tag])
+        if count := others.exclude(pk__in=self.chosen).count():
+            raise forms.ValidationError(
+                f"The tag “{tag}” belongs to {editing.named(count)} more. Give another one, or start the run for it."
+            )
+        return tag
 
 
 @admin.register(PromptVariant)
@@ -128,8 +171,30 @@ class VariantWithRunsAdmin(PromptVariantAdmin):
 
     @action(description="Put into a run", icon="cycle", permissions=["change", "run"])
     def put_into_run(self, request: HttpRequest, queryset: QuerySet) -> HttpResponse:
-        """Activate the prompt variants and open the form of a run, which covers all active variants."""
-        change = editing.set_status(rows(queryset), PromptVariant.Status.ACTIVE)
-        said = f"{editing.named(change.count)} became active. " if change.count else ""
-        messages.info(request, f"{said}The run is for all active prompt variants.")
-        return redirect("admin:distillation_run_add")
+        """Tag and activate the prompt variants, and open the form of a run for this tag."""
+        chosen = list(queryset.order_by().values_list("pk", flat=True))
+        form = PartForm(
+            request.POST if "put" in request.POST else None,
+            initial={"tag": f"run-{timezone.localtime():%Y-%m-%d-%H%M}"},
+            chosen=chosen,
+            bits=self.known_bits(),
+        )
+        if form.is_valid():
+            tag = form.cleaned_data["tag"]
+            try:
+                with transaction.atomic():
+                    change = editing.set_status(rows(queryset), Status.ACTIVE)
+                    if tag:
+                        editing.change_tags(rows(queryset), add=[tag])
+            except GenerationError as error:
+                form.add_error("tag", error.detail)
+            else:
+                said = f"{editing.named(change.count)} became active. " if change.count else ""
+                part = f"those with the tag {tag}" if tag else "all active prompt variants"
+                messages.info(request, f"{said}The run is for {part}.")
+                query = "?" + urlencode({"part": tag}) if tag else ""
+                return redirect(reverse("admin:distillation_run_add") + query)
+        title = f"A run for {editing.named(len(chosen))}"
+        return self.tags_page(
+            request, chosen, form, action="put_into_run", title=title, button="Go on to the run"
+        )

@@ -29,7 +29,7 @@ def summary(request: HttpRequest, context: dict[str, Any]) -> dict[str, Any]:
     may = request.user.has_perm
     if may("generation.view_job"):
         cards += _jobs()
-        context["trends"] = trends.week()
+        context["hour"], context["trends"] = trends.hour(), trends.week()
         latest = (
             Image.objects.filter(index=0).order_by("-created_at").select_related("job__embedding")
         )

@@ -5,6 +5,7 @@ from typing import Any
 from django.contrib import messages
 from django.core.exceptions import PermissionDenied
 from django.db.models import QuerySet
+from django.forms import Form
 from django.http import HttpRequest, HttpResponse, HttpResponseNotAllowed
 from django.middleware.csrf import get_token
 from django.shortcuts import get_object_or_404, redirect
@@ -145,11 +146,29 @@ class VariantActionsMixin:
                 for sentence in near_tags(added):
                     messages.warning(request, sentence)
                 return None
+        title = f"Tags of {editing.named(len(chosen))}"
+        return self.tags_page(
+            request, chosen, form, action="put_tags", title=title, button="Change the tags"
+        )
+
+    def tags_page(
+        self,
+        request: HttpRequest,
+        chosen: list[int],
+        form: Form,
+        *,
+        action: str,
+        title: str,
+        button: str,
+    ) -> HttpResponse:
+        """Return the page of a form that the action handles, for the variants with these ids."""
         context = {
             **self.admin_site.each_context(request),
-            "title": f"Tags of {editing.named(len(chosen))}",
+            "title": title,
             "opts": self.opts,
             "form": form,
+            "action": action,
+            "button": button,
             **selection(request, chosen),
         }
         return TemplateResponse(request, "generation/admin/put_tags.html", context)

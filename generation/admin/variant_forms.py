@@ -12,6 +12,9 @@ from django.db import connection
 from django.db.models import QuerySet
 from django.forms.widgets import Script
 from django.http import HttpRequest
+from django.urls import reverse_lazy
+from django.utils.html import format_html
+from django.utils.safestring import SafeString
 from import_export.forms import ConfirmImportForm
 from unfold.contrib.filters.admin import DropdownFilter
 from unfold.contrib.import_export.forms import ImportForm
@@ -106,6 +109,24 @@ class TagsForm(forms.Form):
 
 
 # --- forms ----------------------------------------------------------------------------------------
+class PromptTextWidget(UnfoldAdminExpandableTextareaWidget):
+    """Text area of a prompt, with a warning about unknown words below it while the text is typed."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            attrs={
+                "hx-get": reverse_lazy("admin:generation_promptvariant_unknown"),
+                "hx-trigger": "input changed delay:300ms",
+                "hx-target": "#unknown-words",
+                "hx-sync": "this:replace",
+            }
+        )
+
+    def render(self, *args: Any, **kwargs: Any) -> SafeString:
+        said = '{}<p id="unknown-words" class="rt-error" aria-live="polite"></p>'
+        return format_html(said, super().render(*args, **kwargs))
+
+
 class VariantForm(forms.ModelForm):
     bits: Collection[str] = ()  # tags that the detector checks
 
@@ -116,7 +137,7 @@ class VariantForm(forms.ModelForm):
         help_text="Name of the variant in requests. If empty, it is made from the text.",
     )
     text = forms.CharField(
-        widget=UnfoldAdminExpandableTextareaWidget(attrs={"rows": 2}),
+        widget=PromptTextWidget,
         help_text=f"1 to {text_rules.MAX_WORDS} words.",
     )
     tags = TagsField(

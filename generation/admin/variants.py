@@ -13,7 +13,7 @@ from django.db.models import Case, OuterRef, QuerySet, UUIDField, Value, When
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import get_object_or_404, redirect
 from django.urls import path, reverse
-from django.utils.html import format_html, format_html_join
+from django.utils.html import escape, format_html, format_html_join
 from import_export.admin import ImportExportModelAdmin
 from unfold.admin import ModelAdmin
 from unfold.contrib.filters.admin import ChoicesDropdownFilter
@@ -290,6 +290,7 @@ class PromptVariantAdmin(
         view = self.admin_site.admin_view(self.template_view)
         return [
             path("template/", view, name="generation_promptvariant_template"),
+            self.page("unknown/", self.unknown_view, "generation_promptvariant_unknown"),
             self.page(
                 "image/<uuid:image_id>/",
                 self.image_view,
@@ -298,6 +299,12 @@ class PromptVariantAdmin(
             ),
             *super().get_urls(),
         ]
+
+    def unknown_view(self, request: HttpRequest) -> HttpResponse:
+        """Return the warning about unknown words of a text that is being typed, for htmx."""
+        if not request.htmx:  # type: ignore[attr-defined]
+            return redirect("admin:generation_promptvariant_add")
+        return HttpResponse(escape(unknown_words.warning(request.GET.get("text", ""))))
 
     def image_view(self, request: HttpRequest, image_id: UUID) -> HttpResponse:
         image = get_object_or_404(VariantImage, pk=image_id)

@@ -1,6 +1,7 @@
-"""Admin of webhooks: endpoints and their failures, deliveries and their payloads, replay."""
+"""Admin of webhooks: endpoints and their failures, deliveries with their attempts and payloads, sending by hand."""
 
 import json
+from datetime import datetime
 from typing import Any
 
 from django.contrib import admin, messages
@@ -10,7 +11,8 @@ from django.shortcuts import redirect
 from django.template.defaultfilters import pluralize
 from django.urls import reverse
 from django.utils import timezone
-from django.utils.html import format_html
+from django.utils.html import format_html, format_html_join
+from django.utils.safestring import SafeString
 from unfold.admin import ModelAdmin
 from unfold.contrib.filters.admin import (
     ChoicesDropdownFilter,
@@ -24,7 +26,9 @@ from generation.admin.actions import ObjectActionsMixin, ReadOnlyMixin
 from generation.errors import GenerationError
 from generation.models import Delivery, WebhookEndpoint
 from generation.webhooks import endpoints as webhooks
-from generation.webhooks import trial
+from generation.webhooks import outbox, trial
+
+SHOWN = 20  # deliveries on the page of a webhook
 
 
 class StateFilter(DropdownFilter):
@@ -60,6 +64,7 @@ class WebhookEndpointAdmin(ReadOnlyMixin, ObjectActionsMixin, ModelAdmin):
     search_fields = ("url", "owner__username")
     actions = ("enable", "disable")
     object_actions = ("send_test", "enable", "disable")
+    change_form_outer_before_template = "generation/admin/webhook.html"
     readonly_fields = ("state_badge", "unsent")
     fields = (
         "url",
@@ -98,6 +103,25 @@ class WebhookEndpointAdmin(ReadOnlyMixin, ObjectActionsMixin, ModelAdmin):
         return format_html(
             '<a href="{}?endpoint__id__exact={}">{}</a>', address, endpoint.pk, counts
         )
+
+    def panel(self, request: HttpRequest, obj: Any) -> dict[str, Any]:
+        if not request.user.has_perm("generation.view_delivery"):
+            return {}
+        may_send = request.user.has_perm("generation.change_delivery")
+        rows = Delivery.objects.filter(owner_id=obj.owner_id, endpoint=obj).defer("body")
+        return {
+            "deliveries": [
+                {
+                    "row": row,
+                    "badge": pictures.badge(row.status),
+                    "created": pictures.when(row.created_at),
+                    "attempts": attempt_list(row),
+                    "next": next_attempt(row),
+                    "is_sendable": may_send and row.status != Delivery.Status.DELIVERED,
+                }
+                for row in rows.order_by("-created_at", "-id")[:SHOWN]
+            ]
+        }
 
     # --- actions
     def action_applies(self, name: str, obj: Any) -> bool:
@@ -150,15 +174,16 @@ class DeliveryAdmin(ReadOnlyMixin, ObjectActionsMixin, ModelAdmin):
     show_full_result_count = False
     search_fields = ("id__startswith", "job__id__startswith", "endpoint__url")
     search_help_text = "Beginning of the delivery's or job's id, or part of the URL"
-    actions = ("replay",)
-    object_actions = ("replay",)
-    readonly_fields = ("status_badge", "next_attempt", "shown_body")
+    actions = ("send_now",)
+    object_actions = ("send_now",)
+    readonly_fields = ("status_badge", "next_attempt", "latest_attempts", "shown_body")
     fields = (
         ("id", "owner"),
         ("endpoint", "job"),
         ("event", "status_badge"),
         ("attempts", "next_attempt"),
         ("last_status", "last_error"),
+        "latest_attempts",
         ("created_at", "delivered_at"),
         "shown_body",
     )
@@ -188,9 +213,11 @@ class DeliveryAdmin(ReadOnlyMixin, ObjectActionsMixin, ModelAdmin):
 
     @display(description="next attempt", ordering="next_attempt_at")
     def next_attempt(self, delivery: Delivery) -> str:
-        if delivery.status != Delivery.Status.PENDING:
-            return "–"
-        return pictures.when(delivery.next_attempt_at)
+        return next_attempt(delivery)
+
+    @display(description="latest attempts")
+    def latest_attempts(self, delivery: Delivery) -> str:
+        return attempt_list(delivery)
 
     @display(description="body")
     def shown_body(self, delivery: Delivery) -> Any:
@@ -201,24 +228,40 @@ class DeliveryAdmin(ReadOnlyMixin, ObjectActionsMixin, ModelAdmin):
         return format_html('<pre class="rt-body">{}</pre>', text) if text else "–"
 
     # --- actions
-    def action_applies(self, name: str, obj: Any) -> bool:
-        return obj.status != Delivery.Status.PENDING
-
-    @action(description="Send again", icon="replay", permissions=["change"])
-    def replay(self, request: HttpRequest, queryset: QuerySet[Delivery]) -> None:
-        done = 0
+    @action(description="Send now", icon="send", permissions=["change"])
+    def send_now(self, request: HttpRequest, queryset: QuerySet[Delivery]) -> None:
+        done = soon = 0
         refused: dict[str, int] = {}
-        for delivery in queryset.exclude(status=Delivery.Status.PENDING):
+        for delivery in queryset:
             try:
-                webhooks.replay(delivery)
+                is_moved = outbox.send_now(delivery)
             except GenerationError as error:
                 refused[error.detail] = refused.get(error.detail, 0) + 1
                 continue
-            done += 1
-            self.log_change(request, delivery, "Sent again.")
+            if is_moved:
+                done += 1
+                self.log_change(request, delivery, "Sent now.")
+            else:
+                soon += 1
         for detail, count in refused.items():
             messages.error(request, f"{count} not sent: {detail}")
         if done:
             messages.success(request, f"{done} will be sent now.")
-        elif not refused:
-            messages.warning(request, "Deliveries that are already pending were not changed.")
+        if soon:
+            seconds = outbox.LEASE_SECONDS
+            messages.info(request, f"{soon} not changed: being sent, or due within {seconds} s.")
+
+
+def attempt_list(delivery: Delivery) -> SafeString | str:
+    """Return the latest attempts as HTML, each with its time and the response or the error."""
+    lines = (
+        (pictures.when(datetime.fromisoformat(one["at"])), one["error"] or one["status"])
+        for one in delivery.attempt_log
+    )
+    return format_html_join("", '<div class="rt-line">{} <span>{}</span></div>', lines) or "–"
+
+
+def next_attempt(delivery: Delivery) -> SafeString | str:
+    """Return when a pending delivery is sent; "–" for others."""
+    is_pending = delivery.status == Delivery.Status.PENDING
+    return pictures.when(delivery.next_attempt_at) if is_pending else "–"

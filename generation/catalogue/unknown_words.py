@@ -22,12 +22,19 @@ class Vocabulary:
     def __init__(self) -> None:
         self._folders = [limit.folder for limit in text_rules.limits()]
 
-    def unknown(self, text: str) -> list[str]:
-        """Return the distinct words of the text that are unknown to an encoder."""
-        words = dict.fromkeys(objections.words(normalize(text)))
+    def unknown(self, text: str, *, is_typed: bool = False) -> list[str]:
+        """Return the distinct words of the text that are unknown to an encoder.
+
+        is_typed: the text is being typed. Its last word is left out while it may be the beginning of a known one.
+        """
+        words = objections.words(normalize(text))
+        if is_typed and words and text[-1].isalnum():
+            last = words[-1]
+            if all(_is_beginning(folder, last) for folder in self._folders):
+                words.pop()
         return [
             word
-            for word in words
+            for word in dict.fromkeys(words)
             if word not in objections.JOINING
             and any(_is_split(folder, word) for folder in self._folders)
         ]
@@ -40,6 +47,19 @@ class Vocabulary:
 @lru_cache(maxsize=20_000)
 def _is_split(folder: Path, word: str) -> bool:
     return tokens.count_tokens(folder, word) > WITH_ONE_WORD
+
+
+@lru_cache(maxsize=20_000)
+def _is_beginning(folder: Path, word: str) -> bool:
+    return tokens.begins_a_token(folder, word)
+
+
+def warning(text: str) -> str:
+    """Return the warning about unknown words of a text that is being typed, or "" without such words."""
+    if not text.strip():
+        return ""
+    found = Vocabulary().unknown(text[: text_rules.MAX_CHARACTERS], is_typed=True)
+    return sentence(found) if found else ""
 
 
 def sentence(words: Iterable[str]) -> str:

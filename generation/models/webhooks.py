@@ -101,6 +101,12 @@ class Delivery(models.Model):
     next_attempt_at = models.DateTimeField(default=timezone.now)
     last_status = models.PositiveIntegerField(null=True, blank=True, help_text="HTTP status.")
     last_error = models.CharField(max_length=300, blank=True)
+    attempt_log = models.JSONField(
+        default=list,
+        db_default=[],
+        blank=True,
+        help_text="Latest attempts with an outcome, oldest first: time, HTTP status, error.",
+    )
     created_at = models.DateTimeField(default=timezone.now)
     delivered_at = models.DateTimeField(null=True, blank=True)
 

@@ -11,6 +11,7 @@ from rest_framework.exceptions import ValidationError
 from generation.api import throttling
 from generation.api.serializers.jobs import JobRequestSerializer
 from generation.api.serializers.shapes import Strict
+from generation.catalogue import unknown_words
 from generation.errors import GenerationError, InvalidRequest
 from generation.jobs import submission
 from generation.jobs.job_request import JobRequest
@@ -154,6 +155,11 @@ class Filled:
             return []
         rows = PromptVariant.objects.in_bulk(slugs, field_name="slug")
         return choices.listed([rows[slug] for slug in slugs if slug in rows], owner=self.owner)
+
+    @property
+    def unknown(self) -> str:
+        """Return the warning about unknown words of the text; "" if the prompt has an error."""
+        return "" if self.errors.by_field.get(PROMPT) else unknown_words.warning(self.values.text)
 
     @property
     def has_thumbnails(self) -> bool:

@@ -53,9 +53,8 @@ class Choices(PageView):
         values = FormValues.of(query(SearchForm, request))
         if not request.htmx:
             return HttpResponseRedirect(f"{reverse('home')}?{request.GET.urlencode()}")
-        return render(
-            request, "generation/page/choices.html", {"filled": Filled(values, request.user)}
-        )
+        found = {"filled": Filled(values, request.user), "is_search": True}
+        return render(request, "generation/page/choices.html", found)
 
 
 def _page(request: PersonRequest, filled: Filled) -> HttpResponse:

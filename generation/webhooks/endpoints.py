@@ -251,8 +251,7 @@ def are_due() -> bool:
 def replay(delivery: Delivery) -> Delivery:
     """Send a delivery again now, with the same id and body. A pending one is not changed. Raises WebhookDisabled."""
     with transaction.atomic():
-        found = WebhookEndpoint.objects.select_for_update(no_key=True).get(pk=delivery.endpoint_id)
-        check_enabled(found)
+        found = lock_enabled(delivery)
         ended = Delivery.objects.filter(~Q(status=Status.PENDING), pk=delivery.pk)
         moved = ended.update(
             status=Status.PENDING,
@@ -263,12 +262,23 @@ def replay(delivery: Delivery) -> Delivery:
             delivered_at=None,
         )
         if moved:
-            # A replay suggests that the receiver was repaired: end the pause to try one message.
-            WebhookEndpoint.objects.filter(pk=found.pk).update(paused_until=None)
-            transaction.on_commit(notifications.deliver, robust=True)
-            log.info("webhook_replayed", delivery_id=str(delivery.pk), endpoint=found.pk)
+            resume(found, delivery)
     delivery.refresh_from_db()
     return delivery
+
+
+def lock_enabled(delivery: Delivery) -> WebhookEndpoint:
+    """Lock the delivery's endpoint until the transaction ends and return it. Raises WebhookDisabled."""
+    found = WebhookEndpoint.objects.select_for_update(no_key=True).get(pk=delivery.endpoint_id)
+    check_enabled(found)
+    return found
+
+
+def resume(found: WebhookEndpoint, delivery: Delivery) -> None:
+    """End the pause of the endpoint to try one message: sending it by hand suggests that the receiver was repaired."""
+    WebhookEndpoint.objects.filter(pk=found.pk).update(paused_until=None)
+    transaction.on_commit(notifications.deliver, robust=True)
+    log.info("webhook_replayed", delivery_id=str(delivery.pk), endpoint=found.pk)
 
 
 def forget_old() -> int:

@@ -1,4 +1,4 @@
-"""Outbox of deliveries: claiming due ones under a lease, and recording results.
+"""Outbox of deliveries: claiming due ones under a lease, recording results, and sending waiting ones by hand.
 
 Contains the retry schedule and the rules by which an endpoint is paused or disabled.
 """
@@ -12,7 +12,7 @@ from uuid import UUID
 
 import structlog
 from django.db import transaction
-from django.db.models import F, QuerySet
+from django.db.models import F, Func, JSONField, QuerySet, Value
 from django.db.models.functions import Now
 
 from generation.infra import database, metrics
@@ -44,6 +44,7 @@ AT_ONCE = 5000  # deliveries postponed or given up per statement
 LEASE_SECONDS = 30  # longer than an attempt takes
 SUCCESS_SECONDS = 10  # minimum interval for recording successes on an endpoint
 MAX_ERROR = 300
+KEPT_ATTEMPTS = 20  # in a delivery's log; a replay adds to it
 
 TAKE = """
 WITH taken AS (
@@ -214,11 +215,21 @@ def _delivered(ended: Iterable[tuple[Delivery, Answer]], now: datetime) -> None:
         log.info("webhook_delivered", **_facts(delivery), http_status=answer.status)
     for (status, attempts), ids in alike.items():
         held = Delivery.objects.filter(pk__in=ids, status=Status.PENDING, attempts=attempts)
-        held.update(status=Status.DELIVERED, delivered_at=now, last_status=status, last_error="")
+        held.update(
+            status=Status.DELIVERED,
+            delivered_at=now,
+            last_status=status,
+            last_error="",
+            attempt_log=_logged(Answer(status), now),
+        )
 
 
 def _failed(delivery: Delivery, answer: Answer, now: datetime) -> str:
-    result = {"last_status": answer.status, "last_error": answer.error[:MAX_ERROR]}
+    result = {
+        "last_status": answer.status,
+        "last_error": answer.error[:MAX_ERROR],
+        "attempt_log": _logged(answer, now),
+    }
     if answer.status == GONE or delivery.attempts > len(DELAYS):
         _held(delivery).update(status=Status.DEAD, **result)
         log.warning("webhook_dead", **_facts(delivery), error=answer.error)
@@ -228,6 +239,18 @@ def _failed(delivery: Delivery, answer: Answer, now: datetime) -> str:
     _held(delivery).update(next_attempt_at=now + timedelta(seconds=seconds), **result)
     log.info("webhook_failed", **_facts(delivery), error=answer.error, again_in=round(seconds))
     return "failed"
+
+
+def _logged(answer: Answer, now: datetime) -> Func:
+    """Return the expression of the attempt log with this attempt, shortened to the latest KEPT_ATTEMPTS."""
+    entry = {"at": now.isoformat(), "status": answer.status, "error": answer.error[:MAX_ERROR]}
+    return Func(
+        F("attempt_log"),
+        Value([entry], JSONField()),
+        template=f"jsonb_path_query_array(%(expressions)s, '$[last - {KEPT_ATTEMPTS - 1} to last]')",
+        arg_joiner=" || ",
+        output_field=JSONField(),
+    )
 
 
 def _asked_for(answer: Answer) -> float:
@@ -278,3 +301,27 @@ def _facts(delivery: Delivery) -> dict[str, object]:
         "kind": delivery.event,
         "attempt": delivery.attempts,
     }
+
+
+# --- by hand --------------------------------------------------------------------------------------
+def send_now(delivery: Delivery) -> bool:
+    """Send a delivery now: a waiting one without waiting for its next attempt, one that ended again.
+
+    Return False if an attempt may be in progress or is due within LEASE_SECONDS; nothing changes then. Raises
+    WebhookDisabled.
+    """
+    if delivery.status != Status.PENDING:
+        webhooks.replay(delivery)
+        return True
+    with transaction.atomic():
+        endpoint = webhooks.lock_enabled(delivery)
+        # A lease ends within LEASE_SECONDS.
+        waiting = Delivery.objects.filter(
+            pk=delivery.pk,
+            status=Status.PENDING,
+            next_attempt_at__gt=Now() + timedelta(seconds=LEASE_SECONDS),
+        )
+        moved = waiting.update(next_attempt_at=Now())
+        if moved:
+            webhooks.resume(endpoint, delivery)
+    return bool(moved)

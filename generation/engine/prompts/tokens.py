@@ -14,6 +14,11 @@ def count_tokens(release_dir: Path, text: str) -> int:
     return len(load_tokenizer(release_dir).encode(text).ids)
 
 
+def begins_a_token(release_dir: Path, text: str) -> bool:
+    """Return whether a token of the vocabulary begins with `text`. Raises ReleaseInvalid."""
+    return any(token.startswith(text) for token in load_tokenizer(release_dir).get_vocab())
+
+
 def limit(release_dir: Path) -> int:
     """Return the maximum number of tokens without truncation, with both markers. Raises ReleaseInvalid."""
     config = _json(Path(release_dir) / "text_encoder" / "config.json")

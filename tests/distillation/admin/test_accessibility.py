@@ -32,7 +32,14 @@ from distillation.detectors import registry as detectors
 from distillation.models import Decision, Design
 from distillation.runs import lifecycle as runs
 from generation.access import audit
-from generation.models import Attempt, Job, PromptVariant, Queue, StockedImage
+from generation.models import (
+    Attempt,
+    Job,
+    PromptVariant,
+    Queue,
+    StockedImage,
+    WebhookEndpoint,
+)
 from tests.acceptance import browser
 from tests.acceptance.browser import Visitor
 from tests.distillation.design.candidates import PARAMS, candidate
@@ -58,6 +65,7 @@ from tests.web import Web
 pytestmark = browser.MARKS
 
 PASSWORD = "a good password"
+STARTER = Path(__file__).resolve().parents[3] / "generation" / "starter" / "teacher"
 APPS = sorted({model._meta.app_label for model in admin.site._registry})
 # Parameters of URLs that name a row. URLs with others are files, parts of pages, or accept POST only.
 PARAMETERS = {"object_id", "id"}
@@ -126,7 +134,8 @@ def rows(db, tmp_path: Path) -> None:
         release=active, variant=variant, embedding=job.embedding, width=64, height=64, format="webp",
         file="images/aa/a.webp", master="images/aa/a.png", size_bytes=1, image={"seed": 4711},
     )  # fmt: skip
-    make_delivery(job=job)
+    attempt = {"at": timezone.now().isoformat(), "status": 500, "error": "The response was 500."}
+    make_delivery(job=job, status="dead", attempt_log=[attempt])
     make_worker(release=active)
     Queue.objects.get_or_create(name="generation")
     check = {"name": "diversity to active", "passed": False, "limit": 0.9, "found": 0.71,
@@ -282,6 +291,25 @@ def test_axe_finds_nothing_on_pages_after_forms(rows, visitor: Visitor):
     )
     page.get_by_role("button", name="Change the tags").wait_for()
     examination.look("tags of several")
+    page.goto("/admin/generation/promptvariant/")
+    page.evaluate(
+        CHOOSE, [ACTION_CHECKBOX_NAME, str(PromptVariant.objects.all()[0].pk), "put_into_run"]
+    )
+    page.get_by_role("button", name="Go on to the run").wait_for()
+    examination.look("several put into a run")
+    page.get_by_role("button", name="Go on to the run").click()
+    page.get_by_role("button", name="Show the plan").wait_for()
+    examination.look("run for several")
+    endpoint = WebhookEndpoint.objects.get()
+    page.goto(reverse("admin:generation_webhookendpoint_change", args=[endpoint.pk]))
+    page.get_by_role("button", name="Send now").click()
+    page.get_by_text("1 will be sent now.").wait_for()
+    examination.look("delivery that is sent now")
+    make_release(name="with-encoder", kind="teacher", has_encoder=True, path=str(STARTER))
+    page.goto("/admin/generation/promptvariant/add/")
+    page.locator("#id_text").press_sequentially("a red elephant")
+    page.get_by_text("The text encoder does not know “elephant”").wait_for()
+    examination.look("unknown words while a prompt is typed")
     page.goto("/admin/distillation/run/add/")
     page.get_by_role("button", name="Show the plan").click()
     page.get_by_text("Nothing was started.").wait_for()

@@ -6,6 +6,7 @@ from datetime import timedelta
 import pytest
 from django.contrib.auth.models import Permission
 from django.core.cache import cache
+from django.db import connection
 from django.test import Client
 from django.urls import reverse
 from django.utils import timezone
@@ -34,13 +35,14 @@ pytestmark = pytest.mark.django_db
 
 
 @pytest.fixture(autouse=True)
-def empty_cache_of_the_week() -> None:
-    cache.delete(trends.KEY)
+def empty_cache_of_trends() -> None:
+    cache.delete_many([trends.KEY, trends.KEY_OF_HOUR])
 
 
 @pytest.fixture
-def healthy(redis_server, monkeypatch):
+def healthy(redis_server, monkeypatch, settings):
     """An installation where everything runs and every prompt is covered and encoded."""
+    settings.WORKER_STALE_SECONDS = 600  # no worker of this fixture repeats its heartbeat
     monkeypatch.setattr(redis_client, "_resume_at", 0.0)
     redis_server.set(beat_lock.NAME, "a beat")
     backed_up(days_ago=1)
@@ -163,6 +165,47 @@ def test_the_chart_shows_each_day_of_the_week(healthy):
     assert [bar.text for bar in jobs.bars][-3:] == ["0, 1 failed", "none", "1, 0 failed"]
     assert len(jobs.bars) == 7 and jobs.bars[-3].bad_height == jobs.bars[-3].height == trends.HEIGHT
     assert pictures.latest == "0% of 1"
+
+
+def test_the_figures_of_the_last_hour_are_a_table():
+    def shown() -> list[str]:
+        cache.delete(trends.KEY_OF_HOUR)
+        return [value for _, value in client.get(reverse("admin:index")).context["hour"]]
+
+    client = person("view_job")
+    assert shown() == ["0.0 a minute (0, 0 failed)", "–", "–"]
+    now = timezone.now()
+    for seconds in range(1, 102):
+        ended = now - timedelta(minutes=seconds / 4)
+        job = make_job(status=Job.Status.SUCCEEDED, seed=seconds)
+        Job.objects.filter(pk=job.pk).update(
+            created_at=ended - timedelta(seconds=seconds), finished_at=ended
+        )
+    make_job(status=Job.Status.FAILED)
+    make_job(status=Job.Status.CANCELED)
+    make_job()
+    old = make_job(status=Job.Status.SUCCEEDED)
+    Job.objects.filter(pk=old.pk).update(
+        created_at=now - timedelta(hours=9), finished_at=now - timedelta(minutes=61)
+    )
+    assert shown() == ["1.7 a minute (102, 1 failed)", "51.00 s", "100.00 s"]
+    assert "hour" not in person("view_release").get(reverse("admin:index")).context
+
+
+def test_the_figures_of_the_last_hour_read_an_index_and_not_the_table():
+    job = make_job(status=Job.Status.SUCCEEDED)
+    copied = [field.column for field in Job._meta.fields if field.name not in ("id", "finished_at")]
+    columns = ", ".join(f'"{column}"' for column in copied)
+    with connection.cursor() as cursor:
+        cursor.execute(
+            f"INSERT INTO generation_job (id, finished_at, {columns})"
+            f" SELECT gen_random_uuid(), now() - minute * interval '1 minute', {columns}"
+            " FROM generation_job, generate_series(1, 5000) AS minute WHERE id = %s",
+            [job.pk],
+        )
+        cursor.execute("ANALYZE generation_job")
+    plan = trends.ended_in_last_hour().explain()
+    assert "job_kept" in plan and "Seq Scan" not in plan, plan
 
 
 def test_the_menu_has_no_link_to_forbidden_pages():

@@ -49,6 +49,17 @@ def test_words_that_the_tokenizer_splits_are_unknown():
     assert vocabulary.count(["an elephant", "a vase", "a red elephant"]) == {"elephant": 2}
 
 
+def test_the_last_word_of_a_typed_text_is_reported_when_it_begins_no_known_word():
+    def typed(text: str) -> list[str]:
+        return Vocabulary().unknown(text, is_typed=True)
+
+    for text in ("a re", "a red va", "a red vase", "a RED vas", ""):
+        assert typed(text) == [], text
+    assert typed("a red eleph") == ["eleph"]
+    assert typed("a red vas ") == typed("a red vas,") == ["vas"]
+    assert typed("an elephant on a woo") == ["elephant"]
+
+
 def test_without_an_encoder_no_word_is_reported_as_unknown():
     PromptVariant.objects.all().delete()
     from generation.models import Release
@@ -71,6 +82,22 @@ def test_unknown_words_are_reported_to_the_editor_and_marked_in_the_list(admin):
     assert "a red elephant" in found and "a red vase" not in found
     found = words(admin.get(url("changelist"), {"unknown": "no"}))
     assert "a red elephant" not in found and "a red vase" in found
+
+
+def test_unknown_words_are_shown_while_a_prompt_is_typed(admin):
+    page = admin.get(url("add")).content.decode()
+    assert f'hx-get="{url("unknown")}"' in page
+    assert re.search(r'<p id="unknown-words"[^>]* aria-live="polite"></p>', page)
+    as_script = {"HX-Request": "true"}
+    answer = admin.get(url("unknown"), {"text": "a <b> elephant"}, headers=as_script)
+    assert answer.content.decode().startswith(MESSAGE)
+    assert "<" not in answer.content.decode()
+    for text in ("a red va", "", " "):
+        assert admin.get(url("unknown"), {"text": text}, headers=as_script).content == b""
+    assert admin.get(url("unknown"))["Location"] == url("add")
+    stranger = Client()
+    stranger.force_login(make_user(username="stranger", is_staff=True))
+    assert stranger.get(url("unknown"), headers=as_script).status_code == 403
 
 
 def test_an_import_names_unknown_words_before_it_is_confirmed(admin):

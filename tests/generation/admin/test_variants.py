@@ -11,9 +11,11 @@ from django.urls import reverse
 from django.utils import timezone
 
 from distillation import folders
+from distillation.detectors import registry as detectors
 from distillation.evaluation.seeds import seeds_of
 from distillation.models import Run
 from generation.models import AuditEntry, Image, Job, PromptVariant, Release
+from tests.distillation.detector.folders import make_version
 from tests.distillation.factories import make_run
 from tests.factories import (
     cover,
@@ -234,12 +236,59 @@ def test_undo_needs_the_permission_to_change(admin, student):
     assert PromptVariant.objects.get(slug="good").status == "archived"
 
 
-def test_putting_variants_into_a_run_activates_them(admin, student):
+def put_into_run(client: Client, *slugs: str, tag: str):
+    return run_list_action(client, "put_into_run", *slugs, put="1", tag=tag)
+
+
+def test_a_run_for_chosen_variants_is_restricted_by_a_tag_that_they_get(admin, student):
     make_variant(slug="idea", status="draft")
-    answer = run_list_action(admin, "put_into_run", "idea", "new")
+    asked = run_list_action(admin, "put_into_run", "idea", "new")
+    assert "A run for 2 prompt variants" in words(asked) and "becomes a specialist" in words(asked)
+    assert asked.context["form"]["tag"].value().startswith("run-")
+    assert PromptVariant.objects.get(slug="idea").status == "draft"
+
+    answer = put_into_run(admin, "idea", "new", tag="mine")
+    assert answer.redirect_chain[-1][0] == reverse("admin:distillation_run_add") + "?part=mine"
+    said = "1 prompt variant became active. The run is for those with the tag mine."
+    assert said in words(answer)
+    assert answer.context["adminform"].form["part"].value() == "mine"
+    found = PromptVariant.objects.filter(tags__contains=["mine"], status="active")
+    assert sorted(found.values_list("slug", flat=True)) == ["idea", "new"]
+    assert set(AuditEntry.objects.values_list("action", flat=True)) == {
+        "variants_changed",
+        "variants_tagged",
+    }
+
+
+def test_without_a_tag_the_run_is_for_all_active_variants(admin, student):
+    answer = put_into_run(admin, "new", tag=" ")
     assert answer.redirect_chain[-1][0] == reverse("admin:distillation_run_add")
-    assert "1 prompt variant became active. The run is for all active" in words(answer)
-    assert PromptVariant.objects.get(slug="idea").status == "active"
+    assert "The run is for all active prompt variants." in words(answer)
+    assert PromptVariant.objects.get(slug="new").tags == ["vase"]
+
+
+def test_a_tag_that_does_not_name_the_chosen_variants_alone_is_refused(admin, student, tmp_path):
+    detectors.activate(detectors.register(make_version(tmp_path / "made", name="mine")))
+    for tag, why in (
+        ("vase", "belongs to 1 prompt variant more"),
+        ("red", "The detector checks the tag “red” in images"),
+        ("not-red", "The detector checks the tag “not-red” in images"),
+        ("a,b", "is not allowed"),
+        ("not-mine", "contradict each other"),
+    ):
+        PromptVariant.objects.filter(slug="weak").update(tags=["mine"], status="draft")
+        assert why in words(put_into_run(admin, "new", "weak", tag=tag)), tag
+        assert PromptVariant.objects.get(slug="weak").status == "draft"
+
+
+def test_putting_variants_into_a_run_needs_the_permission_to_start_one(student):
+    user = make_user(username="editor", is_staff=True)
+    codenames = ["view_promptvariant", "change_promptvariant"]
+    user.user_permissions.set(Permission.objects.filter(codename__in=codenames))
+    client = Client()
+    client.force_login(user)
+    put_into_run(client, "new", tag="mine")
+    assert PromptVariant.objects.get(slug="new").tags == ["vase"]
 
 
 # --- the page -------------------------------------------------------------------------------------

@@ -1,8 +1,10 @@
 """The prompt catalogue's admin in a browser: tags as chips with suggestions, undo from the message, narrow windows."""
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
+from playwright.sync_api import expect
 
 from generation.models import PromptVariant
 from tests.acceptance import browser
@@ -11,6 +13,7 @@ from tests.factories import cover, make_embedding, make_release, make_user, make
 from tests.web import Web, eventually
 
 pytestmark = browser.MARKS
+STARTER = Path(__file__).resolve().parents[3] / "generation" / "starter" / "teacher"
 LIST = "/admin/generation/promptvariant/"
 
 
@@ -55,6 +58,19 @@ def test_archiving_is_undone_by_one_click(visitor: Visitor):
     page.get_by_role("button", name="Undo").click()
     page.get_by_text("Undone for 1 prompt variant.").wait_for()
     assert not PromptVariant.objects.filter(status="archived").exists()
+
+
+def test_unknown_words_are_shown_while_a_prompt_is_typed(visitor: Visitor):
+    make_release(name="starter", kind="teacher", has_encoder=True, path=str(STARTER))
+    page = visitor.page
+    page.goto(f"{LIST}add/")
+    warning = page.locator("#unknown-words")
+    text = page.locator("#id_text")
+    text.press_sequentially("a red eleph")
+    page.get_by_text("does not know “eleph”").wait_for()
+    text.fill("a red va")
+    expect(warning).to_be_empty(timeout=browser.SECONDS * 1000)
+    expect(warning).to_have_attribute("aria-live", "polite")
 
 
 @pytest.mark.parametrize("width", [1440, 390])

@@ -1,4 +1,4 @@
-"""Admin of webhooks through its real pages: states, dead deliveries, payloads, replay."""
+"""Admin of webhooks through its real pages: states, deliveries with their attempts and payloads, sending by hand."""
 
 from datetime import timedelta
 
@@ -9,6 +9,7 @@ from django.utils import timezone
 
 from generation.models import Delivery, WebhookEndpoint
 from generation.webhooks import endpoints as webhooks
+from generation.webhooks import outbox
 from tests.factories import make_delivery, make_endpoint, make_job, make_user
 from tests.generation.admin.test_admin import run_action, run_list_action, staff, url
 
@@ -76,6 +77,47 @@ def test_the_page_of_an_endpoint_links_to_its_deliveries(admin):
     assert "https://a.example/" in listed and "https://b.example/" not in listed
 
 
+def test_the_page_of_an_endpoint_shows_its_latest_deliveries_with_their_attempts(admin):
+    endpoint = make_endpoint(url="https://a.example/")
+    now = timezone.now()
+    failed = make_delivery(
+        endpoint=endpoint,
+        attempts=2,
+        next_attempt_at=now + timedelta(hours=1),
+        attempt_log=[
+            {"at": (now - timedelta(hours=2)).isoformat(), "status": 500, "error": "It was 500."},
+            {"at": (now - timedelta(hours=1)).isoformat(), "status": None, "error": "No answer."},
+        ],
+    )
+    delivered = make_delivery(
+        endpoint=endpoint,
+        job=failed.job,
+        status="delivered",
+        attempt_log=[{"at": now.isoformat(), "status": 204, "error": ""}],
+    )
+    make_delivery(endpoint=make_endpoint(url="https://b.example/"), job=make_job(seed=2))
+
+    answer = admin.get(url("webhookendpoint", "change", endpoint.pk))
+    page = answer.content.decode()
+    shown = answer.context["deliveries"]
+    assert [one["row"].pk for one in shown] == [delivered.pk, failed.pk]
+    assert page.index("It was 500.") < page.index("No answer.")
+    assert ">204<" in page
+    assert (now + timedelta(hours=1)).isoformat() in shown[1]["next"]
+    assert page.count("Send now:") == 1 and url("delivery", "do", failed.pk, "send_now") in page
+    page = admin.get(url("delivery", "change", failed.pk)).content.decode()
+    assert "It was 500." in page and "No answer." in page
+
+
+def test_only_staff_that_may_change_deliveries_gets_the_button_to_send_them():
+    delivery = make_delivery(status="dead")
+    page = url("webhookendpoint", "change", delivery.endpoint_id)
+    assert "Send now" not in (
+        staff("view_webhookendpoint", "view_delivery").get(page).content.decode()
+    )
+    assert "Latest deliveries" not in staff("view_webhookendpoint").get(page).content.decode()
+
+
 # --- deliveries -----------------------------------------------------------------------------------
 def test_dead_letters_are_found_and_sent_again_together(admin):
     job = make_job(status="succeeded")
@@ -84,7 +126,7 @@ def test_dead_letters_are_found_and_sent_again_together(admin):
 
     listed = admin.get(url("delivery", "changelist"), {"status__exact": "dead"})
     assert listed.context["cl"].result_count == 3
-    answer = run_list_action(admin, "delivery", "replay", *dead)
+    answer = run_list_action(admin, "delivery", "send_now", *dead)
 
     assert "3 will be sent now" in answer.content.decode()
     assert Delivery.objects.filter(status="pending", attempts=0).count() == 3
@@ -97,28 +139,34 @@ def test_a_delivery_is_sent_again_from_its_page_which_shows_the_payload(admin):
 
     page = admin.get(url("delivery", "change", delivery.pk)).content.decode()
     assert "prediction.completed" in page and "It answered 500." in page
-    run_action(admin, delivery, "replay")
+    run_action(admin, delivery, "send_now")
 
     delivery.refresh_from_db()
     assert delivery.status == "pending"
 
 
-def test_replaying_a_waiting_delivery_changes_nothing(admin):
+def test_a_waiting_delivery_is_sent_now_and_one_in_progress_is_left(admin):
     later = timezone.now() + timedelta(hours=1)
-    delivery = make_delivery(attempts=2, next_attempt_at=later)
+    waiting = make_delivery(attempts=2, next_attempt_at=later)
+    soon = timezone.now() + timedelta(seconds=outbox.LEASE_SECONDS)
+    leased = make_delivery(job=waiting.job, event="output", attempts=1, next_attempt_at=soon)
 
-    answer = run_list_action(admin, "delivery", "replay", delivery)
+    answer = run_list_action(admin, "delivery", "send_now", waiting, leased)
 
-    assert "were not changed" in answer.content.decode()
-    delivery.refresh_from_db()
-    assert (delivery.attempts, delivery.next_attempt_at) == (2, later)
+    assert "1 will be sent now" in answer.content.decode()
+    assert "1 not changed: being sent" in answer.content.decode()
+    for delivery in (waiting, leased):
+        delivery.refresh_from_db()
+    assert (waiting.attempts, leased.next_attempt_at) == (2, soon)
+    assert waiting.next_attempt_at <= timezone.now()
+    assert [str(entry.object_id) for entry in LogEntry.objects.all()] == [str(waiting.pk)]
 
 
 def test_deliveries_that_cannot_be_sent_are_reported_once_with_the_reason(admin):
     endpoint = webhooks.disable(make_endpoint(), "The response was 410 Gone.")
     dead = [make_delivery(endpoint=endpoint, status="dead") for _ in range(2)]
 
-    page = run_list_action(admin, "delivery", "replay", *dead).content.decode()
+    page = run_list_action(admin, "delivery", "send_now", *dead).content.decode()
 
     assert "2 not sent: The webhook is disabled: The response was 410 Gone." in page
 
@@ -129,7 +177,7 @@ def test_staff_without_the_permission_can_only_view():
     viewer = staff("view_delivery", "view_webhookendpoint")
 
     assert viewer.get(url("delivery", "change", delivery.pk)).status_code == 200
-    assert run_action(viewer, delivery, "replay").status_code == 403
+    assert run_action(viewer, delivery, "send_now").status_code == 403
     assert run_action(viewer, endpoint, "disable").status_code == 403
     delivery.refresh_from_db()
     assert delivery.status == "dead"

@@ -55,7 +55,7 @@ DECIDED: dict[str, dict[str, str]] = {
     # Made ahead, for no client. The job that gets a stocked image has an Image.
     "StockedImage": dict.fromkeys(["format", "file", "master", "image"], "kept"),
     "VariantImage": {"file": "kept"},
-    "Delivery": dict.fromkeys(["event", "body", "status", "last_error"], "removed"),
+    "Delivery": dict.fromkeys(["event", "body", "status", "last_error", "attempt_log"], "removed"),
     "IdempotencyKey": {"key": "digest", "route": "kept", "fingerprint": "kept"},
     "WebhookEndpoint": dict.fromkeys(["url", "disabled_reason"], "removed"),
     "Attempt": dict.fromkeys(["worker_name", "outcome", "error_code", "error_detail", "error_class"], "kept"),

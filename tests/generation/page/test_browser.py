@@ -2,6 +2,7 @@
 
 import zipfile
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
@@ -26,6 +27,7 @@ pytestmark = browser.MARKS
 
 
 PASSWORD = "a good password"
+STARTER = Path(__file__).resolve().parents[3] / "generation" / "starter" / "teacher"
 
 
 @pytest.fixture
@@ -68,6 +70,24 @@ def test_enter_selects_the_first_prompt_that_the_search_found(visitor: Visitor):
     page.locator("#open .card").wait_for()
     eventually(Job.objects.exists)
     assert Job.objects.get().variant.text == "a red clay vase"
+
+
+def test_unknown_words_are_shown_while_a_text_is_typed(visitor: Visitor):
+    make_release(name="starter", kind="teacher", has_encoder=True, path=str(STARTER))
+    make_user(username="admin", password=PASSWORD)
+    visitor.log_in(PASSWORD)
+    page = visitor.page
+    warning = page.locator("#create #unknown-words")
+    warning.evaluate("region => { region.isKept = true }")
+    page.get_by_label("Prompt", exact=True).press_sequentially("a red elephant")
+    page.get_by_text("does not know “elephant”").wait_for()
+    for width in (1440, 390):
+        page.set_viewport_size({"width": width, "height": 844})
+        assert visitor.overflow() <= 0
+        assert Axe().run(page).response["violations"] == []
+    page.get_by_label("Prompt", exact=True).fill("a red va")
+    expect(warning).to_be_empty(timeout=browser.SECONDS * 1000)
+    assert warning.evaluate("region => region.isKept")  # a replaced region would not be announced
 
 
 @pytest.fixture

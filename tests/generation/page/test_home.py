@@ -1,8 +1,10 @@
 """Form at /: search, input, errors, and the job it creates."""
 
 import re
+from pathlib import Path
 
 import pytest
+from django.conf import settings
 from django.db import connection
 from django.test.utils import CaptureQueriesContext
 
@@ -31,6 +33,7 @@ def empty_caches():
     estimates._served_by.cache_clear()
 
 
+STARTER = str(Path(settings.BASE_DIR) / "generation" / "starter" / "teacher")
 CREATE = {"htmx": True, "HX-Trigger": "create"}
 
 
@@ -62,6 +65,20 @@ def test_the_list_matches_the_typed_words_and_offers_them_as_a_prompt(variants):
     assert offered(part, "variant") == ["", "a-red-glass-vase"]
     assert checked(part, "variant") == ["a-red-glass-vase"]
     assert "My own text: glass red" in words(part)
+
+
+def test_unknown_words_are_shown_while_a_text_is_typed(variants):
+    def shown(answer) -> str:
+        (found,) = re.findall(r'<p[^>]* id="unknown-words"[^>]*>(.*?)</p>', html(answer))
+        return found
+
+    make_release(name="starter", kind="teacher", has_encoder=True, path=STARTER)
+    person = Person()
+    assert 'aria-live="polite"' in html(person.get("/")) and shown(person.get("/")) == ""
+    part = person.get("/choices", {"text": "a red elephant"}, htmx=True)
+    assert "does not know “elephant”" in shown(part) and 'hx-swap-oob="innerHTML"' in html(part)
+    assert shown(person.get("/choices", {"text": "a red gla"}, htmx=True)) == ""
+    assert "does not know “elephant”" in shown(person.get("/", {"text": "a red elephant"}))
 
 
 def test_the_list_matches_the_tags_and_keeps_a_matching_choice(variants):

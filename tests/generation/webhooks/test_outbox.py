@@ -2,12 +2,13 @@
 
 import threading
 from collections import Counter
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 import pytest
 from django.db import connection, transaction
 from django.utils import timezone
 
+from generation.errors import WebhookDisabled
 from generation.models import Delivery
 from generation.webhooks import endpoints, outbox
 from generation.webhooks.outbox import Shares, note, take
@@ -389,3 +390,73 @@ def test_the_clock_of_the_host_does_not_decide_when_a_delivery_is_tried_again(mo
 
     delivery.refresh_from_db()
     assert abs(delivery.next_attempt_at - now()) < timedelta(minutes=5)
+
+
+# --- the log of attempts --------------------------------------------------------------------------
+def test_each_attempt_is_logged_with_its_time_and_outcome():
+    started = timezone.now()
+    delivery = make_delivery()
+    tried(delivery, BAD)
+    tried(delivery, Answer(error="No response within 10 s."))
+    log = tried(delivery, GOOD).attempt_log
+    assert [(one["status"], one["error"]) for one in log] == [
+        (500, "It answered 500."),
+        (None, "No response within 10 s."),
+        (200, ""),
+    ]
+    times = [datetime.fromisoformat(one["at"]) for one in log]
+    assert times == sorted(times) and started <= times[0]
+
+
+def test_a_replay_keeps_the_log_which_has_the_latest_attempts(monkeypatch):
+    monkeypatch.setattr(outbox, "KEPT_ATTEMPTS", 3)
+    delivery = make_delivery()
+    tried(delivery, BAD)
+    tried(delivery, GOOD)
+    endpoints.replay(delivery)
+    for status in (501, 502):
+        log = tried(delivery, Answer(status, "Bad.")).attempt_log
+    assert [one["status"] for one in log] == [200, 501, 502]
+
+
+def test_an_attempt_that_lost_its_lease_is_not_logged():
+    delivery = make_delivery()
+    (held,), _ = take(Shares())
+    make_due(delivery)
+    take(Shares())
+    note([(held, BAD)])
+    delivery.refresh_from_db()
+    assert delivery.attempt_log == []
+
+
+# --- by hand --------------------------------------------------------------------------------------
+def test_a_waiting_delivery_is_sent_now_and_keeps_its_attempts():
+    later = timezone.now() + timedelta(hours=1)
+    endpoint = make_endpoint(failures=5, paused_until=later)
+    delivery = make_delivery(endpoint=endpoint, attempts=3, next_attempt_at=later)
+    assert outbox.send_now(delivery)
+    (taken,), _ = take(Shares())
+    assert (taken.pk, taken.attempts) == (delivery.pk, 4)
+
+
+def test_a_delivery_that_is_being_sent_is_not_sent_twice():
+    delivery = make_delivery()
+    take(Shares())
+    delivery.refresh_from_db()
+    assert not outbox.send_now(delivery)
+    assert take(Shares()) == ([], False)
+
+
+def test_a_dead_delivery_is_sent_again_from_the_first_attempt():
+    delivery = make_delivery(status="dead", attempts=10)
+    assert outbox.send_now(delivery)
+    (taken,), _ = take(Shares())
+    assert (taken.pk, taken.attempts) == (delivery.pk, 1)
+
+
+def test_nothing_is_sent_now_to_a_disabled_endpoint():
+    later = timezone.now() + timedelta(hours=1)
+    delivery = make_delivery(next_attempt_at=later)
+    endpoints.disable(delivery.endpoint, "Gone.")
+    with pytest.raises(WebhookDisabled):
+        outbox.send_now(delivery)
