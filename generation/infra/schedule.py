@@ -41,7 +41,7 @@ class Scheduler(DatabaseScheduler):
             entry.last_run_at = entry.model.last_run_at = now
         if ahead:
             log.warning("clock_was_ahead", entries=len(ahead))
-            self._heap = None  # the library sorts the entries by time again
+            self.populate_heap()
 
     def all_as_schedule(self) -> dict[str, ScheduleEntry]:
         """Return the entries of the enabled rows by name, without rows that cannot be scheduled.

@@ -7,7 +7,7 @@ from generation.migrations._locks import lock_timeout
 
 class Migration(migrations.Migration):
 
-    dependencies = [("generation", "0029_variant_images")]
+    dependencies = [("generation", "0030_lists_by_release")]
 
     operations = [
         lock_timeout,
