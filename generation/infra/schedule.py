@@ -1,7 +1,7 @@
 """Scheduler of beat: the schedule is in the database, where people can change it; only the lock's holder sends."""
 
 from collections.abc import Mapping
-from datetime import timedelta
+from datetime import UTC, datetime
 from typing import Any
 
 import structlog
@@ -14,7 +14,6 @@ from generation.infra import beat_lock
 
 log = structlog.get_logger(__name__)
 
-CLOCK_TOLERANCE = timedelta(minutes=1)  # of the clocks of two hosts
 DEFAULT = "Default: "  # prefix of a row's description, followed by the schedule of the settings
 
 
@@ -24,33 +23,32 @@ class Scheduler(DatabaseScheduler):
     An unchanged row follows the settings, such as SWEEP_SECONDS.
     """
 
+    _looked_at = datetime.min.replace(tzinfo=UTC)
+
     def tick(self, *args: Any, **kwargs: Any) -> float:
         """Send due tasks if this process still holds the lock. Return the seconds until the next call."""
         if not beat_lock.keep():
             return beat_lock.POLL_SECONDS
-        self._correct_future_runs()
         return super().tick(*args, **kwargs)
 
-    def _correct_future_runs(self) -> None:
-        """Replace times of runs from before this host's clock was set back: nothing would be due until then."""
-        now = timezone.now()
-        ahead = [
-            entry for entry in self.schedule.values() if entry.last_run_at > now + CLOCK_TOLERANCE
-        ]
-        for entry in ahead:
-            entry.last_run_at = entry.model.last_run_at = now
-        if ahead:
-            log.warning("clock_was_ahead", entries=len(ahead))
-            self.populate_heap()
+    def schedule_changed(self) -> bool:
+        """Return whether the rows changed, or the clock of this host was set back since the last call."""
+        is_changed = bool(super().schedule_changed())
+        before, self._looked_at = self._looked_at, timezone.now()
+        return is_changed or self._looked_at < before
 
     def all_as_schedule(self) -> dict[str, ScheduleEntry]:
         """Return the entries of the enabled rows by name, without rows that cannot be scheduled.
 
-        The library skips only a ValueError. Any other error would end beat at every start.
+        The library skips only a ValueError. Any other error would end beat at every start. A row with a last run in the
+        future, from before a clock was set back, would not be due until then.
         """
         entries = {}
+        now = timezone.now()
         for row in self.enabled_models():
             try:
+                if row.last_run_at is not None and row.last_run_at > now:
+                    row.last_run_at = now
                 entry = self.Entry(row, app=self.app)
                 entry.schedule.remaining_estimate(entry.last_run_at)  # raises without a next date
                 entries[row.name] = entry

@@ -1,7 +1,11 @@
 """Beat's scheduler, with the real database and the real lock."""
 
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from datetime import timedelta
+from pathlib import Path
 
 import celery
 import pytest
@@ -11,7 +15,8 @@ from structlog.testing import capture_logs
 
 from generation.infra import beat_lock, redis_client
 from generation.infra.schedule import DEFAULT, Scheduler
-from tests.web import eventually
+from tests.chaos import clock
+from tests.web import ROOT, database_url, eventually
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("redis_server")]
 
@@ -142,15 +147,39 @@ def test_the_holder_of_the_lock_sends_due_tasks(beat):
     assert waiting() > 0
 
 
-def test_a_clock_that_was_ahead_and_is_set_back_delays_no_task(beat):
-    for entry in beat.schedule.values():
-        entry.last_run_at = timezone.now() + timedelta(hours=2)
+def test_a_clock_that_was_ahead_before_the_start_delays_no_task(beat):
+    PeriodicTask.objects.update(last_run_at=timezone.now() + timedelta(hours=2))
+    again = start()
 
     def is_sent() -> bool:
-        beat.tick()
+        again.tick()
         return waiting() > 0
 
     eventually(is_sent)
+    again.close()
+
+
+@pytest.mark.skipif(clock.COMPILER is None, reason="there is no C compiler")
+def test_a_clock_that_was_ahead_and_is_set_back_delays_no_task(tmp_path: Path, settings):
+    environment = {
+        **os.environ,
+        **clock.prepare(tmp_path),
+        "SUPERVISOR_PROCESS_NAME": "beat",
+        "DATABASE_URL": database_url(),
+        "REDIS_URL": settings.REDIS_URL,
+        "SWEEP_SECONDS": "1",
+    }
+    clock.shift(tmp_path, "beat", timedelta())
+    command = [sys.executable, "-m", "celery", "-A", "project", "beat", "--pidfile="]
+    beat = subprocess.Popen(command, cwd=ROOT, env=environment)
+    try:
+        for hours in (0, 2, 0):
+            clock.shift(tmp_path, "beat", timedelta(hours=hours))
+            redis_client.client().delete("light")
+            eventually(lambda: waiting() > 5, seconds=120)
+    finally:
+        beat.terminate()
+        beat.wait(60)
 
 
 def test_a_beat_that_has_lost_its_lock_sends_nothing_and_ends(beat):
