@@ -123,6 +123,7 @@ def test_twenty_new_prompts_are_covered_reviewed_and_served(
     page.get_by_role("link", name="Review one by one").click()
     page.get_by_text("3 left of this set").wait_for()
     for key, left in (("r", 2), ("u", 3), ("a", 2), ("r", 1)):
+        page.wait_for_load_state()  # the script that handles the keys has run
         page.keyboard.press(key)
         page.get_by_text(f"{left} left of this set").wait_for()
     decided = shop.query("SELECT override FROM distillation_example ORDER BY override")
