@@ -63,7 +63,7 @@ def read_pictures(folder: Path, *, catalogue: Catalogue) -> RealImages | None:
 def _read_all(
     folder: Path, catalogue: Catalogue, samples: Callable[[Sequence[Path]], Tensor]
 ) -> RealImages | None:
-    """Return the pictures that the folder lists. samples: returns those of the files, [m, …]."""
+    """Return the pictures that the folder lists. samples: returns the samples of files, [m, …]."""
     index = folder / EXAMPLES
     if not index.is_file():
         return None

@@ -15,7 +15,7 @@ from unfold.decorators import action, display
 from generation.admin import pictures
 from generation.admin.actions import Number, ObjectActionsMixin, ReadOnlyMixin, whole_number
 from generation.models import PromptVariant, Release
-from generation.releases import activation, reassignment, specialists
+from generation.releases import activation, quality, reassignment, specialists
 from generation.releases import lifecycle as releases
 from generation.releases.default_release import Serving
 
@@ -68,8 +68,8 @@ class ReleaseAdmin(ReadOnlyMixin, ObjectActionsMixin, ModelAdmin):
     )
 
     def save_model(self, request: HttpRequest, obj: Any, form: Any, change: bool) -> None:
-        releases.edit(obj, "max_tries", obj.max_tries)
-        releases.edit(obj, "quality_floor", obj.quality_floor)
+        quality.edit(obj, "max_tries", obj.max_tries)
+        quality.edit(obj, "quality_floor", obj.quality_floor)
 
     @display(description="release", ordering="name")
     def named(self, release: Release) -> Any:

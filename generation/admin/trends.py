@@ -24,7 +24,7 @@ SECONDS = Extract(F("finished_at") - F("created_at"), "epoch")  # from submissio
 
 
 class Percentile(Aggregate):
-    """fraction: 0.5 is the median."""
+    """Percentile of a group, interpolated. fraction: 0.5 is the median."""
 
     function = "PERCENTILE_CONT"
     template = "%(function)s(%(fraction)s) WITHIN GROUP (ORDER BY %(expressions)s)"

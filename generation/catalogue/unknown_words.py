@@ -28,16 +28,18 @@ class Vocabulary:
         is_typed: the text is being typed. Its last word is left out while it may be the beginning of a known one.
         """
         words = objections.words(normalize(text))
-        if is_typed and words and text[-1].isalnum():
-            last = words[-1]
-            if all(_is_beginning(folder, last) for folder in self._folders):
-                words.pop()
-        return [
-            word
-            for word in dict.fromkeys(words)
-            if word not in objections.JOINING
-            and any(_is_split(folder, word) for folder in self._folders)
-        ]
+        is_unfinished = is_typed and bool(words) and text[-1].isalnum()
+        if is_unfinished and self._is_unknown(words[-1]) and self._may_become_known(words[-1]):
+            words.pop()
+        return [word for word in dict.fromkeys(words) if self._is_unknown(word)]
+
+    def _is_unknown(self, word: str) -> bool:
+        return word not in objections.JOINING and any(
+            _is_split(folder, word) for folder in self._folders
+        )
+
+    def _may_become_known(self, word: str) -> bool:
+        return all(_is_beginning(folder, word) for folder in self._folders)
 
     def count(self, texts: Iterable[str]) -> dict[str, int]:
         """Return unknown word → number of texts with it, most frequent first."""

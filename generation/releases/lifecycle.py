@@ -3,7 +3,6 @@
 import hashlib
 import shutil
 from pathlib import Path
-from typing import Literal
 
 import structlog
 from django.conf import settings
@@ -340,27 +339,6 @@ def end_canary(release: Release, *, reason: str = "") -> Release:
     release.refresh_from_db()
     log.info("canary_ended", release=release.name)
     return release
-
-
-def edit(
-    release: Release, field: Literal["max_tries", "quality_floor"], value: float | None
-) -> Release:
-    """Set a value of the release's quality control. None: the setting MAX_TRIES or QUALITY_FLOOR.
-
-    Raises ReleaseRefused for the floor of a teacher.
-    """
-    if field == "quality_floor" and value is not None and release.kind == Release.Kind.TEACHER:
-        raise ReleaseRefused(
-            f"{release.name} is a teacher, and serves where a student is below its floor. Set the floor of students."
-        )
-    with transaction.atomic():
-        row = Release.objects.select_for_update().get(pk=release.pk)
-        before = getattr(row, field)
-        if before != value:
-            setattr(row, field, value)
-            row.save(update_fields=[field])
-            audit.record("release_edited", row.name, **{field: [before, value]})
-    return row
 
 
 def in_service() -> list[Release]:

@@ -1,4 +1,4 @@
-"""Quality of a release for each prompt: counts of right pictures in its evaluation and in recent jobs.
+"""Quality of a release for each prompt: its limits, and counts of right pictures in its evaluation and recent jobs.
 
 A judged picture is right if the detector finds the content of the prompt in it.
 """
@@ -6,15 +6,18 @@ A judged picture is right if the detector finds the content of the prompt in it.
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any
+from typing import Any, Literal
 
 import structlog
 from django.conf import settings
+from django.db import transaction
 from django.db.models import Case, Count, F, FloatField, OuterRef, Q, Subquery, Sum, Value, When
 from django.db.models.functions import Cast
 from django.utils import timezone
 
+from generation.access import audit
 from generation.engine.proportions import Share
+from generation.errors import ReleaseRefused
 from generation.models import Image, Job, PromptVariant, Quality, Release
 
 log = structlog.get_logger(__name__)
@@ -106,6 +109,27 @@ def of(release: Release, texts: list[str]) -> dict[str, Judged]:
 
 
 # --- writing --------------------------------------------------------------------------------------
+def edit(
+    release: Release, field: Literal["max_tries", "quality_floor"], value: float | None
+) -> Release:
+    """Set a value of the release's quality control. None: the setting MAX_TRIES or QUALITY_FLOOR.
+
+    Raises ReleaseRefused for the floor of a teacher.
+    """
+    if field == "quality_floor" and value is not None and release.kind == Release.Kind.TEACHER:
+        raise ReleaseRefused(
+            f"{release.name} is a teacher, and serves where a student is below its floor. Set the floor of students."
+        )
+    with transaction.atomic():
+        row = Release.objects.select_for_update().get(pk=release.pk)
+        before = getattr(row, field)
+        if before != value:
+            setattr(row, field, value)
+            row.save(update_fields=[field])
+            audit.record("release_edited", row.name, **{field: [before, value]})
+    return row
+
+
 @dataclass(frozen=True)
 class Counts:
     right: int

@@ -305,7 +305,7 @@ def _facts(delivery: Delivery) -> dict[str, object]:
 
 # --- by hand --------------------------------------------------------------------------------------
 def send_now(delivery: Delivery) -> bool:
-    """Send a delivery now: a waiting one without waiting for its next attempt, one that ended again.
+    """Send a delivery now. One that waits does not wait for its next attempt; one that ended is sent again.
 
     Return False if an attempt may be in progress or is due within LEASE_SECONDS; nothing changes then. Raises
     WebhookDisabled.

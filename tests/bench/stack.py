@@ -48,6 +48,7 @@ def serving(student: Path, **environment: str) -> Iterator[Stack]:
         if known.get(name) != "active":
             stack.manage("release", "activate", name)
             _restart_worker(stack)
+            wait_for(stack.workers_alive, "the worker is ready")
         wait_for(lambda: _holds_all(stack), "the worker has loaded what is served")
         yield stack
     finally:
@@ -65,11 +66,10 @@ def _holds_all(stack: Stack) -> bool:
 
 
 def _restart_worker(stack: Stack) -> None:
-    """Restart the worker, so that it holds the student alone and no release that was active before."""
+    """Restart the worker, so that it holds only releases that it serves now. It may not be ready yet."""
     before = stack.pid("generation-1")
     os.kill(before, signal.SIGTERM)
     wait_for(lambda: stack.pid("generation-1") != before, "the worker is started again")
-    wait_for(stack.workers_alive, "the worker is ready")
 
 
 def measure(stack: Stack, *, student: str, rounds: int, say: Say) -> dict[str, Any]:
@@ -110,9 +110,7 @@ def measure(stack: Stack, *, student: str, rounds: int, say: Say) -> dict[str, A
 
 def memories(stack: Stack, say: Say) -> dict[str, Any]:
     """Return the resident memory of the stack's processes after they have made pictures of the student."""
-    slug = variant(stack)
-    jobs = [stack.submit(variant=slug, seed=5_000 + seed)["id"] for seed in range(2 * BATCH)]
-    stack.ended(jobs)
+    _make_pictures(stack, variant(stack), 5_000)
     say("\nResident memory of the stack's processes, whose worker has loaded student and teacher")
     found = {}
     for name in ("generation-1", "web", "encode", "webhooks", "light", "beat"):
@@ -120,6 +118,11 @@ def memories(stack: Stack, say: Say) -> dict[str, Any]:
         found[name] = seen.plain()
         say(f"  {name:<16} {seen}")
     return found
+
+
+def _make_pictures(stack: Stack, slug: str, seed: int) -> None:
+    """Make two batches of pictures, with seeds from `seed` on."""
+    stack.ended([stack.submit(variant=slug, seed=seed + row)["id"] for row in range(2 * BATCH)])
 
 
 def student_alone(stack: Stack, say: Say) -> dict[str, Any]:
@@ -130,9 +133,7 @@ def student_alone(stack: Stack, say: Say) -> dict[str, Any]:
     """
     slug = variant(stack)
     stack.manage("queues", "pause", "reference")
-    before = stack.pid("generation-1")
-    os.kill(before, signal.SIGTERM)
-    wait_for(lambda: stack.pid("generation-1") != before, "the worker is started again")
+    _restart_worker(stack)
     (job,) = stack.ended([stack.submit(variant=slug, seed=7_000)["id"]])
     pid = stack.pid("generation-1")
     (row,) = stack.query(
@@ -140,7 +141,7 @@ def student_alone(stack: Stack, say: Say) -> dict[str, Any]:
         job["id"],
     )
     seconds = row["s"] - psutil.Process(pid).create_time()
-    stack.ended(stack.submit(variant=slug, seed=7_100 + seed)["id"] for seed in range(2 * BATCH))
+    _make_pictures(stack, slug, 7_100)
     seen = memory(pid)
     stack.manage("queues", "resume", "reference")
     say("\nA generation worker that serves the student alone (queue reference paused)")

@@ -17,7 +17,7 @@ from generation.catalogue import bundled_embeddings
 from generation.engine.release import KINDS, Progress
 from generation.errors import GenerationError
 from generation.models import TRIES_LIMIT, PromptVariant, Release
-from generation.releases import activation, coverage, registration, specialists
+from generation.releases import activation, coverage, quality, registration, specialists
 from generation.releases import lifecycle as releases
 
 OPTIONS = ("kind", "steps", "guidance_scale", "noise_scheduler", "image_sizes")
@@ -203,13 +203,13 @@ class Command(BaseCommand):
         )
 
     def tries(self, options: dict[str, Any]) -> None:
-        release = releases.edit(_find(options["name"]), "max_tries", options["tries"])
+        release = quality.edit(_find(options["name"]), "max_tries", options["tries"])
         self.stdout.write(
             f"{release.name}: at most {options['tries']} tr{pluralize(options['tries'], 'y,ies')} per image."
         )
 
     def floor(self, options: dict[str, Any]) -> None:
-        release = releases.edit(_find(options["name"]), "quality_floor", options["share"])
+        release = quality.edit(_find(options["name"]), "quality_floor", options["share"])
         said = (
             "the setting QUALITY_FLOOR"
             if release.quality_floor is None

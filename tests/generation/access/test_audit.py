@@ -16,6 +16,7 @@ from generation.access import audit, keys
 from generation.errors import ReleaseRefused
 from generation.models import AuditEntry, Release
 from generation.releases import lifecycle as releases
+from generation.releases import quality
 from tests.factories import make_key, make_release, make_user
 from tests.tiny import make_tiny_release
 
@@ -103,7 +104,7 @@ def test_every_change_of_a_releases_status_is_recorded(tmp_path):
     releases.activate(first)
     releases.activate(second)
     releases.rollback("teacher")
-    releases.edit(first, "max_tries", 3)
+    quality.edit(first, "max_tries", 3)
     releases.begin_canary(third, 10)
     releases.end_canary(third)
     releases.begin_canary(third, 10)
@@ -162,7 +163,7 @@ def test_refused_and_rolled_back_changes_are_not_recorded():
 
 def test_actions_without_effect_are_not_recorded():
     release = make_release(status=Release.Status.CANDIDATE)
-    releases.edit(release, "max_tries", release.max_tries)
+    quality.edit(release, "max_tries", release.max_tries)
     releases.end_canary(release)
 
     assert not AuditEntry.objects.exists()
